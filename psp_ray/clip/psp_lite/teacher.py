@@ -25,6 +25,7 @@ from .wordnet import VISIBLE, Synset, leaves_below, load_nouns, sense_ranks
 # Chosen by five-fold cross-validation over the 1,000 class names (the share of held-out classifier rows
 # whose nearest predicted row among 200 is their own class's).
 TEXT_SHARPNESS, TREE_SHARPNESS, TREE_WEIGHT, RIDGE = 4.0, 5.0, 0.5, 0.1
+# Set by hand.
 WORD_SHARPNESS, WORD_RIDGE = 5.0, 0.3
 INNER_RIDGE = 0.3  # an inner noun's mean over the classes below it is a less certain anchor
 INNER_MAX = 400  # nouns with more ImageNet classes below them than this say too little to anchor anything
