@@ -216,7 +216,7 @@ class PseudoLabelerComponent:
         from psp_ray.selftrain.settings import SelfTrainingSettings
 
         self._pool = pool if fresh is None else FreshPool(pool, fresh, config.view_count)
-        self._labeler = PseudoLabeler(self._pool, config.part(SelfTrainingSettings))
+        self._labeler = PseudoLabeler(self._pool, config.part(SelfTrainingSettings), pool)
 
     def label(
         self, text: TextState, unlabeled: Int64Array, round: int, labeled: Int64Array, labels: Int32Array

@@ -20,7 +20,7 @@ PSP_PAPER: Settings = {
     "confidence_min": 0.7,
     "uncertainty_max": 0.05,
     "uncertainty": "confidence",
-    "agreement": "none",
+    "pseudo_source": "prompt",
     "pseudo_weight": 1.0,
     "pseudo_cap": 0,
     "pseudo_floor": 1,

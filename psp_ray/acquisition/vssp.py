@@ -5,6 +5,7 @@ The mathematics is in `psp_ray.policy`; here it meets the round: draw a query se
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from psp_ray.records import (
 )
 
 if TYPE_CHECKING:
+    from psp_ray.policy.coverage import Coverage
     from psp_ray.policy.sac import SoftActorCritic
     from psp_ray.policy.state import PoolView, StateReader
 
@@ -65,6 +67,8 @@ class VSSP:
         self.replay = ReplayBuffer(pool.n, self.settings.replay_capacity)
         self._policy: SoftActorCritic | None = None
         self._actions: _Actions | None = None
+        self._coverage: Coverage | None = None
+        self._planned: tuple[int, PoolView] | None = None
 
     # -- protocol ------------------------------------------------------------------------------------------------
 
@@ -89,10 +93,10 @@ class VSSP:
         paid = reward(proposal, len(state.unlabeled), outcome, self.settings)
         reward_seconds = time.perf_counter() - start
         policy = self._ready(state)
-        actions = self._actions
+        actions, view = self._actions, self._view(state)
         if actions is None or actions.round != state.round or len(actions.u) != len(state.unlabeled):
             # The proposal was made by another process: its actions are a function of the state.
-            actions = self._act(policy, self._view(state), state.round)
+            actions = self._act(policy, view, state.round)
         self.replay.add(
             Transition(
                 round=state.round,
@@ -109,6 +113,8 @@ class VSSP:
                 labels=np.asarray(state.labels, np.int32),
                 reward=paid.total,
                 final=feedback.final,
+                anchors=view.anchors,
+                anchor_odds=view.anchor_odds,
             )
         )
         self._actions = None
@@ -154,9 +160,20 @@ class VSSP:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _view(self, state: PoolState) -> PoolView:
+        """The round's view with its prior; a function of the state, so that any process plans alike."""
+        from psp_ray.policy.coverage import Coverage
         from psp_ray.policy.state import PoolView
 
-        return PoolView(state.text, state.unlabeled, state.labeled, state.labels)
+        view = PoolView(state.text, state.unlabeled, state.labeled, state.labels)
+        if self.settings.prior != "coverage":
+            return view
+        if self._planned is not None and self._planned[0] == state.round and _same(self._planned[1], view):
+            return self._planned[1]
+        if self._coverage is None:
+            self._coverage = Coverage(self.pool, self.settings)
+        anchors, odds = self._coverage.plan(view, state.n_query, state.round)
+        self._planned = state.round, dataclasses.replace(view, anchors=anchors, anchor_odds=odds)
+        return self._planned[1]
 
     def _build(self, n_classes: int, seed: int) -> SoftActorCritic:
         from psp_ray.policy.sac import SoftActorCritic
@@ -201,3 +218,12 @@ class VSSP:
             if self.settings.sampling == "gumbel":
                 gumbel = noise.gumbel(state.seed, "vssp-draw", block.keys, round=state.round)
             yield block.positions, log_a, gumbel, block.keys
+
+
+def _same(view: PoolView, other: PoolView) -> bool:
+    """Whether two views show the same state, whatever their priors."""
+    return (
+        np.array_equal(view.alive, other.alive)
+        and np.array_equal(view.labeled, other.labeled)
+        and np.array_equal(view.text.features, other.text.features)
+    )

@@ -35,7 +35,7 @@ class LearnSettings(Settings):
     anchor_weight: float = Field(
         0.0, ge=0, description="weight of the squared distance to the zero-shot embeddings (KgCoOp)"
     )
-    pseudo_weight: float = Field(0.3, ge=0, description="weight of the mean loss over pseudo-labels")
+    pseudo_weight: float = Field(1.0, ge=0, description="weight of the mean loss over pseudo-labels")
     pseudo_batch: int = Field(512, ge=1, description="pseudo-labeled samples a step, drawn class by class")
     label_batch: int = Field(2048, ge=1, description="most labeled samples a step")
     descriptions: Literal["none", "AS", "AE"] = Field(

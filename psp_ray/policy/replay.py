@@ -20,8 +20,8 @@ class Transition:
 
     `alive` (n_t,) and `removed` sorted positions; `u` (n_t,) the actions; `bought` (n_s,) positions and `own` (n_s,)
     their own rewards; `labeled`, `labels` what was labeled before; `bought_labels` what the round's purchase said.
-    `normalizer`: log-sum-exp of the round's logits over the pool; `final`: the round has no next state. The rewards
-    are raw; `reward_scale` is applied at the update.
+    `normalizer`: log-sum-exp of the round's logits over the pool; `final`: the round has no next state; `anchors`,
+    `anchor_odds`: the prior `coverage` (see `PoolView`). The rewards are raw; `reward_scale` is applied at the update.
     """
 
     round: int
@@ -38,6 +38,8 @@ class Transition:
     labels: Int32Array
     reward: float
     final: bool
+    anchors: Int64Array
+    anchor_odds: Float64Array
 
     @property
     def alive_next(self) -> Int64Array:

@@ -92,7 +92,7 @@ class SoftActorCritic(Agent):
         return shift, replay.scale(own=settings.reward_form == "per-sample")
 
     def _prepare(self, item: Transition, shift: float, factor: float) -> _Step:
-        view = PoolView(item.text, item.alive, item.labeled, item.labels)
+        view = PoolView(item.text, item.alive, item.labeled, item.labels, item.anchors, item.anchor_odds)
         next_view = None
         if not item.final and len(item.alive_next):
             next_view = PoolView(item.next_text, item.alive_next, *item.labeled_next)

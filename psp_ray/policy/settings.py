@@ -23,10 +23,27 @@ class PolicySettings(Settings):
     sampling: Literal["gumbel", "topk"] = Field(
         "gumbel", description="exact draw without replacement (gumbel), or the most probable samples (topk)"
     )
-    prior: Literal["none", "entropy", "margin"] = Field(
-        "none", description="uncertainty added to the policy's log odds before the softmax"
+    prior: Literal["none", "entropy", "margin", "coverage"] = Field(
+        "coverage",
+        description="added to the policy's log odds: uncertainty, or anchors that together cover what is uncertain",
     )
-    prior_weight: float = Field(1.0, ge=0, description="log odds per standard deviation of the prior")
+    prior_weight: float = Field(
+        3.0,
+        ge=0,
+        description="log odds per standard deviation of the uncertainty, or of an anchor against all other samples",
+    )
+    coverage_weight: Literal["disagreement", "uniform"] = Field(
+        "disagreement",
+        description="what is to be covered: where teacher and graph may disagree, or all samples alike",
+    )
+    coverage_width: float = Field(2.0, gt=0, description="reach of a sample, in mean distances to the 8th neighbor")
+    coverage_fade: float = Field(
+        4.0, ge=0, description="log odds that the anchors beyond the query's size lose, from first to last"
+    )
+    coverage_limit: int = Field(6000, ge=1, description="in larger pools anchors are sought among this many samples")
+    coverage_whitening: float = Field(
+        0.25, ge=0, le=1, description="whitening of the space in which samples cover each other: 0 none, 1 full"
+    )
 
     # state
     centered: bool = Field(
@@ -121,6 +138,8 @@ class PolicySettings(Settings):
 
 
 PSP_PAPER: dict[str, Any] = {
+    "prior": "none",
+    "prior_weight": 1.0,
     "kappa": 1.0,
     "audit_fraction": 0.0,
     "centered": False,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -39,17 +39,22 @@ _CLIP = 6.0
 
 @dataclass(frozen=True)
 class PoolView:
-    """What a state is computed from: a prompt, who is alive (sorted positions), and what is labeled."""
+    """What a state is computed from: a prompt, who is alive (sorted positions), and what is labeled.
+
+    `anchors` (k,) sorted positions with log odds `anchor_odds` (k,): the prior `coverage`, where it is set.
+    """
 
     text: TextState
     alive: Int64Array
     labeled: Int64Array
     labels: Int32Array
+    anchors: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    anchor_odds: Float64Array = field(default_factory=lambda: np.zeros(0, np.float64))
 
     def digest(self) -> bytes:
         """Names the state: equal content, equal digest."""
         hasher = hashlib.blake2b(digest_size=16)
-        for array in (self.text.features, self.alive, self.labeled, self.labels):
+        for array in (self.text.features, self.alive, self.labeled, self.labels, self.anchors, self.anchor_odds):
             hasher.update(np.ascontiguousarray(array).tobytes() + b"\x00")
         hasher.update(np.float64(self.text.logit_scale).tobytes())
         return hasher.digest()
@@ -167,6 +172,10 @@ class StateReader:
         """Number of extra inputs per sample, k."""
         return N_STATE_FEATURES * self.settings.state_features + N_CONTEXT_FEATURES * self.settings.pooled_context
 
+    @property
+    def _needs_summary(self) -> bool:
+        return self.n_extra > 0 or self.settings.prior in ("entropy", "margin")
+
     def blocks(self, alive: Int64Array) -> list[int]:
         """Indices of the blocks that hold any of the sorted positions `alive`."""
         return np.unique(np.asarray(alive) // self.block_size).tolist()
@@ -186,17 +195,20 @@ class StateReader:
         if found is not None:
             self._blocks.move_to_end((digest, index))
             return found
-        summary = self.summary(view, digest) if self.n_extra or self.settings.prior != "none" else None
+        summary = self.summary(view, digest) if self._needs_summary else None
         f, positions, keys = self._features(view, index)
         w, cos = class_factor(f, self._text(view, digest))
         extra = torch.zeros((len(f), 0), device=self.device)
         prior = np.zeros(len(f))
         if summary is not None:
             values = self._standardize(self._extra(view, summary, f, w, cos), summary)
-            if self.settings.prior != "none":
+            if self.settings.prior in ("entropy", "margin"):
                 column, sign = (4, 1.0) if self.settings.prior == "entropy" else (3, -1.0)
                 prior = sign * self.settings.prior_weight * values[:, column].cpu().double().numpy()
             extra = values[:, self._wanted()]
+        if len(view.anchors):
+            found_at = np.minimum(np.searchsorted(view.anchors, positions), len(view.anchors) - 1)
+            prior = np.where(view.anchors[found_at] == positions, prior + view.anchor_odds[found_at], prior)
         state = BlockState(f, w, extra, prior, positions, keys)
         self._remember((digest, index), state)
         return state
@@ -238,7 +250,7 @@ class StateReader:
             spread_f=float(np.sqrt(np.sum(f_moments.std**2))),
             spread_w=float(np.sqrt(np.sum(w_moments.std**2))),
         )
-        if not self.n_extra and self.settings.prior == "none":
+        if not self._needs_summary:
             return blank
         moments = _Moments(k)
         for index in self.blocks(view.alive):

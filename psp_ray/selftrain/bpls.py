@@ -1,6 +1,7 @@
 """BPLS: which pseudo-labels are kept, balanced over the classes (method.md, "UST").
 
-1. Keep: confidence >= `confidence_min` and uncertainty <= `uncertainty_max` (and agreement, where that is asked for).
+1. Keep: confidence >= `confidence_min` and uncertainty <= `uncertainty_max` (of the graph's opinion,
+   or where it agrees, if that is asked for).
 2. Fill: a class that kept fewer than `pseudo_floor` takes the samples of highest averaged probability *for that
    class*, among those not kept. A sample is filled into one class only: pairs (sample, class) over the classes that
    lack something are taken in order of falling probability (ties: lower class, then lower position), each one whose

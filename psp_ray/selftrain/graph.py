@@ -8,14 +8,15 @@ others, `W = A + A'`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
-from psp_ray import noise
 from psp_ray.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader
 from psp_ray.selftrain.topk import StreamingTopK
+from psp_ray.space import ImageSpace, subset
 
 _COLUMN_ENTRIES = 1 << 23  # float64 entries of one right-hand side matrix in work at a time (64 MiB)
 _TOLERANCE = 1e-8
@@ -41,40 +42,73 @@ class Opinion:
     confidence: Float32Array
 
 
-def knn_graph(pool: PoolReader, *, neighbors: int = 10, power: float = 3.0, limit: int = 50_000) -> Graph:
-    """The graph over all n samples of `pool`.
+def knn_graph(
+    pool: PoolReader,
+    *,
+    neighbors: int = 10,
+    power: float = 3.0,
+    limit: int = 50_000,
+    whitening: float = 0.25,
+    views: bool = True,
+) -> Graph:
+    """The graph over all n samples of `pool`, in the space of `psp_ray.space` (`whitening`, `views` as there).
 
     Exact up to n = `limit`, in O(n^2 d) time, blocks of 4,096 x 4,096 similarities. In larger pools neighbors are
     sought among `limit` samples drawn by noise on their names: O(n limit d). Ties go to the lower position.
     Memory: limit * d * 4 bytes and about n * neighbors * 40 bytes.
     """
-    targets = _targets(pool, limit)
-    features = np.concatenate(
-        [pool.rows(targets[at : at + BLOCK_SIZE]).astype(np.float32) for at in range(0, len(targets), BLOCK_SIZE)]
-        or [np.zeros((0, pool.dim), np.float32)]
-    )
-    rows: list[Int64Array] = []
-    columns: list[Int64Array] = []
-    weights: list[Float64Array] = []
-    for index in range(pool.n_blocks):
-        block = pool.block(index)
-        query = block.features.astype(np.float32)
-        best = StreamingTopK(len(query), neighbors)
-        for at in range(0, len(targets), BLOCK_SIZE):
-            names = targets[at : at + BLOCK_SIZE]
-            cosines = query @ features[at : at + BLOCK_SIZE].T
-            lo, hi = np.searchsorted(names, [block.start, block.start + len(query)])
-            cosines[names[lo:hi] - block.start, np.arange(lo, hi)] = -np.inf  # nobody is its own neighbor
-            best.offer(cosines, names)
-        row, cosine, column = best.result()
-        rows.append(row + block.start)
-        columns.append(column)
-        weights.append(np.maximum(cosine, 0.0) ** power)
     n = pool.n
-    if not rows:
+    if n == 0:
+        return Graph(sp.csr_array((0, 0), dtype=np.float64))
+    space = ImageSpace.fit(pool, whitening=whitening, views=views)
+    targets = subset(pool, np.arange(n, dtype=np.int64), limit, "graph-targets")
+    found = []
+    for index in range(pool.n_blocks):
+        block = pool.block(index, views=space.views)
+        lo, hi = np.searchsorted(targets, [block.start, block.start + len(block.keys)])
+        found.append(space.embed(block)[targets[lo:hi] - block.start])
+    features = np.concatenate(found)
+    edges = []
+    for index in range(pool.n_blocks):
+        query = found[index] if len(targets) == n else space.embed(pool.block(index, views=space.views))
+        edges.append(_nearest(query, index * _block_size(pool), features, targets, neighbors))
+    return _joined(edges, n, power)
+
+
+def _block_size(pool: PoolReader) -> int:
+    return int(getattr(pool, "block_size", BLOCK_SIZE))
+
+
+def neighbor_graph(places: Float32Array, *, neighbors: int = 10, power: float = 3.0) -> Graph:
+    """The graph of unit vectors `places` (n, d) in memory: the same as `knn_graph`, exact."""
+    n = len(places)
+    found = [
+        _nearest(places[at : at + BLOCK_SIZE], at, places, np.arange(n, dtype=np.int64), neighbors)
+        for at in range(0, n, BLOCK_SIZE)
+    ]
+    return _joined(found, n, power)
+
+
+def _nearest(
+    query: Float32Array, start: int, features: Float32Array, targets: Int64Array, neighbors: int
+) -> tuple[Int64Array, Int64Array, Float64Array]:
+    """Neighbors of the samples `start ...` among `targets` with `features`: (row, column, cosine) of each edge."""
+    best = StreamingTopK(len(query), neighbors)
+    for at in range(0, len(targets), BLOCK_SIZE):
+        names = targets[at : at + BLOCK_SIZE]
+        cosines = query @ features[at : at + BLOCK_SIZE].T
+        lo, hi = np.searchsorted(names, [start, start + len(query)])
+        cosines[names[lo:hi] - start, np.arange(lo, hi)] = -np.inf  # nobody is its own neighbor
+        best.offer(cosines, names)
+    row, cosine, column = best.result()
+    return row + start, column, cosine
+
+
+def _joined(found: list[tuple[Int64Array, Int64Array, Float64Array]], n: int, power: float) -> Graph:
+    if not found:
         return Graph(sp.csr_array((n, n), dtype=np.float64))
-    directed = sp.csr_array((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(n, n))
-    return normalized(directed)
+    row, column, cosine = (np.concatenate(part) for part in zip(*found, strict=True))
+    return normalized(sp.csr_array((np.maximum(cosine, 0.0) ** power, (row, column)), shape=(n, n)))
 
 
 def normalized(directed: sp.csr_array) -> Graph:
@@ -101,22 +135,10 @@ def propagate(
     Solves one symmetric positive definite system per class that occurs, by conjugate gradients to a relative residual
     of 1e-8, some classes at a time. Deterministic.
     """
-    classes = np.unique(labels)
     best = np.zeros(graph.n)
     total = np.zeros(graph.n)
     winner = np.full(graph.n, -1, np.int32)
-    width = max(1, _COLUMN_ENTRIES // max(graph.n, 1))
-    for at in range(0, len(classes), width):
-        part = classes[at : at + width]
-        seeds = np.zeros((graph.n, len(part)))
-        column = np.searchsorted(part, labels)
-        column = np.minimum(column, len(part) - 1)
-        mine = part[column] == labels
-        seeds[labeled[mine], column[mine]] = 1.0
-        mass = np.maximum(_solve(graph.similarity, seeds, alpha), 0.0)
-        if balance != "none":
-            share = np.sqrt(seeds.sum(axis=0) + 1.0) if balance == "tempered" else np.ones(len(part))
-            mass *= share / mass.sum(axis=0)
+    for part, mass in _masses(graph, labeled, labels, alpha, balance):
         total += mass.sum(axis=1)
         top = mass.argmax(axis=1)
         value = mass[np.arange(graph.n), top]
@@ -125,6 +147,41 @@ def propagate(
         winner[better] = part[top[better]]
     confidence = np.divide(best, total, out=np.zeros_like(best), where=total > 0)
     return Opinion(winner, confidence.astype(np.float32))
+
+
+def class_masses(
+    graph: Graph,
+    labeled: Int64Array,
+    labels: Int32Array,
+    n_classes: int,
+    *,
+    alpha: float = 0.9,
+    balance: str = "tempered",
+) -> Float64Array:
+    """All masses (n, C) behind `propagate`'s opinion, for graphs small enough to hold them."""
+    result = np.zeros((graph.n, n_classes))
+    for part, mass in _masses(graph, labeled, labels, alpha, balance):
+        result[:, part] = mass
+    return result
+
+
+def _masses(
+    graph: Graph, labeled: Int64Array, labels: Int32Array, alpha: float, balance: str
+) -> Iterator[tuple[Int32Array, Float64Array]]:
+    """Some classes at a time: (classes (k,), their masses (n, k)), classes rising."""
+    classes = np.unique(labels)
+    width = max(1, _COLUMN_ENTRIES // max(graph.n, 1))
+    for at in range(0, len(classes), width):
+        part = classes[at : at + width]
+        seeds = np.zeros((graph.n, len(part)))
+        column = np.minimum(np.searchsorted(part, labels), len(part) - 1)
+        mine = part[column] == labels
+        seeds[labeled[mine], column[mine]] = 1.0
+        mass = np.maximum(_solve(graph.similarity, seeds, alpha), 0.0)
+        if balance != "none":
+            share = np.sqrt(seeds.sum(axis=0) + 1.0) if balance == "tempered" else np.ones(len(part))
+            mass *= share / mass.sum(axis=0)
+        yield part, mass
 
 
 def _solve(similarity: sp.csr_array, seeds: Float64Array, alpha: float) -> Float64Array:
@@ -149,13 +206,3 @@ def _solve(similarity: sp.csr_array, seeds: Float64Array, alpha: float) -> Float
         direction = residual + ratio * direction
         square = np.where(active, renewed, square)
     raise ArithmeticError("label propagation did not converge; lower graph_alpha")
-
-
-def _targets(pool: PoolReader, limit: int) -> Int64Array:
-    """Sorted positions among which neighbors are sought: all, or the `limit` that their names' noise puts first."""
-    if pool.n <= limit:
-        return np.arange(pool.n, dtype=np.int64)
-    keys = np.concatenate([pool.block(index).keys for index in range(pool.n_blocks)])
-    words = noise.bits(0, "graph-targets", keys)
-    order = np.lexsort((np.arange(pool.n), words))
-    return np.sort(order[:limit]).astype(np.int64)

@@ -56,11 +56,13 @@ class PseudoLabeler:
 
     Two ways to the same result: `label(..., rest, ...)` once the query set is known, or `label(..., unlabeled, ...)`
     beside the proposal and the oracle and then `drop(query set)`, which costs next to nothing.
-    Keeps nothing from round to round but the graph, a function of the pool alone.
+    Keeps nothing from round to round but the graph, a function of the pool alone: of `graph_pool` where the views of
+    `pool` are made anew each round.
     """
 
-    def __init__(self, pool: PoolReader, settings: SelfTrainingSettings) -> None:
+    def __init__(self, pool: PoolReader, settings: SelfTrainingSettings, graph_pool: PoolReader | None = None) -> None:
         self.pool = pool
+        self.graph_pool = graph_pool or pool
         self.settings = settings
         self._graph: Graph | None = None
         self._scores: _Scores | None = None
@@ -76,15 +78,15 @@ class PseudoLabeler:
     ) -> PseudoLabels:
         """Pseudo-labels kept among `unlabeled` (u,), sorted distinct positions.
 
-        `labeled`, `labels` (m,): what has been bought so far, for `agreement: graph`; before anything is bought the
-        graph agrees with nothing and nothing is kept. `views`: fresh views instead of the pool's.
+        `labeled`, `labels` (m,): what has been bought so far, for the graph; before anything is bought it has no
+        opinion and nothing is kept. `views`: fresh views instead of the pool's.
         Raises ConfigError where there are no views.
         """
         unlabeled = np.asarray(unlabeled, np.int64)
         if len(unlabeled) and ((np.diff(unlabeled) <= 0).any() or unlabeled[0] < 0 or unlabeled[-1] >= self.pool.n):
             raise ValueError(f"unlabeled must be sorted, distinct and within 0..{self.pool.n - 1}")
         self._scores = self._score(text, unlabeled, round, views)
-        if self.settings.agreement == "graph":
+        if self.settings.pseudo_source != "prompt":
             self.graph()  # beside the oracle, rather than when its answer is there
         return self._select(self._scores, np.zeros(0, np.int64), labeled, labels)
 
@@ -97,7 +99,7 @@ class PseudoLabeler:
     ) -> PseudoLabels:
         """What `label` of this round gives without `positions` (any order): the query set, bought meanwhile.
 
-        With `agreement: graph`, `labeled` and `labels` may now hold this round's purchases too.
+        With a graph, `labeled` and `labels` may now hold this round's purchases too.
         Raises RuntimeError where `label` was not called for `round` before (say, after a restart).
         """
         if self._scores is None or self._scores.round != round:
@@ -108,10 +110,11 @@ class PseudoLabeler:
         """The pool's graph of nearest neighbors; computed once."""
         if self._graph is None:
             self._graph = knn_graph(
-                self.pool,
+                self.graph_pool,
                 neighbors=self.settings.graph_neighbors,
                 power=self.settings.graph_power,
                 limit=self.settings.graph_limit,
+                whitening=self.settings.graph_whitening,
             )
         return self._graph
 
@@ -126,7 +129,7 @@ class PseudoLabeler:
             parts.append(part)
             if candidates is not None and scores.probabilities is not None:
                 values = scores.probabilities[rows].T
-                if self.settings.agreement == "none":
+                if self.settings.pseudo_source == "prompt":
                     # Kept samples are no candidates; with a graph, who is kept depends on labels still to come.
                     kept = passes(part.confidence, part.uncertainty, self.settings)
                     values = np.where(kept[None, :], -np.inf, values)
@@ -191,12 +194,17 @@ class PseudoLabeler:
     ) -> PseudoLabels:
         settings = self.settings
         alive = ~np.isin(scores.positions, dropped, assume_unique=True)
-        kept = alive & passes(scores.confidence, scores.uncertainty, settings)
-        if settings.agreement == "graph":
-            kept &= self._opinion(scores, labeled, labels) == scores.labels
-        index = np.flatnonzero(kept)
-        position, label = scores.positions[index], scores.labels[index]
-        confidence, uncertainty = scores.confidence[index], scores.uncertainty[index]
+        all_labels, all_confidence = scores.labels, scores.confidence
+        if settings.pseudo_source != "prompt":
+            opinion, share = self._opinion(scores, labeled, labels)
+            alive &= opinion >= 0
+            if settings.pseudo_source == "both":
+                alive &= opinion == scores.labels
+            else:
+                all_labels, all_confidence = opinion, share
+        index = np.flatnonzero(alive & passes(all_confidence, scores.uncertainty, settings))
+        position, label = scores.positions[index], all_labels[index]
+        confidence, uncertainty = all_confidence[index], scores.uncertainty[index]
         chosen = within_cap(label, confidence, position, settings.pseudo_cap)
         columns: list[NDArray[Any]] = [position[chosen], label[chosen], confidence[chosen], uncertainty[chosen]]
         count = np.bincount(label, minlength=len(scores.text.features))
@@ -220,10 +228,12 @@ class PseudoLabeler:
             columns[3][order].astype(np.float32),
         )
 
-    def _opinion(self, scores: _Scores, labeled: Int64Array | None, labels: Int32Array | None) -> Int32Array:
-        """What the bought labels say, by way of the graph, about the scored samples; -1: nothing."""
+    def _opinion(
+        self, scores: _Scores, labeled: Int64Array | None, labels: Int32Array | None
+    ) -> tuple[Int32Array, Float32Array]:
+        """What the bought labels say, by way of the graph, about the scored samples (-1: nothing), and how surely."""
         if labeled is None or labels is None or len(labeled) == 0:
-            return np.full(len(scores.positions), -1, np.int32)
+            return np.full(len(scores.positions), -1, np.int32), np.zeros(len(scores.positions), np.float32)
         opinion = propagate(
             self.graph(),
             labeled,
@@ -231,7 +241,7 @@ class PseudoLabeler:
             alpha=self.settings.graph_alpha,
             balance=self.settings.graph_balance,
         )
-        return opinion.labels[scores.positions]
+        return opinion.labels[scores.positions], opinion.confidence[scores.positions]
 
     def _fill(self, scores: _Scores, lacking: Int64Array, blocked: Int64Array) -> Filling:
         assert scores.candidates is not None

@@ -13,10 +13,10 @@ class SelfTrainingSettings(Settings):
     """How pseudo-labels are made and which of them are kept (method.md, "UST")."""
 
     confidence_min: float = Field(
-        default=0.95, ge=0, le=1, description="keep a pseudo-label only from this confidence on; 0: any"
+        default=0.0, ge=0, le=1, description="keep a pseudo-label only from this confidence on; 0: any"
     )
     uncertainty_max: float = Field(
-        default=0.05, ge=0, le=1, description="keep a pseudo-label only up to this spread over the views; 1: any"
+        default=1.0, ge=0, le=1, description="keep a pseudo-label only up to this spread over the views; 1: any"
     )
     uncertainty: Literal["confidence", "averaged-class"] = Field(
         default="averaged-class",
@@ -28,8 +28,10 @@ class SelfTrainingSettings(Settings):
     include_center: bool = Field(
         default=False, description="the unaugmented image counts as a view (the note averages the augmented ones only)"
     )
-    agreement: Literal["none", "graph"] = Field(
-        default="none", description="graph: keep a pseudo-label only where label propagation from bought labels agrees"
+    pseudo_source: Literal["prompt", "graph", "both"] = Field(
+        default="graph",
+        description="whose labels: the last round's prompt (the note), bought labels spread over the graph of nearest "
+        "neighbors, or the prompt's where the graph agrees",
     )
     graph_neighbors: int = Field(default=10, ge=1, description="neighbors of each image in the graph")
     graph_alpha: float = Field(
@@ -41,6 +43,9 @@ class SelfTrainingSettings(Settings):
     graph_balance: Literal["none", "mass", "tempered"] = Field(
         default="tempered",
         description="mass of each class on the graph: as it comes, equal, or by the root of its number of labels",
+    )
+    graph_whitening: float = Field(
+        default=0.25, ge=0, le=1, description="whitening of the space in which neighbors are sought: 0 none, 1 full"
     )
     graph_limit: int = Field(
         default=50_000,

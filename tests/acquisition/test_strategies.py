@@ -85,7 +85,7 @@ def test_untrained_vssp_is_nearly_uniform_over_seeds():
     world = World(n=20)
     counts = np.zeros(20)
     for seed in range(200):
-        counts[build("vssp", world).propose(world.state(n_query=4, seed=seed)).positions] += 1
+        counts[build("vssp", world, prior="none").propose(world.state(n_query=4, seed=seed)).positions] += 1
     assert chisquare(counts).pvalue > 1e-3
 
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_other_settings_is_refused():
 
 def test_topk_takes_the_most_probable_and_claims_no_inclusion_probability():
     world = World(n=100)
-    strategy = build("vssp", world, sampling="topk")
+    strategy = build("vssp", world, sampling="topk", prior="none")
     proposal = strategy.propose(world.state(n_query=6))
     assert np.isnan(proposal.next_key)
     np.testing.assert_array_equal(np.sort(proposal.positions), np.sort(np.argsort(-strategy._actions.u)[:6]))

@@ -94,6 +94,8 @@ def transition(round=1, reward=-0.5, own=(-0.4, -0.6)):
         labels=np.array([1], np.int32),
         reward=reward,
         final=round == 2,
+        anchors=np.array([3, 9]),
+        anchor_odds=np.array([5.0, 4.5]),
     )
 
 

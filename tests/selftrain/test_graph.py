@@ -9,13 +9,16 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.semi_supervised import LabelSpreading
 
 from psp_ray.selftrain import graph as graph_module
-from psp_ray.selftrain.graph import knn_graph, normalized, propagate
+from psp_ray.selftrain.graph import class_masses, knn_graph, neighbor_graph, normalized, propagate
+from psp_ray.space import ImageSpace, subset
 from tests.helpers import ArrayPool
 from tests.selftrain.conftest import make_pool
 
 
 def features_of(pool):
-    return np.concatenate([pool.block(i).features for i in range(pool.n_blocks)]).astype(np.float32)
+    """Places in the image space, which `tests/test_space.py` checks."""
+    space = ImageSpace.fit(pool)
+    return np.concatenate([space.embed(pool.block(i, views=space.views)) for i in range(pool.n_blocks)])
 
 
 def raw_weights(features, k, power):
@@ -84,6 +87,21 @@ def test_propagation_equals_a_dense_solve_and_scikit_learn(alpha):
     np.testing.assert_array_equal(got.labels, theirs.transduction_)
 
 
+def test_graph_of_places_in_memory_and_all_masses():
+    pool, _, truth = make_pool(n=200)
+    graph = knn_graph(pool)
+    same = neighbor_graph(features_of(pool))
+    np.testing.assert_allclose(graph.similarity.toarray(), same.similarity.toarray(), atol=2e-6)
+    labeled = np.arange(0, 200, 9)
+    labels = truth[labeled].astype(np.int32)
+    mass = class_masses(graph, labeled, labels, 8)
+    opinion = propagate(graph, labeled, labels)
+    np.testing.assert_array_equal(mass.argmax(1), opinion.labels)
+    np.testing.assert_allclose(mass.max(1) / mass.sum(1), opinion.confidence, atol=1e-6)
+    assert mass.shape == (200, 8)
+    assert (mass[:, 6:] == 0).all(), "classes without labels have no mass"
+
+
 def test_columns_in_parts_give_the_same_opinion(monkeypatch):
     pool, _, truth = make_pool(n=200)
     graph = knn_graph(pool)
@@ -131,7 +149,7 @@ def test_large_pools_seek_neighbors_among_a_sample_of_names():
     pool, _, truth = make_pool(n=400, noise=0.3)
     graph = knn_graph(pool, neighbors=5, limit=100)
     linked = graph.similarity.toarray() > 0
-    targets = graph_module._targets(pool, 100)
+    targets = subset(pool, np.arange(400), 100, "graph-targets")
     assert len(targets) == 100
     outside = np.setdiff1d(np.arange(400), targets)
     assert not linked[np.ix_(outside, outside)].any()
@@ -142,7 +160,9 @@ def test_large_pools_seek_neighbors_among_a_sample_of_names():
     ids = [f"sample-{i}" for i in range(400)]
     moved = np.random.default_rng(0).permutation(400)
     shuffled = ArrayPool(features_of(pool)[moved], ids=[ids[i] for i in moved], block_size=64)
-    assert set(moved[graph_module._targets(shuffled, 100)]) == set(targets), "chosen by name, not by place"
+    assert set(moved[subset(shuffled, np.arange(400), 100, "graph-targets")]) == set(targets), (
+        "chosen by name, not by place"
+    )
 
 
 def test_duplicates_and_empty_pools():

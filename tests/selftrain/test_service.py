@@ -13,7 +13,13 @@ from psp_ray.selftrain.ust import score_views
 from tests.helpers import ArrayPool
 from tests.selftrain.conftest import make_pool, slow_bpls, slow_scores, unit
 
-LITERAL = {"confidence_min": 0.7, "uncertainty_max": 0.05, "uncertainty": "confidence", "pseudo_cap": 0}
+LITERAL = {
+    "pseudo_source": "prompt",
+    "confidence_min": 0.7,
+    "uncertainty_max": 0.05,
+    "uncertainty": "confidence",
+    "pseudo_cap": 0,
+}
 
 
 def all_views(pool):
@@ -65,6 +71,7 @@ def test_equals_the_slow_bpls_and_dropping_equals_leaving_out(
 ):
     pool, text, _ = make_pool(n=n, n_classes=n_classes, seed=seed, block_size=block_size, n_views=2)
     options = SelfTrainingSettings(
+        pseudo_source="prompt",
         confidence_min=confidence_min,
         uncertainty_max=uncertainty_max,
         uncertainty=uncertainty,
@@ -109,7 +116,7 @@ def test_lists_that_run_out_are_asked_for_again(monkeypatch):
     one = unit(draw.normal(size=10))
     text = type(make_pool()[1])(unit(one + 0.02 * draw.normal(size=(n_classes, 10))).astype(np.float32), 10.0)
     pool = ArrayPool(features, features[:, None], block_size=64)
-    options = SelfTrainingSettings(confidence_min=1, pseudo_floor=5, pseudo_cap=0)
+    options = SelfTrainingSettings(pseudo_source="prompt", confidence_min=1, pseudo_floor=5, pseudo_cap=0)
     monkeypatch.setattr(service_module, "FILL_SPARE", 0)
     labeler = PseudoLabeler(pool, options)
     passes = []
@@ -126,7 +133,9 @@ def test_lists_that_run_out_are_asked_for_again(monkeypatch):
 
 def test_shards_and_repeats_give_the_same_bits(pool):
     pool, text, _ = pool
-    options = SelfTrainingSettings(confidence_min=0.5, uncertainty_max=0.2, pseudo_floor=4, pseudo_cap=9)
+    options = SelfTrainingSettings(
+        pseudo_source="prompt", confidence_min=0.5, uncertainty_max=0.2, pseudo_floor=4, pseudo_cap=9
+    )
     unlabeled = np.arange(0, pool.n, 2)
     labeler = PseudoLabeler(pool, options)
     first = labeler.label(text, unlabeled, 1)
@@ -138,7 +147,7 @@ def test_shards_and_repeats_give_the_same_bits(pool):
 @pytest.mark.parametrize("as_function", [False, True])
 def test_fresh_views_replace_the_pools(pool, as_function):
     pool, text, _ = pool
-    options = SelfTrainingSettings(confidence_min=0.4, uncertainty_max=0.3, pseudo_floor=3)
+    options = SelfTrainingSettings(pseudo_source="prompt", confidence_min=0.4, uncertainty_max=0.3, pseudo_floor=3)
     other, _, _ = make_pool(seed=5)
     fresh = all_views(other)
     unlabeled = np.arange(7, 251)
@@ -154,12 +163,14 @@ def test_center_as_a_view(pool):
     pool, text, _ = pool
     features = np.concatenate([pool.block(i).features for i in range(pool.n_blocks)])
     options = {"confidence_min": 0.4, "uncertainty_max": 0.3}
-    with_center = PseudoLabeler(pool, SelfTrainingSettings(include_center=True, **options))
+    with_center = PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="prompt", include_center=True, **options))
     joined = ArrayPool(features, np.concatenate([features[:, None], all_views(pool)], 1), block_size=64)
-    plain = PseudoLabeler(joined, SelfTrainingSettings(**options))
+    plain = PseudoLabeler(joined, SelfTrainingSettings(pseudo_source="prompt", **options))
     everything = np.arange(pool.n)
     assert_same(with_center.label(text, everything, 1), plain.label(text, everything, 1))
-    alone = PseudoLabeler(ArrayPool(features), SelfTrainingSettings(include_center=True, **options))
+    alone = PseudoLabeler(
+        ArrayPool(features), SelfTrainingSettings(pseudo_source="prompt", include_center=True, **options)
+    )
     assert (alone.label(text, everything, 1).uncertainty == 0).all()
 
 
@@ -168,7 +179,9 @@ def test_broken_features_are_never_kept():
     views = all_views(pool)
     views[[3, 20]] = np.nan
     broken = ArrayPool(np.zeros((40, pool.dim)), views, block_size=16)
-    options = SelfTrainingSettings(confidence_min=0, uncertainty_max=1, pseudo_floor=10, pseudo_cap=0)
+    options = SelfTrainingSettings(
+        pseudo_source="prompt", confidence_min=0, uncertainty_max=1, pseudo_floor=10, pseudo_cap=0
+    )
     result = PseudoLabeler(broken, options).label(text, np.arange(40), 1)
     assert sorted(result.positions) == [i for i in range(40) if i not in (3, 20)]
 
@@ -211,8 +224,8 @@ def test_agreement_keeps_exactly_what_the_graph_confirms():
     bought = np.arange(0, 300, 10)
     rest = np.setdiff1d(np.arange(300), bought)
     open_to_all = {"confidence_min": 0, "uncertainty_max": 1, "pseudo_cap": 0}
-    teacher = PseudoLabeler(pool, SelfTrainingSettings(**open_to_all)).label(text, rest, 1)
-    labeler = PseudoLabeler(pool, SelfTrainingSettings(agreement="graph", **open_to_all))
+    teacher = PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="prompt", **open_to_all)).label(text, rest, 1)
+    labeler = PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="both", **open_to_all))
     both = labeler.label(text, rest, 1, bought, truth[bought].astype(np.int32))
     graph = propagate(labeler.graph(), bought, truth[bought].astype(np.int32)).labels
     agree = teacher.labels == graph[rest]
@@ -221,9 +234,28 @@ def test_agreement_keeps_exactly_what_the_graph_confirms():
     assert (both.labels == truth[both.positions]).mean() > (teacher.labels == truth[rest]).mean()
 
 
+def test_the_graph_can_be_the_only_source():
+    pool, text, truth = make_pool(n=300, noise=0.35)
+    bought = np.arange(0, 300, 10)
+    rest = np.setdiff1d(np.arange(300), bought)
+    options = SelfTrainingSettings(pseudo_source="graph", pseudo_cap=12)
+    labeler = PseudoLabeler(pool, options)
+    got = labeler.label(text, rest, 1, bought, truth[bought].astype(np.int32))
+    opinion = propagate(labeler.graph(), bought, truth[bought].astype(np.int32))
+    expected = {}
+    for c in range(6):
+        mine = [p for p in rest if opinion.labels[p] == c]
+        for p in sorted(mine, key=lambda p: (-opinion.confidence[p], p))[:12]:
+            expected[int(p)] = (c, opinion.confidence[p])
+    assert sorted(expected) == got.positions.tolist()
+    assert [expected[p][0] for p in got.positions.tolist()] == got.labels.tolist()
+    np.testing.assert_allclose([expected[p][1] for p in got.positions.tolist()], got.confidence)
+    assert (got.uncertainty > 0).any(), "the spread over the views is still the prompt's"
+
+
 def test_agreement_with_labels_that_arrive_later():
     pool, text, truth = make_pool(n=300, noise=0.35)
-    options = SelfTrainingSettings(agreement="graph", confidence_min=0.3, uncertainty_max=0.5, pseudo_floor=2)
+    options = SelfTrainingSettings(pseudo_source="both", confidence_min=0.3, uncertainty_max=0.5, pseudo_floor=2)
     labeler = PseudoLabeler(pool, options)
     everything, query = np.arange(300), np.arange(5, 300, 20)
     labels = truth[query].astype(np.int32)
@@ -247,10 +279,6 @@ def test_settings_are_checked(bad):
 
 def test_defaults_are_those_of_psp():
     options = SelfTrainingSettings()
-    assert (options.confidence_min, options.uncertainty_max, options.pseudo_cap, options.pseudo_floor) == (
-        0.95,
-        0.05,
-        40,
-        0,
-    )
+    assert (options.confidence_min, options.uncertainty_max, options.pseudo_floor) == (0.0, 1.0, 0)
+    assert options.pseudo_source == "graph"
     assert options.uncertainty == "averaged-class"
