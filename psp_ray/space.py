@@ -97,7 +97,8 @@ def subset(pool: PoolReader, positions: Int64Array, limit: int, purpose: str, *,
     return np.sort(positions[order[:limit]])
 
 
-def _unit(rows: Float32Array) -> Float32Array:
+def _unit(rows: np.ndarray) -> Float32Array:
+    rows = np.asarray(rows, np.float32)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     result: Float32Array = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-12)
     return result
