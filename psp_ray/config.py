@@ -10,11 +10,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, field_validator
 
+from psp_ray.acquisition._settings import AcquisitionSettings
 from psp_ray.errors import ConfigError
 from psp_ray.learn.settings import LearnSettings
 from psp_ray.policy.settings import PolicySettings
@@ -42,7 +43,7 @@ RUN_ONLY = frozenset(
 """Keys that say where and how a run is executed, not what it computes: they may change when it is resumed."""
 
 
-class Config(PolicySettings, LearnSettings, SelfTrainingSettings):
+class Config(PolicySettings, LearnSettings, SelfTrainingSettings, AcquisitionSettings):
     """The resolved settings of one run. `preset` remembers the name that `--strategy` was given."""
 
     # data
@@ -80,15 +81,15 @@ class Config(PolicySettings, LearnSettings, SelfTrainingSettings):
 
     # rounds
     strategy: str = Field(
-        "psp", description="acquisition function (random, vssp) or preset (psp, psp-paper, ablations)"
+        "psp", description="acquisition function (random, badge+pcb, vssp, ...) or preset (psp, psp-paper, full, ...)"
     )
     preset: str | None = Field(None, description="the preset that --strategy named; set by the program")
     self_training: Literal["none", "ust"] = Field(
         "none", description="learn from pseudo-labels too (ust) or not; presets choose their own"
     )
     rounds: int = Field(8, ge=1, description="rounds of query, labels and learning (R)")
-    labels_per_round: int | None = Field(
-        None, ge=1, description="labels bought in a round (n_s); default: the number of classes"
+    labels_per_round: Annotated[int, Field(ge=1)] | Literal["pool"] | None = Field(
+        None, description="labels bought in a round (n_s), or pool: all there are; default: the number of classes"
     )
     seed: int = Field(0, ge=0, description="seed of all noise")
 
@@ -190,6 +191,11 @@ def resolve(given: Mapping[str, Any], file: str | Path | None = None) -> Config:
 def _check_strategy(name: str, config: Config) -> None:
     from psp_ray.acquisition.base import find, strategy_names
 
+    if name == "zero-shot":
+        raise ConfigError(
+            "--strategy zero-shot: it buys no labels, so there are no rounds to run; every run's summary.json has "
+            "zero_shot_accuracy"
+        )
     try:
         find(config.strategy)
     except ConfigError:

@@ -90,7 +90,7 @@ class Experiment:
     """
 
     def __init__(self, config: Config, names: PoolNames, crew: Crew, out: Path, experiment_id: str, reporter: Reporter):
-        assert config.labels_per_round is not None
+        assert isinstance(config.labels_per_round, int)
         self.config, self.names, self.crew, self.out = config, names, crew, out
         self.experiment_id, self.reporter = experiment_id, reporter
         self.n_query = config.labels_per_round

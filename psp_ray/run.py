@@ -73,9 +73,17 @@ def complete(config: Config, dataset: Dataset) -> Config:
     return config.model_copy(update=updates)
 
 
+def _with_pool_size(config: Config, dataset: Dataset) -> Config:
+    """`labels_per_round: pool` in numbers, once it is known which images can be read."""
+    if config.labels_per_round != "pool":
+        return config
+    return config.model_copy(update={"labels_per_round": dataset.pool.num_rows})
+
+
 def _check_budget(config: Config, dataset: Dataset) -> None:
-    assert config.labels_per_round is not None
-    n, wanted = dataset.pool.num_rows, config.rounds * config.labels_per_round
+    per_round = _with_pool_size(config, dataset).labels_per_round
+    assert isinstance(per_round, int)
+    n, wanted = dataset.pool.num_rows, config.rounds * per_round
     if wanted > n:
         raise ConfigError(
             f"--rounds {config.rounds} x --labels-per-round {config.labels_per_round} = {wanted} labels, but the pool "
@@ -303,6 +311,7 @@ def _run_rounds(
     reporter: Reporter,
     started: float,
 ) -> dict[str, Any]:
+    config = _with_pool_size(config, data.dataset)
     names = PoolNames(data.sample_ids, data.content_hashes, list(data.dataset.classes))
     settings = components.settings_json(config)
     cache = FeatureCache.open(config.cache).folder

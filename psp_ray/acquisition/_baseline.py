@@ -1,0 +1,186 @@
+"""What the strategies share: a base without memory, and checked reading of the pool, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_ray import noise
+from psp_ray.acquisition.base import validate_state
+from psp_ray.errors import DatasetError
+from psp_ray.records import (
+    BLOCK_SIZE,
+    Feedback,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    Observation,
+    PoolReader,
+    PoolState,
+    Proposal,
+    StateDict,
+    TextState,
+    UInt64Array,
+)
+
+CACHE_BYTES = 1 << 30
+"""What a strategy that passes over the pool many times may keep of it; the rest is computed anew in every pass."""
+
+
+class Baseline:
+    """A strategy that keeps nothing between rounds: a subclass gives `name` and `choose`."""
+
+    name = "baseline"
+
+    def __init__(self, pool: PoolReader, settings: Any = None) -> None:
+        self.pool = pool
+        self.settings = settings
+
+    def propose(self, state: PoolState) -> Proposal:
+        """Choose the query set.
+
+        Raises UserError for an empty pool or a query larger than it, DatasetError for features that are not finite.
+        """
+        validate_state(state, self.pool)
+        return unknown_odds(self.choose(state))
+
+    def choose(self, state: PoolState) -> Int64Array:
+        """`state.n_query` distinct positions out of `state.unlabeled`, best first."""
+        raise NotImplementedError
+
+    def observe(self, feedback: Feedback) -> Observation:
+        """Nothing to learn."""
+        return Observation()
+
+    def state_dict(self) -> StateDict:
+        """Empty: a proposal depends on the pool, the state it is asked for, and the settings alone."""
+        return {}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Nothing to load."""
+
+
+def unknown_odds(positions: Int64Array) -> Proposal:
+    """A proposal whose selection probabilities nobody knows."""
+    return Proposal(np.asarray(positions, np.int64), np.full(len(positions), np.nan))
+
+
+def generator(state: PoolState, purpose: str) -> np.random.Generator:
+    """A random generator for (seed, round, purpose)."""
+    return np.random.default_rng(noise.stream_key(state.seed, purpose, state.round))
+
+
+def same_state(a: PoolState, b: PoolState) -> bool:
+    """Whether two states ask the same: a state that crossed to another process and back is another object."""
+    return (a.round, a.seed, a.n_query) == (b.round, b.seed, b.n_query) and all(
+        np.array_equal(x, y)
+        for x, y in ((a.unlabeled, b.unlabeled), (a.labeled, b.labeled), (a.text.features, b.text.features))
+    )
+
+
+def block_size_of(pool: PoolReader) -> int:
+    """Samples per block; pools other than `BLOCK_SIZE` ones (small tests) say so in `block_size`."""
+    return int(getattr(pool, "block_size", BLOCK_SIZE))
+
+
+@dataclass(frozen=True)
+class Block:
+    """The wanted samples of one block: `positions` (m,), noise `keys` (m,), `features` (m, d) float32."""
+
+    positions: Int64Array
+    keys: UInt64Array
+    features: Float32Array
+
+
+def read_blocks(pool: PoolReader, positions: Int64Array) -> Iterator[Block]:
+    """The blocks of the sorted `positions`, in order. Raises DatasetError where a feature is not a finite number."""
+    size = block_size_of(pool)
+    for index in np.unique(positions // size).tolist():
+        low, high = np.searchsorted(positions, [index * size, (index + 1) * size])
+        part = positions[low:high]
+        block = pool.block(index)
+        features = np.asarray(block.features[part - block.start], np.float32)
+        _check(features, part)
+        yield Block(part, block.keys[part - block.start], features)
+
+
+def read_rows(pool: PoolReader, positions: Int64Array) -> Float32Array:
+    """Features (k, d) float32 at any positions, in their order. Raises DatasetError where one is not finite."""
+    positions = np.asarray(positions, np.int64)
+    features = np.empty((len(positions), pool.dim), np.float32)
+    for at in range(0, len(positions), BLOCK_SIZE):
+        part = positions[at : at + BLOCK_SIZE]
+        features[at : at + BLOCK_SIZE] = pool.rows(part)
+        _check(features[at : at + BLOCK_SIZE], part)
+    return features
+
+
+def _check(features: Float32Array, positions: Int64Array) -> None:
+    if not np.isfinite(features).all():
+        bad = int(positions[np.flatnonzero(~np.isfinite(features).all(axis=1))[0]])
+        raise DatasetError(
+            f"the feature of pool sample {bad} is not a finite number; clear the feature cache and featurize again"
+        )
+
+
+def class_embeddings(text: TextState, pool: PoolReader) -> Float32Array:
+    """Class embeddings (C, d) float32. Raises DatasetError where they are not finite or of another width."""
+    features = np.asarray(text.features, np.float32)
+    if not np.isfinite(features).all():
+        raise DatasetError("the prompt's class embeddings are not finite: learning diverged; lower --learning-rate")
+    if features.shape[1] != pool.dim:
+        raise DatasetError(
+            f"class embeddings of width {features.shape[1]} and image features of width {pool.dim} come from different "
+            "models; featurize with the model of the run"
+        )
+    return features
+
+
+def probabilities(features: Float32Array, embeddings: Float32Array, logit_scale: float) -> Float64Array:
+    """softmax(logit_scale * cos) (m, C) float64."""
+    logits = (features @ embeddings.T).astype(np.float64) * logit_scale
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits
+
+
+def predictions(pool: PoolReader, positions: Int64Array, text: TextState) -> Int64Array:
+    """The class that the prompt gives each of the sorted `positions` (n,); ties to the lower class."""
+    embeddings = class_embeddings(text, pool)
+    parts = [(block.features @ embeddings.T).argmax(axis=1) for block in read_blocks(pool, positions)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+T = TypeVar("T", bound=tuple[NDArray[Any], ...])
+
+
+class Passes(Generic[T]):
+    """Blocks of arrays to go over many times: kept up to `limit` bytes, made anew by `make()` beyond."""
+
+    def __init__(self, make: Callable[[], Iterator[T]], limit: int = CACHE_BYTES) -> None:
+        self._make, self._limit = make, limit
+        self.kept: list[T] | None = None
+        """All blocks, once a pass has shown that they fit."""
+        self._too_large = False
+
+    def __iter__(self) -> Iterator[T]:
+        if self.kept is not None:
+            yield from self.kept
+            return
+        kept: list[T] = []
+        total = 0
+        for arrays in self._make():
+            total += sum(array.nbytes for array in arrays)
+            if total > self._limit:
+                self._too_large = True
+                kept.clear()
+            if not self._too_large:
+                kept.append(arrays)
+            yield arrays
+        if not self._too_large:
+            self.kept = kept

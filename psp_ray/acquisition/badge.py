@@ -1,0 +1,28 @@
+"""BADGE: a batch that is uncertain and diverse in the space of gradients."""
+
+from __future__ import annotations
+
+from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator
+from psp_ray.acquisition._distances import Points, gradient_factors, k_means_pp
+from psp_ray.acquisition.base import register
+from psp_ray.records import Int64Array, PoolState
+
+
+@register("badge")
+class Badge(Baseline):
+    """k-means++ seeding over gradient embeddings `f_i (x) (1[c = yhat_i] - p_ic)`.
+
+    Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds" (ICLR 2020), algorithm
+    1; the gradient is taken with respect to the class embeddings, as in PCB (Bang et al., CVPR 2024). The embeddings
+    have rank one and stay in their factors of d + C numbers a sample instead of d * C. The first sample is the one
+    of largest norm, as in the released code (the paper: k-means++, whose first center is uniform).
+
+    O(n n_query (d + C)) time; memory n (d + C) * 4 bytes up to 1 GiB, beyond which factors are made anew.
+    """
+
+    name = "badge"
+
+    def choose(self, state: PoolState) -> Int64Array:
+        factors = gradient_factors(class_embeddings(state.text, self.pool), state.text.logit_scale)
+        points = Points(self.pool, state.unlabeled, factors)
+        return state.unlabeled[k_means_pp(points, state.n_query, generator(state, "badge"))]

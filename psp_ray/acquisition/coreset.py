@@ -1,0 +1,48 @@
+"""Core-set: cover the pool, greedily."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator
+from psp_ray.acquisition._distances import Points, gradient_factors, k_center
+from psp_ray.acquisition.base import register
+from psp_ray.records import Int64Array, PoolReader, PoolState
+from psp_ray.settings import Settings
+
+
+class CoresetSettings(Settings):
+    """Settings of `coreset`."""
+
+    coreset_space: Literal["features", "gradients"] = Field(
+        "features", description="what coreset covers: image features, or BADGE's gradient embeddings"
+    )
+
+
+@register("coreset", CoresetSettings)
+class Coreset(Baseline):
+    """Greedy k-center: each sample is the one farthest from all that is labeled and from those chosen before.
+
+    Source: Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach" (ICLR 2018),
+    algorithm 1, with Euclidean distances of normalized image features. Without the paper's mixed-integer refinement,
+    as in later comparisons. With a frozen image tower the space never changes, so that nothing is learned from the
+    prompt; `coreset_space gradients` covers the gradient embeddings instead. Without labels the first sample is drawn
+    uniformly. Ties go to the lower position.
+
+    O(n (n_query + labeled) d) time; memory n d * 4 bytes up to 1 GiB, beyond which blocks are read anew.
+    """
+
+    name = "coreset"
+
+    def __init__(self, pool: PoolReader, settings: CoresetSettings | None = None) -> None:
+        super().__init__(pool, settings or CoresetSettings.model_validate({}))
+
+    def choose(self, state: PoolState) -> Int64Array:
+        if self.settings.coreset_space == "gradients":
+            factors = gradient_factors(class_embeddings(state.text, self.pool), state.text.logit_scale)
+            points = Points(self.pool, state.unlabeled, factors)
+        else:
+            points = Points(self.pool, state.unlabeled, lambda features: (features,))
+        return state.unlabeled[k_center(points, state.n_query, state.labeled, generator(state, "coreset"))]

@@ -1,0 +1,157 @@
+"""`X+pcb`: PCB's class balancer around any strategy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from psp_ray import noise
+from psp_ray.acquisition._baseline import predictions, read_blocks, same_state, unknown_odds
+from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
+from psp_ray.acquisition.random import Random
+from psp_ray.policy import indicator
+from psp_ray.records import Feedback, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
+from psp_ray.settings import Settings
+
+
+class PCBSettings(Settings):
+    """Settings of the wrapper `pcb`."""
+
+    pcb: Literal["intent", "released"] = Field(
+        "intent",
+        description="class balancer as PCB's paper means it, or as the released code does where a class runs out",
+    )
+    pcb_fraction: float = Field(0.1, gt=0, le=1, description="candidates of +pcb as a share of the whole pool")
+    pcb_first_round: Literal["random", "strategy"] = Field(
+        "random", description="first round of +pcb: uniform as in PCB's protocol, or balanced like the others"
+    )
+
+
+@register_wrapper("pcb", PCBSettings)
+class PseudoClassBalance:
+    """Asks the strategy for many candidates and buys those whose predicted classes have fewest labels.
+
+    Source: Bang, Ahn and Lee, "Active prompt learning in vision language models" (CVPR 2024), algorithm 1. The first
+    round is drawn uniformly. Later the strategy proposes `pcb_fraction` of the pool (all that was ever in it) as
+    candidates, at least n_query. Then, n_query times, a random candidate predicted to be of the class with fewest
+    labels is taken and counted as a label of that class; ties go to the lower class.
+
+    `intent`: where the class with fewest labels has no candidate left, the class with fewest labels among those that
+    have one is served. `released`: as in PCB's published code, a candidate of any class is drawn, and no counter is
+    raised, so that all that follows in the round is drawn at random (rare with 10 classes, most picks with 100).
+
+    A strategy that learns sees the candidates' selection probabilities for what was bought; outside, they are
+    unknown (NaN), because the balancer decides. O(n C d) time beside the strategy's.
+    """
+
+    def __init__(self, inner: AcquisitionFunction, pool: PoolReader, settings: PCBSettings | None = None) -> None:
+        self.inner, self.pool = inner, pool
+        self.settings = settings or PCBSettings.model_validate({})
+        self.name = inner.name + "+pcb"
+        self._last: tuple[PoolState, Proposal] | None = None
+
+    def propose(self, state: PoolState) -> Proposal:
+        """Choose the query set. Raises what the strategy raises."""
+        validate_state(state, self.pool)
+        if self._random(state):
+            return Random(self.pool).propose(state)
+        candidates = self._ask(state).positions
+        predicted = self._predictions(candidates, state)
+        counts = np.bincount(np.asarray(state.labels, np.int64), minlength=state.n_classes)
+        words = noise.bits(state.seed, "pcb", self._keys(candidates), round=state.round)
+        order = np.lexsort((candidates, words))
+        take = balanced if self.settings.pcb == "intent" else balanced_as_released
+        return unknown_odds(candidates[order[take(predicted[order], counts, state.n_query)]])
+
+    def observe(self, feedback: Feedback) -> Observation:
+        """Let the strategy learn; it is told its own probabilities of what was bought."""
+        if self._random(feedback.state):
+            return self.inner.observe(feedback)
+        asked = self._ask(feedback.state)
+        self._last = None
+        order = np.argsort(asked.positions)
+        place = order[np.searchsorted(asked.positions, feedback.proposal.positions, sorter=order)]
+        log_prob = asked.log_prob[place]
+        proposal = Proposal(feedback.proposal.positions, log_prob, ms_indicator=indicator.multinomial(log_prob))
+        return self.inner.observe(Feedback(**{**vars(feedback), "proposal": proposal}))
+
+    def state_dict(self) -> StateDict:
+        """The strategy's state; the balancer has none."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Continue to the same bits."""
+        self._last = None
+        self.inner.load_state_dict(state)
+
+    def _random(self, state: PoolState) -> bool:
+        return self.settings.pcb_first_round == "random" and not len(state.labeled)
+
+    def _ask(self, state: PoolState) -> Proposal:
+        """The strategy's candidates: asked once a round, or again by a process that didn't propose."""
+        if self._last is None or not same_state(self._last[0], state):
+            count = max(state.n_query, min(len(state.unlabeled), round(self.settings.pcb_fraction * self.pool.n)))
+            asked = PoolState(**{**vars(state), "n_query": count})
+            self._last = state, self.inner.propose(asked)
+        return self._last[1]
+
+    def _predictions(self, candidates: Int64Array, state: PoolState) -> Int64Array:
+        order = np.argsort(candidates)
+        result = np.empty(len(candidates), np.int64)
+        result[order] = predictions(self.pool, candidates[order], state.text)
+        return result
+
+    def _keys(self, candidates: Int64Array) -> np.ndarray:
+        order = np.argsort(candidates)
+        result = np.empty(len(candidates), np.uint64)
+        result[order] = np.concatenate([block.keys for block in read_blocks(self.pool, candidates[order])])
+        return result
+
+
+def balanced(predicted: Int64Array, counts: Int64Array, n_query: int) -> Int64Array:
+    """Indices (n_query,) into `predicted` (m,), each the first left of the class with fewest labels that has any.
+
+    `counts` (C,): labels of each class so far.
+    """
+    counts = counts.copy()
+    queues = _queues(predicted, len(counts))
+    chosen = []
+    for _ in range(n_query):
+        open_ = [index for index, queue in enumerate(queues) if queue]
+        index = min(open_, key=lambda c: (counts[c], c))
+        chosen.append(queues[index].pop())
+        counts[index] += 1
+    return np.asarray(chosen, np.int64)
+
+
+def balanced_as_released(predicted: Int64Array, counts: Int64Array, n_query: int) -> Int64Array:
+    """The same, but where the class with fewest labels has run out, the first left of any class is taken uncounted."""
+    counts = counts.copy()
+    queues = _queues(predicted, len(counts))
+    taken = np.zeros(len(predicted), bool)
+    chosen: list[int] = []
+    first = 0
+    for _ in range(n_query):
+        index = int(np.argmin(counts))
+        while queues[index] and taken[queues[index][-1]]:
+            queues[index].pop()
+        if queues[index]:
+            pick = queues[index].pop()
+            counts[index] += 1
+        else:
+            while taken[first]:
+                first += 1
+            pick = first
+        taken[pick] = True
+        chosen.append(pick)
+    return np.asarray(chosen, np.int64)
+
+
+def _queues(predicted: Int64Array, n_classes: int) -> list[list[int]]:
+    """For each class the indices predicted as it, first one last."""
+    queues: list[list[int]] = [[] for _ in range(n_classes)]
+    for index in range(len(predicted) - 1, -1, -1):
+        queues[int(predicted[index])].append(index)
+    return queues

@@ -1,0 +1,35 @@
+"""PCoreSet: cover the space of class probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator, probabilities
+from psp_ray.acquisition._distances import Points, k_center
+from psp_ray.acquisition.base import register
+from psp_ray.records import Int64Array, PoolState
+
+
+@register("pcoreset")
+class PCoreset(Baseline):
+    """Greedy k-center over the class probabilities `p_i = softmax(logit_scale * f_i . T)` with Euclidean distances.
+
+    Source: Kang et al., "PCoreSet: effective active learning through knowledge distillation from vision-language
+    models" (2025), from the abstract: coverage is maximized in the probability space rather than in the feature
+    space. There the probabilities are those of a student network distilled from the vision-language model; here they
+    are the learned prompt's own, and labeled samples stand where the prompt puts them, not at their labels. Without
+    labels the first sample is drawn uniformly. Ties go to the lower position.
+
+    O(n (n_query + labeled) C + n C d) time; memory n C * 4 bytes up to 1 GiB.
+    """
+
+    name = "pcoreset"
+
+    def choose(self, state: PoolState) -> Int64Array:
+        embeddings = class_embeddings(state.text, self.pool)
+        points = Points(
+            self.pool,
+            state.unlabeled,
+            lambda features: (probabilities(features, embeddings, state.text.logit_scale).astype(np.float32),),
+        )
+        return state.unlabeled[k_center(points, state.n_query, state.labeled, generator(state, "pcoreset"))]

@@ -1,0 +1,210 @@
+"""BRAL-T: learn from the labeled samples that taught most what such samples look like before they have a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import Field
+
+from psp_ray import noise
+from psp_ray.acquisition._baseline import class_embeddings, probabilities, read_blocks, read_rows
+from psp_ray.acquisition.base import register, validate_state
+from psp_ray.policy import indicator, sampling
+from psp_ray.records import (
+    Feedback,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    Observation,
+    PoolReader,
+    PoolState,
+    Proposal,
+    StateDict,
+    UInt64Array,
+)
+from psp_ray.settings import Settings
+
+N_CONTEXT = 8
+
+
+class TrustSetSettings(Settings):
+    """Settings of `trustset`."""
+
+    trustset_share: float = Field(0.5, gt=0, le=1, description="share of each class's labels that enters the TrustSet")
+    trustset_temperature: float = Field(
+        0.3, gt=0, description="weight of the policy's entropy against its reward of -1 or 1"
+    )
+    trustset_sharpness: float = Field(2.0, ge=0, description="factor on the policy's log odds in the selection softmax")
+    trustset_steps: int = Field(300, ge=1, description="gradient steps of the policy per round")
+
+
+@register("trustset", TrustSetSettings)
+class TrustSet:
+    """A TrustSet of the labeled samples, and a policy trained by its reward that picks their like from the pool.
+
+    Source: Cui et al., "Labeled TrustSet guided: batch active learning with reinforcement learning" (2026), from the
+    abstract: a TrustSet holds the most informative labeled data, balanced over the classes and without redundancy; a
+    policy trained by reinforcement learning approximates its selection on unlabeled data. Everything else is ours:
+
+    - A label's worth is the error of the prompt under which it was bought, `|p - e_y|` (EL2N: Paul, Ganguli and
+      Dziugaite, "Deep learning on a data diet", NeurIPS 2021). Worth and state are those *before* learning: afterwards
+      the student has fitted the labels and says nothing about unlabeled samples.
+    - Of each class half is kept, greedily by worth times the distance to what is kept already.
+    - State: eight inputs that don't depend on the order of the classes (see `context`). Policy: one logit
+      `theta . phi`. Action: take or leave, with reward 1 or -1 for taking; both rewards are known for a labeled
+      sample, so that the gradient of the expected reward plus entropy bonus is exact instead of sampled.
+    - The batch is drawn without replacement from `softmax(sharpness * logit)` over the pool, the first one uniformly;
+      selection probabilities are therefore known.
+
+    O(n (C + labeled) d) time. State: ten numbers a label.
+    """
+
+    name = "trustset"
+
+    def __init__(self, pool: PoolReader, settings: TrustSetSettings | None = None) -> None:
+        self.pool = pool
+        self.settings = settings or TrustSetSettings.model_validate({})
+        self.phi = np.zeros((0, N_CONTEXT))
+        self.worth = np.zeros(0)
+        self.labels = np.zeros(0, np.int64)
+        self.positions = np.zeros(0, np.int64)
+        self.theta = np.zeros(N_CONTEXT)
+
+    def propose(self, state: PoolState) -> Proposal:
+        """Draw the query set.
+
+        Raises UserError for an empty pool or a query larger than it, DatasetError for features that are not finite.
+        """
+        validate_state(state, self.pool)
+        phi, keys = context(self.pool, state)
+        logits = self.settings.trustset_sharpness * (phi @ self.theta)
+        total = sampling.LogSumExp()
+        total.add(logits)
+        gumbel = noise.gumbel(state.seed, "trustset", keys, round=state.round)
+        blocks = [(state.unlabeled, logits - total.value, gumbel, keys)]
+        positions, log_prob, next_key = sampling.draw(blocks, state.n_query)
+        return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob))
+
+    def observe(self, feedback: Feedback) -> Observation:
+        """Remember what the new labels were worth, form the TrustSet anew, and train the policy on it."""
+        state, positions = feedback.state, np.asarray(feedback.proposal.positions, np.int64)
+        phi, _ = context(self.pool, state)
+        labels = np.asarray(feedback.labels, np.int64)
+        p = probabilities(
+            read_rows(self.pool, positions), class_embeddings(state.text, self.pool), state.text.logit_scale
+        )
+        p[np.arange(len(p)), labels] -= 1.0
+        self.phi = np.concatenate([self.phi, phi[np.searchsorted(state.unlabeled, positions)]])
+        self.worth = np.concatenate([self.worth, np.linalg.norm(p, axis=1)])
+        self.labels = np.concatenate([self.labels, labels])
+        self.positions = np.concatenate([self.positions, positions])
+        features = read_rows(self.pool, self.positions)
+        inside = trust_set(features, self.worth, self.labels, self.settings.trustset_share)
+        reward = np.where(inside, 1.0, -1.0)
+        self.theta, gained = train(self.phi, reward, self.settings.trustset_temperature, self.settings.trustset_steps)
+        return Observation(reward=gained)
+
+    def state_dict(self) -> StateDict:
+        """The policy, and the states, worths and labels of all that was bought."""
+        if not len(self.worth):
+            return {}
+        names = ("phi", "worth", "labels", "positions", "theta")
+        return {name: np.array(getattr(self, name)) for name in names}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Continue to the same bits."""
+        self.phi = np.array(state.get("phi", np.zeros((0, N_CONTEXT))))
+        self.worth = np.array(state.get("worth", np.zeros(0)))
+        self.labels = np.array(state.get("labels", np.zeros(0, np.int64)))
+        self.positions = np.array(state.get("positions", np.zeros(0, np.int64)))
+        self.theta = np.array(state.get("theta", np.zeros(N_CONTEXT)))
+
+
+def trust_set(features: Float32Array, worth: Float64Array, labels: Int64Array, share: float) -> np.ndarray:
+    """Mask (m,) of the TrustSet: of each class `share` of its samples, at least one.
+
+    The first of a class is the one of largest `worth` (m,); then each has the largest worth times distance to the
+    nearest one kept. Ties go to what was bought first.
+    """
+    inside = np.zeros(len(worth), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        x = features[members].astype(np.float64)
+        kept = np.zeros(len(members), bool)
+        nearest = np.ones(len(members))
+        for number in range(max(1, round(share * len(members)))):
+            best = int(np.argmax(np.where(kept, -1.0, worth[members] * nearest)))
+            kept[best] = True
+            distances = np.linalg.norm(x - x[best], axis=1)
+            nearest = distances if number == 0 else np.minimum(nearest, distances)
+        inside[members[kept]] = True
+    return inside
+
+
+def train(phi: Float64Array, reward: Float64Array, temperature: float, steps: int) -> tuple[Float64Array, float]:
+    """(theta, expected reward) of the Bernoulli policy `q = sigmoid(phi theta)` after gradient ascent from 0.
+
+    Maximizes `mean(q r + temperature H(q)) - temperature / (2 m) |theta|^2`; `phi` (m, k), `reward` (m,) of taking each
+    sample (leaving it pays 0). A class of rewards that is rarer counts as much as the other.
+    """
+    m = len(reward)
+    weight = np.where(reward > 0, m / (2.0 * max(1, (reward > 0).sum())), m / (2.0 * max(1, (reward <= 0).sum())))
+    theta = np.zeros(phi.shape[1])
+    rate = 4.0 / max(1e-12, float(np.linalg.norm(phi, 2) ** 2 / m * weight.max()))
+    for _ in range(steps):
+        logit = phi @ theta
+        q = 1.0 / (1.0 + np.exp(-logit))
+        slope = weight * q * (1.0 - q) * (reward - temperature * logit)  # d/dlogit of q r + temperature H(q)
+        theta = theta + rate * (phi.T @ slope - temperature * theta) / m
+    q = 1.0 / (1.0 + np.exp(-(phi @ theta)))
+    return theta, float(np.mean(weight * q * reward))
+
+
+def context(pool: PoolReader, state: PoolState) -> tuple[Float64Array, UInt64Array]:
+    """(phi, keys) of all unlabeled samples: phi (n, 8) float64, keys (n,).
+
+    Columns: 1; then, standardized over the unlabeled samples, confidence, margin, entropy, largest cosine, cosine to
+    the pool's mean, largest cosine to a labeled sample, and log(1 + labels of the predicted class).
+    """
+    embeddings = class_embeddings(state.text, pool)
+    counts = np.log1p(np.bincount(np.asarray(state.labels, np.int64), minlength=len(embeddings)))
+    mean = np.zeros(pool.dim)
+    keys = []
+    for block in read_blocks(pool, state.unlabeled):
+        mean += block.features.sum(axis=0, dtype=np.float64)
+        keys.append(block.keys)
+    mean /= len(state.unlabeled)
+    labeled = read_rows(pool, state.labeled)
+    raw = np.concatenate(list(_raw(pool, state, embeddings, counts, mean.astype(np.float32), labeled)))
+    center, spread = raw.mean(axis=0), raw.std(axis=0)
+    floor = 1e-4 * np.maximum(1.0, np.abs(center))  # a column that is constant but for rounding stays 0
+    scale = np.where(spread > floor, 1.0 / np.maximum(spread, floor), 0.0)
+    phi = np.clip((raw - center) * scale, -6.0, 6.0)
+    return np.column_stack([np.ones(len(phi)), phi]), np.concatenate(keys)
+
+
+def _raw(
+    pool: PoolReader,
+    state: PoolState,
+    embeddings: Float32Array,
+    counts: Float64Array,
+    mean: Float32Array,
+    labeled: Float32Array,
+) -> Iterator[Float64Array]:
+    for block in read_blocks(pool, state.unlabeled):
+        p = probabilities(block.features, embeddings, state.text.logit_scale)
+        cosines = block.features @ embeddings.T
+        top = np.sort(p, axis=1)[:, -2:]
+        near = (block.features @ labeled.T).max(axis=1) if len(labeled) else np.zeros(len(p))
+        yield np.column_stack(
+            [
+                top[:, -1],
+                top[:, -1] - top[:, 0] if p.shape[1] > 1 else top[:, -1],
+                -np.sum(p * np.log(np.maximum(p, np.finfo(np.float64).tiny)), axis=1),
+                cosines.max(axis=1),
+                block.features @ mean,
+                near,
+                counts[cosines.argmax(axis=1)],
+            ]
+        ).astype(np.float64)
