@@ -79,7 +79,8 @@ class Study:
     name: str = ""
 
     def to_yaml(self) -> str:
-        own = {key: list(value) if isinstance(value, tuple) else value for key, value in self.settings if value != ""}
+        given = {key: value for key, value in self.settings if key in self.settings.model_fields_set}
+        own = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
         return yaml.safe_dump({**own, **self.run}, sort_keys=False, allow_unicode=True, width=120)
 
 
