@@ -1,4 +1,4 @@
-"""The command line: `python -m psp_ray.main [run|featurize|predict|compare|doctor]`, also installed as `psp-ray`.
+"""The command line: `python -m psp_ray.main COMMAND` (see `COMMANDS`), also installed as `psp-ray`.
 
 Without a sub-command it runs. Options are the keys of `psp_ray.config.Config`. Exit codes: 0 finished, 1 a run of a
 comparison failed, 2 a setting or file is wrong (one line says which), 130 and 143 interrupted (continue with --resume).
@@ -24,7 +24,7 @@ from psp_ray.settings import option_name
 from psp_ray.version import __version__
 
 HIDDEN_KEYS = frozenset({"preset"})
-COMMANDS = ("run", "featurize", "predict", "compare", "doctor")
+COMMANDS = ("run", "featurize", "predict", "compare", "reproduce", "doctor")
 
 
 class Interrupted(BaseException):
@@ -159,6 +159,20 @@ def compare(**given: Any) -> None:
     from psp_ray.compare.command import compare as start
 
     raise SystemExit(start(_study_request(given)))
+
+
+@cli.command()
+@click.option("--description-folder", metavar="FOLDER", help="GPT-3 descriptions: descriptors_NAME.json for a data set")
+@study_options
+def reproduce(description_folder: str | None, **given: Any) -> None:
+    """The paper's protocol on what there is, beside the paper's figures.
+
+    Seven data sets (under --data-root), ViT-B/32, 8 rounds of one label per class, 3 seeds. What is missing is named
+    with its remedy; the rest runs. Options as for `compare`, whose files it writes.
+    """
+    from psp_ray.compare.paper import reproduce as start
+
+    raise SystemExit(start(_study_request(given), description_folder))
 
 
 @cli.command()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from psp_ray.compare.board import Board
@@ -63,7 +64,13 @@ def compare(request: Request, console: Console | None = None) -> int:
     return carry_out(plan, command, request, resume, console)
 
 
-def carry_out(plan: Plan, command: str, request: Request, resume: bool, console: Console) -> int:
+Extra = Callable[[pd.DataFrame], list[str]]
+"""Paragraphs for the tables' document, from the results."""
+
+
+def carry_out(
+    plan: Plan, command: str, request: Request, resume: bool, console: Console, extra: Extra | None = None
+) -> int:
     """Run a plan into its folder and write tables and pictures; returns the exit code."""
     changed = check_study_out(plan, resume, request.replace_changed)
     where = resolve({key: value for key, value in plan.study.run.items() if key in WHERE})
@@ -82,7 +89,7 @@ def carry_out(plan: Plan, command: str, request: Request, resume: bool, console:
                 write_csv(plan.out, *collect(plan))
                 console.print(f"interrupted; go on with the same command and --resume; so far: {plan.out / RESULTS}")
             raise
-        _write(plan, command, request.report, console)
+        _write(plan, command, request.report, console, extra)
     return 1 if failed else 0
 
 
@@ -106,12 +113,13 @@ def _run(plan: Plan, where: Config, parallel: int | None, console: Console) -> i
         return board.failed
 
 
-def _write(plan: Plan, command: str, report: str | None, console: Console, extra: Sequence[str] = ()) -> None:
+def _write(plan: Plan, command: str, report: str | None, console: Console, extra: Extra | None) -> None:
     from psp_ray.compare.report import write_documents
 
     results, curves = collect(plan)
     write_csv(plan.out, results, curves)
-    paths = write_documents(plan, results, curves, command, Path(report) if report else None, extra)
+    paragraphs = extra(results) if extra else []
+    paths = write_documents(plan, results, curves, command, Path(report) if report else None, paragraphs)
     console.print(f"results: {plan.out / RESULTS}, {plan.out / CURVES}", markup=False)
     console.print(f"tables and pictures: {', '.join(map(str, paths))}", markup=False)
     bad = results[results.status != "finished"]
