@@ -1,11 +1,12 @@
-"""The command line: `python -m psp_ray.main [run|featurize|predict|doctor]`, also installed as `psp-ray`.
+"""The command line: `python -m psp_ray.main COMMAND` (see `COMMANDS`), also installed as `psp-ray`.
 
-Without a sub-command it runs. Options are the keys of `psp_ray.config.Config`. Exit codes: 0 finished, 2 a setting or
-file is wrong (one line says which), 130 and 143 interrupted (continue with --resume).
+Without a sub-command it runs. Options are the keys of `psp_ray.config.Config`. Exit codes: 0 finished, 1 a run of a
+comparison failed, 2 a setting or file is wrong (one line says which), 130 and 143 interrupted (continue with --resume).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -16,23 +17,24 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
+from psp_ray.compare.settings import OWN_KEYS, StudySettings
 from psp_ray.config import Config, resolve
 from psp_ray.errors import UserError
 from psp_ray.settings import option_name
 from psp_ray.version import __version__
 
 HIDDEN_KEYS = frozenset({"preset"})
-COMMANDS = ("run", "featurize", "predict", "doctor")
+COMMANDS = ("run", "featurize", "predict", "compare", "reproduce", "doctor")
 
 
 class Interrupted(BaseException):
     """SIGTERM arrived: end cleanly, as Ctrl-C does."""
 
 
-def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def setting_options(command: Callable[..., Any], hidden: frozenset[str] = HIDDEN_KEYS) -> Callable[..., Any]:
     """Decorator: one option for every key of the configuration, in its order."""
     for key, info in reversed(Config.model_fields.items()):
-        if key in HIDDEN_KEYS:
+        if key in hidden:
             continue
         description = info.description or ""
         if info.annotation is bool:
@@ -114,6 +116,63 @@ def predict(
     unreadable = [item for item in predictions if item.error]
     if unreadable:
         click.echo(f"warning: {len(unreadable)} of {len(predictions)} images can't be read; see column error", err=True)
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: options of comparisons, and every setting of a run that they don't choose themselves."""
+    command = functools.partial(setting_options, hidden=OWN_KEYS)(command)
+    for key, info in reversed(StudySettings.model_fields.items()):
+        default = ",".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
+        shown = f"{info.description}{f' [{default}]' if default else ''}"
+        metavar = "N" if info.annotation is int else "LIST" if isinstance(info.default, tuple) else "TEXT"
+        command = click.option(option_name(key), key, default=None, metavar=metavar, help=shown)(command)
+    options = (
+        click.option(
+            "--study", "study_file", metavar="FILE", help="YAML file of these options; options given here win"
+        ),
+        click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="any setting of a run, for all runs"),
+        click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="most runs side by side (with Ray)"),
+        click.option("--replace-changed", is_flag=True, help="with --resume: run again what had other settings"),
+        click.option("--report", metavar="FILE.md", help="also write the table and pictures as a section of this file"),
+        click.option("--dry-run", is_flag=True, help="check everything, list the runs, start nothing"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _study_request(given: dict[str, Any]) -> Any:
+    from psp_ray.compare.command import Request
+
+    own = {key: given.pop(key) for key in StudySettings.model_fields}
+    extra = {key: given.pop(key) for key in ("study_file", "pairs", "parallel", "replace_changed", "report", "dry_run")}
+    return Request(study=own, run=given, **extra)
+
+
+@cli.command()
+@study_options
+def compare(**given: Any) -> None:
+    """Run strategies over data sets and seeds, and write results.csv, curves.csv, table.md and learning curves.
+
+    Exit code 1 where a run failed (it is named in the results, and --resume tries it again).
+    """
+    from psp_ray.compare.command import compare as start
+
+    raise SystemExit(start(_study_request(given)))
+
+
+@cli.command()
+@click.option("--description-folder", metavar="FOLDER", help="GPT-3 descriptions: descriptors_NAME.json for a data set")
+@study_options
+def reproduce(description_folder: str | None, **given: Any) -> None:
+    """The paper's protocol on what there is, beside the paper's figures.
+
+    Seven data sets (under --data-root), ViT-B/32, 8 rounds of one label per class, 3 seeds. What is missing is named
+    with its remedy; the rest runs. Options as for `compare`, whose files it writes.
+    """
+    from psp_ray.compare.paper import reproduce as start
+
+    raise SystemExit(start(_study_request(given), description_folder))
 
 
 @cli.command()

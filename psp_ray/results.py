@@ -27,6 +27,7 @@ SUMMARY_ROW = (
     "pseudo_labels",
     "pseudo_label_precision",
     "test_accuracy",
+    "test_macro_accuracy",
     "reward",
     "ms_indicator",
     "seconds",

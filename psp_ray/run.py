@@ -47,15 +47,18 @@ class Prepared:
     spec: EncoderSpec
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
     """Check all that can be checked before anything is written, encoded or bought, and fill in what depends on it.
+
+    `dataset` spares loading the configuration's data set where it is at hand.
 
     Raises:
         UserError: one line for the first thing that is wrong.
     """
-    dataset = load_dataset(config.dataset, config.data_root, config.split)
+    if dataset is None:
+        dataset = load_dataset(config.dataset, config.data_root, config.split)
     config = complete(config, dataset)
-    _check_budget(config, dataset)
+    check_budget(config, dataset)
     templates_of(config, dataset)
     descriptions_of(config, dataset)
     return Prepared(config, dataset, _encoder_spec(config))
@@ -80,7 +83,8 @@ def _with_pool_size(config: Config, dataset: Dataset) -> Config:
     return config.model_copy(update={"labels_per_round": dataset.pool.num_rows})
 
 
-def _check_budget(config: Config, dataset: Dataset) -> None:
+def check_budget(config: Config, dataset: Dataset) -> None:
+    """Raise a UserError where the rounds ask for more labels than there are, or there is nothing to evaluate on."""
     per_round = _with_pool_size(config, dataset).labels_per_round
     assert isinstance(per_round, int)
     n, wanted = dataset.pool.num_rows, config.rounds * per_round
@@ -170,7 +174,7 @@ def open_out(config: Config, out: Path) -> str:
     check_out(config, out)
     if (out / RUN_FILE).exists():
         record = read_json(out / RUN_FILE)
-        changed = _differences(record["identity"], config.identity())
+        changed = differences(record["identity"], config.identity())
         if changed:
             raise OutputError(f"--resume: {out} was started with {changed}; give the same settings, or another --out")
         return str(record["experiment"])
@@ -184,9 +188,14 @@ def open_out(config: Config, out: Path) -> str:
     return experiment
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{option_name(key)} {old.get(key)} (now {new.get(key)})" for key in keys[:3])
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first settings in which two identities differ, in words; empty where they agree.
+
+    A setting that the older version of psp-ray did not know had its default; one that is no more is left out.
+    """
+    defaults = Config.model_validate({}).identity()
+    keys = [key for key in new if old.get(key, defaults[key]) != new[key]]
+    return ", ".join(f"{option_name(key)} {old.get(key, defaults[key])} (now {new[key]})" for key in keys[:3])
 
 
 def write_user_file(path: Path, text: str) -> None:
@@ -230,11 +239,11 @@ def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
         reporter.note(f"already finished: {percent(finished['final_accuracy'])}; see {out / SUMMARY}")
         return finished
     with open_runtime(config, reporter) as runtime:
-        data = _featurize(prepared, runtime, reporter)
+        data = featurize_prepared(prepared, runtime, reporter)
         if data.broken:
             write_broken(out / "broken_images.csv", data.broken)
             reporter.warn(f"{len(data.broken)} images can't be read and are left out; see {out / 'broken_images.csv'}")
-            _check_budget(config, data.dataset)
+            check_budget(config, data.dataset)
         return _run_rounds(config, data, runtime, out, experiment_id, reporter, started)
 
 
@@ -244,7 +253,7 @@ def featurize_only(config: Config, reporter: Reporter | None = None) -> Featuriz
     limit_threads(config.threads)
     with open_runtime(config, reporter) as runtime:
         prepared = prepare(config)
-        data = _featurize(prepared, runtime, reporter)
+        data = featurize_prepared(prepared, runtime, reporter)
     for image in data.broken:
         reporter.warn(f"{image.sample_id}: {image.reason}")
     n = data.dataset.manifest.num_rows
@@ -268,8 +277,8 @@ def open_runtime(config: Config, reporter: Reporter) -> Iterator[Runtime]:
         runtime.close()
 
 
-def _featurize(prepared: Prepared, runtime: Runtime, reporter: Reporter) -> FeaturizedDataset:
-    """Encode what the cache lacks, with an estimate first."""
+def featurize_prepared(prepared: Prepared, runtime: Runtime, reporter: Reporter) -> FeaturizedDataset:
+    """Encode what the cache lacks, with an estimate first; `runtime` is used only where something is missing."""
     config = prepared.config
     cache = FeatureCache.open(config.cache)
     views = components.view_settings(config) if uses_cached_views(config) else None

@@ -1,0 +1,190 @@
+"""Doing the runs of a comparison: one after the other in this process, or side by side as Ray tasks."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from psp_ray import components
+from psp_ray.checkpoint import MARKER
+from psp_ray.compare.plan import Cell, Plan
+from psp_ray.config import Config
+from psp_ray.data.encoder import ChunkResult, ChunkTask
+from psp_ray.errors import OutputError, UserError
+from psp_ray.files import write_text
+from psp_ray.report.progress import Reporter
+from psp_ray.run import Prepared, check_budget, featurize_prepared, open_runtime, run
+from psp_ray.runtime import Runtime
+
+ERRORS = "errors"
+LINGER = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `error` is empty, or one line; `details` a traceback where the fault is the program's."""
+
+    error: str = ""
+    details: str = ""
+
+
+class Quiet(Reporter):
+    """Says nothing, and tells somebody else when a round is done."""
+
+    def __init__(self, rounds: int, on_round: Callable[[], None] | None = None):
+        super().__init__(rounds, Console(quiet=True))
+        self._on_round = on_round
+
+    def round(self, row: dict[str, Any], warning: str = "") -> None:
+        super().round(row, warning)
+        if self._on_round is not None:
+            self._on_round()
+
+
+def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcome:
+    """Run or resume the configuration `settings` (JSON); every failure is an `Outcome`, interrupts pass through."""
+    import open_clip  # noqa: F401  (with torch: seconds that belong to no strategy)
+
+    config = Config(**json.loads(settings))
+    assert config.out is not None
+    try:
+        with alone(Path(config.out), LINGER):  # a worker of a killed comparison may take a moment to end
+            run(config, Quiet(config.rounds, on_round))
+    except UserError as error:
+        return Outcome(" ".join(str(error).split()))
+    except Exception as error:
+        return Outcome(first_line(error), traceback.format_exc())
+    return Outcome()
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def rounds_done(cell: Cell) -> int:
+    """Rounds of a run that are safe on disk."""
+    folder = cell.folder / "checkpoints"
+    if not folder.is_dir():
+        return 0
+    done = [path.name for path in folder.glob("round_*") if (path / MARKER).exists()]
+    return max((int(name.removeprefix("round_")) for name in done), default=0)
+
+
+# -- features --------------------------------------------------------------------------------------------------------
+
+
+class _WhenNeeded:
+    """A runtime that starts Ray, or loads the image tower, only when there is an image to encode."""
+
+    def __init__(self, config: Config, reporter: Reporter):
+        self._config, self._reporter = config, reporter
+
+    def map_chunks(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkResult]:
+        with open_runtime(self._config, self._reporter) as runtime:
+            yield from runtime.map_chunks(tasks)
+
+    def crew(self, *_: Any) -> Any:
+        raise NotImplementedError("featurizing needs no crew")
+
+
+def encode_features(features: list[Prepared], runner: str, reporter: Reporter) -> None:
+    """Fill the cache with all features that the runs share.
+
+    Raises:
+        UserError: also where broken images leave a pool too small for the rounds.
+    """
+    for prepared in features:
+        config = prepared.config.model_copy(update={"runner": runner})
+        runtime: Runtime = _WhenNeeded(config, reporter)
+        data = featurize_prepared(Prepared(config, prepared.dataset, prepared.spec), runtime, reporter)
+        if data.broken:
+            reporter.warn(f"{config.dataset}: {len(data.broken)} images can't be read and are left out of all runs")
+            check_budget(config, data.dataset)
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+Watcher = Callable[[Cell, Outcome | None], None]
+"""Told of every run that ended, and (with None) that something may have moved."""
+
+
+def execute(plan: Plan, cells: list[Cell], config: Config, parallel: int | None, watch: Watcher) -> None:
+    """Do all `cells`; `config` says where (`runner`, `ray_address`, `threads`). A failure of one stops none."""
+    errors = plan.out / ERRORS
+    for cell in cells:
+        (errors / f"{cell.id}.txt").unlink(missing_ok=True)
+
+    def ended(cell: Cell, outcome: Outcome) -> None:
+        if outcome.error:
+            errors.mkdir(exist_ok=True)
+            write_text(errors / f"{cell.id}.txt", "\n".join([outcome.error, outcome.details]).strip() + "\n")
+        watch(cell, outcome)
+
+    if config.runner == "inline":
+        for cell in cells:
+            ended(cell, run_one(components.settings_json(cell.config), partial(watch, cell, None)))
+        return
+    from psp_ray.actors.tasks import Tasks
+
+    with Tasks(config, parallel) as tasks:
+        by_id = {cell.id: cell for cell in cells}
+        payloads = {cell.id: components.settings_json(cell.config) for cell in cells}
+        for name, outcome in tasks.run("psp_ray.compare.execute:run_one", payloads):
+            if name is None:
+                watch(cells[0], None)
+            else:
+                ended(by_id[name], outcome if isinstance(outcome, Outcome) else Outcome(first_line(outcome)))
+
+
+def error_of(plan: Plan, cell: Cell) -> str:
+    """The one-line error a run ended with; empty where it did not fail."""
+    path = plan.out / ERRORS / f"{cell.id}.txt"
+    return path.read_text(encoding="utf-8").splitlines()[0] if path.exists() else ""
+
+
+@contextmanager
+def alone(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Only one process works in a folder; the lock ends with it. Waits `wait` seconds for another one to end.
+
+    Raises:
+        OutputError: another one is at work, or the folder can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
+    try:
+        deadline = time.monotonic() + wait
+        while not _locked(descriptor):
+            if time.monotonic() >= deadline:
+                raise OutputError(
+                    f"--out {folder}: another comparison is at work there; wait for it, or choose another folder"
+                )
+            time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
