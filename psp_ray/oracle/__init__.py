@@ -1,5 +1,6 @@
 """Labels: the ledger that remembers who bought what, the annotators, and the oracle over both. No ray, no torch."""
 
+from psp_ray.oracle.answers import IGNORE, SKIP, AwaitingLabels, UnknownLabel, answer_name, parse_answer
 from psp_ray.oracle.backends import (
     Annotator,
     GroundTruthAnnotator,
@@ -8,12 +9,16 @@ from psp_ray.oracle.backends import (
     make_annotator,
     register_annotator,
 )
-from psp_ray.oracle.ledger import Ledger, Use
+from psp_ray.oracle.ledger import Correction, Ledger, Use
 from psp_ray.oracle.schema import label_space_of, resolve_ledger_url
 from psp_ray.oracle.service import LabelRequest, LabelResponse, Oracle, OracleSettings
 
 __all__ = [
+    "IGNORE",
+    "SKIP",
     "Annotator",
+    "AwaitingLabels",
+    "Correction",
     "GroundTruthAnnotator",
     "Item",
     "LabelRequest",
@@ -21,10 +26,13 @@ __all__ = [
     "Ledger",
     "Oracle",
     "OracleSettings",
+    "UnknownLabel",
     "Use",
     "annotator_names",
+    "answer_name",
     "label_space_of",
     "make_annotator",
+    "parse_answer",
     "register_annotator",
     "resolve_ledger_url",
 ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -28,8 +28,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from psp_ray.errors import OracleError
 from psp_ray.oracle import purchase
+from psp_ray.oracle.answers import SKIP
 from psp_ray.oracle.purchase import Order, Progress, count_paid, count_used
 from psp_ray.oracle.schema import (
+    corrections,
     experiments,
     labels,
     one_line,
@@ -46,12 +48,24 @@ _ATTEMPTS = 6  # tries of a transaction that lost a deadlock, a serialization co
 
 @dataclass(frozen=True)
 class Use:
-    """What an experiment was told about a sample."""
+    """What an experiment was told about a sample: a class index, SKIP or IGNORE; after corrections, the last one."""
 
     sample_id: str
     content_hash: str
     round: int
     label: int
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One change of a bought label; `corrected_at` in seconds since the epoch."""
+
+    content_hash: str
+    number: int
+    previous: int
+    label: int
+    corrected_by: str
+    corrected_at: float
 
 
 class Ledger:
@@ -95,10 +109,42 @@ class Ledger:
         """Give back what a failed `order` claimed and reserved; what it bought stays bought."""
         self._transact(lambda connection: purchase.release(connection, order))
 
+    # ---- correcting ---------------------------------------------------------------------------------------------
+
+    def correct(self, order: Order, changes: Mapping[str, int]) -> int:
+        """Change bought labels, {content hash: label}, in `order`'s label space and of its annotator.
+
+        Every experiment that uses such a label is told the new one from its next request on; `corrections` keeps the
+        history. Content that nobody has bought, and labels that are so already, are left alone. Returns how many
+        labels changed.
+        """
+        return self._transact(lambda connection: purchase.correct(connection, order, changes))
+
+    def corrected(self, order: Order) -> dict[str, int]:
+        """{sample_id: label} of all samples of the experiment, up to and with the order's round, ever corrected."""
+        return self._transact(lambda connection: purchase.corrected(connection, order))
+
+    def corrections(self, content_hash: str | None = None) -> list[Correction]:
+        """The history of corrections, oldest first; of one image where its hash is given."""
+        columns = (
+            corrections.c.content_hash,
+            corrections.c.number,
+            corrections.c.previous,
+            corrections.c.label,
+            corrections.c.corrected_by,
+            corrections.c.corrected_at,
+        )
+        statement = sa.select(*columns).order_by(
+            corrections.c.corrected_at, corrections.c.content_hash, corrections.c.number
+        )
+        if content_hash is not None:
+            statement = statement.where(corrections.c.content_hash == content_hash)
+        return self._transact(lambda connection: [Correction(*row) for row in connection.execute(statement)])
+
     # ---- looking -----------------------------------------------------------------------------------------------
 
     def labels_used(self, experiment: str, through_round: int | None = None) -> int:
-        """Labels that `experiment` was given, reused ones included; up to and with a round where one is named."""
+        """Answers that `experiment` was given but for skips, reused ones included; up to a round where one is named."""
         return self._transact(lambda connection: count_used(connection, experiment, through_round))
 
     def labels_paid(self, experiment: str, through_round: int | None = None) -> int:
@@ -116,7 +162,7 @@ class Ledger:
             newly = connection.execute(
                 sa.select(sa.func.count())
                 .select_from(labels)
-                .where(labels.c.request_id == order.request_id, labels.c.label.is_not(None))
+                .where(labels.c.request_id == order.request_id, labels.c.label.is_not(None), labels.c.label != SKIP)
             ).scalar_one()
             used = count_used(connection, order.experiment, order.round)
             return newly, used, count_paid(connection, order.experiment, order.round)[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from psp_ray.errors import BudgetError, OracleError
+from psp_ray.oracle.answers import SKIP
 from psp_ray.oracle.backends.base import Item
-from psp_ray.oracle.schema import experiments, label_spaces, labels, requests, uses
+from psp_ray.oracle.schema import corrections, experiments, label_spaces, labels, requests, uses
 
 _CHUNK = 500  # names per statement, far below the databases' limits on parameters
 
@@ -80,7 +81,7 @@ def advance(connection: Connection, order: Order) -> Progress:
         if row.label is not None:
             known[row.content_hash] = row.label
         elif row.request_id == order.request_id:
-            mine.append(Item(by_hash[row.content_hash], row.content_hash))
+            mine.append(Item(by_hash[row.content_hash], row.content_hash, order.round))
         elif not waiting:
             waiting = (
                 f"sample {by_hash[row.content_hash]!r} is being labeled for experiment {row.paid_by!r} "
@@ -99,9 +100,12 @@ def advance(connection: Connection, order: Order) -> Progress:
             uses.c.sample_id == sa.bindparam("sample"),
             uses.c.label.is_(None),
         )
-        .values(label=sa.bindparam("told"))
+        .values(label=sa.bindparam("told"), cost=sa.bindparam("price"))
     )
-    told = [{"sample": sample, "told": known[content_hash]} for sample, content_hash in open_samples]
+    told = [
+        {"sample": sample, "told": known[content_hash], "price": _price(order, known[content_hash])}
+        for sample, content_hash in open_samples
+    ]
     if told:
         connection.execute(tell, told)
     connection.execute(requests.update().where(requests.c.request_id == order.request_id).values(completed_at=now))
@@ -126,7 +130,8 @@ def store(connection: Connection, order: Order, bought: Sequence[tuple[str, int]
         where=labels.c.label.is_(None),
     )
     rows = [
-        _label_row(order, content_hash) | {"label": label, "paid_at": now, "lease_until": None}
+        _label_row(order, content_hash)
+        | {"label": label, "cost": _price(order, label), "paid_at": now, "lease_until": None}
         for content_hash, label in sorted(bought)
     ]
     if rows:
@@ -238,8 +243,9 @@ def _reserve(connection: Connection, order: Order) -> list[tuple[str, str]]:
 
 def _check_caps(connection: Connection, order: Order, more: int) -> None:
     """Caps count labels used at their price, bought or reused, so that a reused label never changes the course."""
+    counted = sa.case((_is_skip(uses.c.label), 0), else_=1)
     used, cost = connection.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(uses.c.cost), 0.0)).where(
+        sa.select(sa.func.coalesce(sa.func.sum(counted), 0), sa.func.coalesce(sa.func.sum(uses.c.cost), 0.0)).where(
             uses.c.experiment == order.experiment
         )
     ).one()
@@ -291,15 +297,14 @@ def _label_row(order: Order, content_hash: str) -> dict[str, Any]:
     }
 
 
-def _rows(connection: Connection, order: Order, content_hashes: list[str]) -> Iterator[Any]:
+def _rows(connection: Connection, order: Order, content_hashes: Sequence[str], *, lock: bool = False) -> Iterator[Any]:
     for part in _chunks(content_hashes):
-        yield from connection.execute(
-            sa.select(labels).where(
-                labels.c.label_space == order.label_space,
-                labels.c.annotator == order.annotator,
-                labels.c.content_hash.in_(part),
-            )
+        statement = sa.select(labels).where(
+            labels.c.label_space == order.label_space,
+            labels.c.annotator == order.annotator,
+            labels.c.content_hash.in_(part),
         )
+        yield from connection.execute(statement.with_for_update() if lock else statement)
 
 
 def _answer(connection: Connection, order: Order) -> dict[str, int]:
@@ -317,7 +322,9 @@ def _answer(connection: Connection, order: Order) -> dict[str, int]:
 def count_used(connection: Connection, experiment: str, through_round: int | None) -> int:
     """Labels that an experiment was given, up to and with a round where one is named."""
     statement = (
-        sa.select(sa.func.count()).select_from(uses).where(uses.c.experiment == experiment, uses.c.label.is_not(None))
+        sa.select(sa.func.count())
+        .select_from(uses)
+        .where(uses.c.experiment == experiment, uses.c.label.is_not(None), sa.not_(_is_skip(uses.c.label)))
     )
     if through_round is not None:
         statement = statement.where(uses.c.round <= through_round)
@@ -326,15 +333,100 @@ def count_used(connection: Connection, experiment: str, through_round: int | Non
 
 def count_paid(connection: Connection, experiment: str, through_round: int | None) -> tuple[int, float]:
     """Labels that an experiment bought and their cost, up to and with a round where one is named."""
+    counted = sa.case((_is_skip(labels.c.label), 0), else_=1)
     statement = (
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(labels.c.cost), 0.0))
+        sa.select(sa.func.coalesce(sa.func.sum(counted), 0), sa.func.coalesce(sa.func.sum(labels.c.cost), 0.0))
         .select_from(labels.join(requests, requests.c.request_id == labels.c.request_id))
         .where(labels.c.paid_by == experiment, labels.c.label.is_not(None))
     )
     if through_round is not None:
         statement = statement.where(requests.c.round <= through_round)
     count, cost = connection.execute(statement).one()
-    return count, float(cost)
+    return int(count), float(cost)
+
+
+def _is_skip(column: Any) -> Any:
+    """True for a sample that the annotator skipped; false, not unknown, where there is no answer yet."""
+    return sa.and_(column.is_not(None), column == SKIP)
+
+
+def _price(order: Order, label: int) -> float:
+    """What an answer costs: nothing where the annotator couldn't tell."""
+    return 0.0 if label == SKIP else order.cost
+
+
+# ---- corrections -----------------------------------------------------------------------------------------------------
+
+
+def correct(connection: Connection, order: Order, changes: Mapping[str, int]) -> int:
+    """Change bought labels, {content hash: label}, for all experiments that use them; see `Ledger.correct`."""
+    now = now_of(connection)
+    done = 0
+    for row in list(_rows(connection, order, sorted(changes), lock=True)):
+        label = changes[row.content_hash]
+        if row.label is None or row.label == label:
+            continue
+        key = (
+            labels.c.label_space == order.label_space,
+            labels.c.annotator == order.annotator,
+            labels.c.content_hash == row.content_hash,
+        )
+        number = connection.execute(
+            sa.select(sa.func.coalesce(sa.func.max(corrections.c.number), 0)).where(
+                corrections.c.label_space == order.label_space,
+                corrections.c.annotator == order.annotator,
+                corrections.c.content_hash == row.content_hash,
+            )
+        ).scalar_one()
+        connection.execute(
+            corrections.insert().values(
+                label_space=order.label_space,
+                annotator=order.annotator,
+                content_hash=row.content_hash,
+                number=number + 1,
+                previous=row.label,
+                label=label,
+                corrected_by=order.experiment,
+                corrected_at=now,
+            )
+        )
+        # A skipped image that gets its label after all is paid for now; a label that is taken back stays paid for.
+        late = {"cost": _price(order, label)} if row.label == SKIP else {}
+        connection.execute(labels.update().where(*key).values(label=label, **late))
+        connection.execute(
+            uses.update()
+            .where(
+                uses.c.content_hash == row.content_hash,
+                uses.c.label.is_not(None),
+                uses.c.experiment.in_(
+                    sa.select(experiments.c.experiment).where(
+                        experiments.c.label_space == order.label_space, experiments.c.annotator == order.annotator
+                    )
+                ),
+            )
+            .values(label=label, **late)
+        )
+        done += 1
+    return done
+
+
+def corrected(connection: Connection, order: Order) -> dict[str, int]:
+    """What the corrected samples of `order`'s experiment, up to and with its round, are now: {sample_id: label}."""
+    statement = (
+        sa.select(uses.c.sample_id, uses.c.label)
+        .where(
+            uses.c.experiment == order.experiment,
+            uses.c.round <= order.round,
+            uses.c.label.is_not(None),
+            uses.c.content_hash.in_(
+                sa.select(corrections.c.content_hash).where(
+                    corrections.c.label_space == order.label_space, corrections.c.annotator == order.annotator
+                )
+            ),
+        )
+        .order_by(uses.c.sample_id)
+    )
+    return {row.sample_id: row.label for row in connection.execute(statement)}
 
 
 def now_of(connection: Connection) -> float:

@@ -1,8 +1,8 @@
 """Tables of the label ledger, the version they have, and how a database is opened.
 
-One row of `labels` is one purchase, never changed once `label` is set; one row of `uses` is what one experiment was
-told about one sample. A later version adds tables beside them (corrections, several annotators) by a step in
-`MIGRATIONS`; it need not rewrite these.
+One row of `labels` is one purchase; one row of `uses` is what one experiment was told about one sample. Once set, a
+label changes by a correction only, and `corrections` keeps what it was before. A label is a class index, or one of the
+codes of `psp_ray.oracle.answers`. A later version adds tables beside these by a step in `MIGRATIONS`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from psp_ray.errors import OracleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the tables below. Raise it together with a step in `MIGRATIONS`."""
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {
+    2: lambda connection: corrections.create(connection),
+}
 """`MIGRATIONS[v]` turns a ledger of version v - 1 into one of version v, inside the opening transaction."""
 
 BUSY_SECONDS = 60.0
@@ -91,6 +93,20 @@ uses = sa.Table(
     # NULL while reserved (it counts against the caps, not in labels_used); then what the experiment was told.
     sa.Column("label", sa.Integer),
     sa.Column("cost", sa.Double, nullable=False),
+)
+
+# Every change of a bought label, numbered from 1 for each image: what it was, what it became, who changed it and when.
+corrections = sa.Table(
+    "corrections",
+    metadata,
+    sa.Column("label_space", sa.ForeignKey("label_spaces.label_space"), primary_key=True),
+    sa.Column("annotator", sa.Text, primary_key=True),
+    sa.Column("content_hash", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("previous", sa.Integer, nullable=False),
+    sa.Column("label", sa.Integer, nullable=False),
+    sa.Column("corrected_by", sa.Text, nullable=False, index=True),
+    sa.Column("corrected_at", sa.Double, nullable=False),
 )
 
 

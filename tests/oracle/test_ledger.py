@@ -15,7 +15,6 @@ from psp_ray.oracle import (
     OracleSettings,
     label_space_of,
     resolve_ledger_url,
-    schema,
 )
 from tests.oracle.clients import request, truth
 from tests.oracle.conftest import CLASSES
@@ -74,28 +73,29 @@ def test_newer_ledger_is_refused_in_one_line(tmp_path):
     Ledger(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_version SET version = 99")
-    with pytest.raises(OracleError, match="has version 99, this psp-ray knows 1; upgrade psp-ray"):
+    with pytest.raises(OracleError, match="has version 99, this psp-ray knows 2; upgrade psp-ray"):
         Ledger(path)
 
 
-def test_older_ledger_is_migrated_once_and_keeps_its_labels(tmp_path, monkeypatch):
+def as_version_1(path):
+    """Turn a new ledger into one of version 1, which had no corrections."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE corrections")
+        connection.execute("UPDATE schema_version SET version = 1")
+
+
+def test_older_ledger_is_migrated_once_and_keeps_its_labels(tmp_path):
     path = tmp_path / "ledger.db"
     Oracle(path, GroundTruthAnnotator(truth()), CLASSES).label(request("r1", "e", 1, [0, 1]))
-    steps = []
-
-    def step(connection):
-        steps.append(2)
-        connection.exec_driver_sql("CREATE TABLE corrections (content_hash TEXT)")
-
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
-    monkeypatch.setitem(schema.MIGRATIONS, 2, step)
-    for _ in range(2):
+    as_version_1(path)
+    for turn in range(2):
         with Ledger(path) as ledger:
             assert ledger.labels_used("e") == 2
-    assert steps == [2]
+            oracle = Oracle(ledger, GroundTruthAnnotator(truth()), CLASSES)
+            assert oracle.correct("e", {"s0": 2}) == (1 if turn == 0 else 0)
+            assert [(c.previous, c.label) for c in ledger.corrections()] == [(0, 2)]
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT max(version) FROM schema_version").fetchone() == (2,)
-        connection.execute("SELECT * FROM corrections")
+        assert connection.execute("SELECT version FROM schema_version ORDER BY version").fetchall() == [(1,), (2,)]
 
 
 def test_commits_reach_the_disk(tmp_path):

@@ -199,7 +199,7 @@ def test_what_was_bought_before_an_annotator_failed_stays(oracle):
     assert oracle.annotator.asked == ["hash4", "hash5", "hash6"]
 
 
-@pytest.mark.parametrize("answer", [[3], [-1], [0.5], [], [0, 0]])
+@pytest.mark.parametrize("answer", [[3], [-3], [0.5], [], [0, 0]])
 def test_nonsense_from_an_annotator_is_not_bought(oracle, answer):
     class Broken(Counting):
         def annotate(self, items):

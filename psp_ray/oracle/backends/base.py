@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -15,11 +15,14 @@ class Item:
     """One image to be labeled.
 
     `content_hash` names its bytes; a paid service should use it as its idempotency key, since after a crash between
-    the answer and the ledger's commit the same item is asked again.
+    the answer and the ledger's commit the same item is asked again. `round`: in which round it is asked. `suggestion`:
+    the class that the current prompts predict, where people are to be shown it; else empty.
     """
 
     sample_id: str
     content_hash: str
+    round: int = 0
+    suggestion: str = ""
 
 
 class Annotator(Protocol):
@@ -37,8 +40,20 @@ class Annotator(Protocol):
     @property
     def batch_size(self) -> int | None: ...
 
-    def annotate(self, items: Sequence[Item]) -> Sequence[int]:
-        """Class indices (0..C-1), one for each item, in their order. Raises OracleError where it can't tell."""
+    def annotate(self, items: Sequence[Item]) -> Sequence[int | None]:
+        """One answer for each item, in their order: a class index (0..C-1), SKIP (can't tell), IGNORE (none of the
+        classes), or None where there is no answer yet: what was answered is kept, and the request waits.
+
+        Raises OracleError where it fails.
+        """
+        ...
+
+
+class RevisingAnnotator(Annotator, Protocol):
+    """An annotator that may change its mind: asked before each request about what it answered in earlier ones."""
+
+    def revisions(self, told: Mapping[str, int]) -> Mapping[str, int]:
+        """Given {sample_id: answer} of all earlier requests: the answers that are different now."""
         ...
 
 
