@@ -9,7 +9,7 @@ others, `W = A + A'`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,7 +19,7 @@ from psp_ray.selftrain.topk import StreamingTopK
 from psp_ray.space import ImageSpace, subset
 
 _COLUMN_ENTRIES = 1 << 23  # float64 entries of one right-hand side matrix in work at a time (64 MiB)
-_TOLERANCE = 1e-8
+_TOLERANCE = 1e-6
 _MOST_STEPS = 2000
 
 
@@ -42,37 +42,75 @@ class Opinion:
     confidence: Float32Array
 
 
+@dataclass
+class PoolGraph:
+    """The graph over a pool's `positions` (k,), sorted; `places` (k, d) in the image space, `edges` directed (k, k)."""
+
+    pool: PoolReader
+    space: ImageSpace
+    positions: Int64Array
+    places: Float32Array
+    edges: sp.csr_array
+    neighbors: int
+    power: float
+    _whole: Graph | None = None
+    _visitors: dict[int, Float32Array] = field(default_factory=dict)
+
+    def with_labeled(self, labeled: Int64Array) -> tuple[Graph, Int64Array]:
+        """The graph with `labeled` (m,) in it, and the rows (m,) where they stand.
+
+        Labeled samples that are not among `positions` get rows behind them and edges to their nearest neighbors there.
+        """
+        k = len(self.positions)
+        rows = np.searchsorted(self.positions, labeled)
+        inside = np.zeros(len(labeled), bool)
+        inside[rows < k] = self.positions[rows[rows < k]] == labeled[rows < k]
+        outside = labeled[~inside]
+        if not len(outside):
+            if self._whole is None:
+                self._whole = normalized(self.edges)
+            return self._whole, rows
+        rows[~inside] = k + np.arange(len(outside))
+        row, column, cosine = _nearest(self._places_of(outside), k, self.places, np.arange(k), self.neighbors)
+        added = np.maximum(cosine, 0.0) ** self.power
+        own = self.edges.tocoo()
+        n = k + len(outside)
+        joined = (np.concatenate([own.coords[0], row]), np.concatenate([own.coords[1], column]))
+        return normalized(sp.csr_array((np.concatenate([own.data, added]), joined), shape=(n, n))), rows
+
+    def _places_of(self, positions: Int64Array) -> Float32Array:
+        size = _block_size(self.pool)
+        for position in positions.tolist():
+            if position not in self._visitors:
+                block = self.pool.block(position // size, views=self.space.views)
+                self._visitors[position] = self.space.embed(block)[position - block.start]
+        return np.stack([self._visitors[position] for position in positions.tolist()])
+
+
 def knn_graph(
     pool: PoolReader,
     *,
     neighbors: int = 10,
     power: float = 3.0,
-    limit: int = 50_000,
+    limit: int = 20_000,
     whitening: float = 0.25,
     views: bool = True,
-) -> Graph:
-    """The graph over all n samples of `pool`, in the space of `psp_ray.space` (`whitening`, `views` as there).
+) -> PoolGraph:
+    """The graph over `pool`, in the space of `psp_ray.space` (`whitening`, `views` as there).
 
-    Exact up to n = `limit`, in O(n^2 d) time, blocks of 4,096 x 4,096 similarities. In larger pools neighbors are
-    sought among `limit` samples drawn by noise on their names: O(n limit d). Ties go to the lower position.
-    Memory: limit * d * 4 bytes and about n * neighbors * 40 bytes.
+    In pools larger than `limit` it spans `limit` samples drawn by noise on their names. O(k^2 d) for k samples, blocks of
+    4,096 x 4,096 similarities; ties go to the lower position. Memory: k * d * 4 and about k * neighbors * 40 bytes.
     """
-    n = pool.n
-    if n == 0:
-        return Graph(sp.csr_array((0, 0), dtype=np.float64))
+    positions = subset(pool, np.arange(pool.n, dtype=np.int64), limit, "graph-targets")
     space = ImageSpace.fit(pool, whitening=whitening, views=views)
-    targets = subset(pool, np.arange(n, dtype=np.int64), limit, "graph-targets")
-    found = []
+    places = [np.zeros((0, pool.dim), np.float32)]
     for index in range(pool.n_blocks):
-        block = pool.block(index, views=space.views)
-        lo, hi = np.searchsorted(targets, [block.start, block.start + len(block.keys)])
-        found.append(space.embed(block)[targets[lo:hi] - block.start])
-    features = np.concatenate(found)
-    edges = []
-    for index in range(pool.n_blocks):
-        query = found[index] if len(targets) == n else space.embed(pool.block(index, views=space.views))
-        edges.append(_nearest(query, index * _block_size(pool), features, targets, neighbors))
-    return _joined(edges, n, power)
+        start = index * _block_size(pool)
+        lo, hi = np.searchsorted(positions, [start, start + _block_size(pool)])
+        if lo < hi:
+            places.append(space.embed(pool.block(index, views=space.views))[positions[lo:hi] - start])
+    features = np.concatenate(places)
+    return PoolGraph(pool, space, positions, features, _edges(features, neighbors, power), neighbors, power)
 
 
 def _block_size(pool: PoolReader) -> int:
@@ -80,13 +118,21 @@ def _block_size(pool: PoolReader) -> int:
 
 
 def neighbor_graph(places: Float32Array, *, neighbors: int = 10, power: float = 3.0) -> Graph:
-    """The graph of unit vectors `places` (n, d) in memory: the same as `knn_graph`, exact."""
+    """The graph of unit vectors `places` (n, d)."""
+    return normalized(_edges(places, neighbors, power))
+
+
+def _edges(places: Float32Array, neighbors: int, power: float) -> sp.csr_array:
+    """Directed edge weights (n, n) from each of `places` (n, d) to its nearest others."""
     n = len(places)
+    if n == 0:
+        return sp.csr_array((0, 0), dtype=np.float64)
     found = [
         _nearest(places[at : at + BLOCK_SIZE], at, places, np.arange(n, dtype=np.int64), neighbors)
         for at in range(0, n, BLOCK_SIZE)
     ]
-    return _joined(found, n, power)
+    row, column, cosine = (np.concatenate(part) for part in zip(*found, strict=True))
+    return sp.csr_array((np.maximum(cosine, 0.0) ** power, (row, column)), shape=(n, n))
 
 
 def _nearest(
@@ -102,13 +148,6 @@ def _nearest(
         best.offer(cosines, names)
     row, cosine, column = best.result()
     return row + start, column, cosine
-
-
-def _joined(found: list[tuple[Int64Array, Int64Array, Float64Array]], n: int, power: float) -> Graph:
-    if not found:
-        return Graph(sp.csr_array((n, n), dtype=np.float64))
-    row, column, cosine = (np.concatenate(part) for part in zip(*found, strict=True))
-    return normalized(sp.csr_array((np.maximum(cosine, 0.0) ** power, (row, column)), shape=(n, n)))
 
 
 def normalized(directed: sp.csr_array) -> Graph:
@@ -133,7 +172,7 @@ def propagate(
     the same mass (Zhu, Ghahramani and Lafferty, ICML 2003, with equal priors), which is too much where classes differ
     in size; `tempered` (ours) gives a class with m_c labels mass proportional to sqrt(m_c + 1).
     Solves one symmetric positive definite system per class that occurs, by conjugate gradients to a relative residual
-    of 1e-8, some classes at a time. Deterministic.
+    of 1e-6, some classes at a time. Deterministic.
     """
     best = np.zeros(graph.n)
     total = np.zeros(graph.n)

@@ -21,7 +21,7 @@ from psp_ray.records import (
     TextState,
 )
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
-from psp_ray.selftrain.graph import Graph, knn_graph, propagate
+from psp_ray.selftrain.graph import PoolGraph, knn_graph, propagate
 from psp_ray.selftrain.settings import SelfTrainingSettings
 from psp_ray.selftrain.topk import StreamingTopK
 from psp_ray.selftrain.ust import BlockScores, score_views
@@ -64,7 +64,7 @@ class PseudoLabeler:
         self.pool = pool
         self.graph_pool = graph_pool or pool
         self.settings = settings
-        self._graph: Graph | None = None
+        self._graph: PoolGraph | None = None
         self._scores: _Scores | None = None
 
     def label(
@@ -85,9 +85,9 @@ class PseudoLabeler:
         unlabeled = np.asarray(unlabeled, np.int64)
         if len(unlabeled) and ((np.diff(unlabeled) <= 0).any() or unlabeled[0] < 0 or unlabeled[-1] >= self.pool.n):
             raise ValueError(f"unlabeled must be sorted, distinct and within 0..{self.pool.n - 1}")
+        if self.settings.pseudo_source != "prompt":  # beside the oracle, rather than when its answer is there
+            unlabeled = np.intersect1d(unlabeled, self.graph().positions, assume_unique=True)
         self._scores = self._score(text, unlabeled, round, views)
-        if self.settings.pseudo_source != "prompt":
-            self.graph()  # beside the oracle, rather than when its answer is there
         return self._select(self._scores, np.zeros(0, np.int64), labeled, labels)
 
     def drop(
@@ -106,7 +106,7 @@ class PseudoLabeler:
             raise RuntimeError(f"drop: call label for round {round} first")
         return self._select(self._scores, np.unique(np.asarray(positions, np.int64)), labeled, labels)
 
-    def graph(self) -> Graph:
+    def graph(self) -> PoolGraph:
         """The pool's graph of nearest neighbors; computed once."""
         if self._graph is None:
             self._graph = knn_graph(
@@ -234,14 +234,10 @@ class PseudoLabeler:
         """What the bought labels say, by way of the graph, about the scored samples (-1: nothing), and how surely."""
         if labeled is None or labels is None or len(labeled) == 0:
             return np.full(len(scores.positions), -1, np.int32), np.zeros(len(scores.positions), np.float32)
-        opinion = propagate(
-            self.graph(),
-            labeled,
-            labels,
-            alpha=self.settings.graph_alpha,
-            balance=self.settings.graph_balance,
-        )
-        return opinion.labels[scores.positions], opinion.confidence[scores.positions]
+        graph, seeds = self.graph().with_labeled(np.asarray(labeled, np.int64))
+        opinion = propagate(graph, seeds, labels, alpha=self.settings.graph_alpha, balance=self.settings.graph_balance)
+        rows = np.searchsorted(self.graph().positions, scores.positions)
+        return opinion.labels[rows], opinion.confidence[rows]
 
     def _fill(self, scores: _Scores, lacking: Int64Array, blocked: Int64Array) -> Filling:
         assert scores.candidates is not None

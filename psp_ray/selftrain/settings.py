@@ -48,9 +48,9 @@ class SelfTrainingSettings(Settings):
         default=0.25, ge=0, le=1, description="whitening of the space in which neighbors are sought: 0 none, 1 full"
     )
     graph_limit: int = Field(
-        default=50_000,
+        default=20_000,
         ge=1,
-        description="in larger pools, neighbors are sought among this many images chosen by chance",
+        description="in larger pools the graph and its pseudo-labels keep to this many images chosen by chance",
     )
 
     @model_validator(mode="after")

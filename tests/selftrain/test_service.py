@@ -219,6 +219,19 @@ def test_empty_pool_keeps_nothing(pool):
 # ---- agreement with the graph ------------------------------------------------------------------------------------
 
 
+def test_large_pools_get_pseudo_labels_on_the_graph_only():
+    pool, text, truth = make_pool(n=300, noise=0.35)
+    labeler = PseudoLabeler(pool, SelfTrainingSettings(graph_limit=120))
+    bought = np.arange(0, 300, 10)
+    early = labeler.label(text, np.arange(300), 1)
+    got = labeler.drop(bought, 1, bought, truth[bought].astype(np.int32))
+    assert len(early.positions) == 0
+    assert 0 < len(got.positions) <= 120
+    assert np.isin(got.positions, labeler.graph().positions).all()
+    assert not np.isin(got.positions, bought).any()
+    assert (got.labels == truth[got.positions]).mean() > 0.6, "chance is a sixth"
+
+
 def test_agreement_keeps_exactly_what_the_graph_confirms():
     pool, text, truth = make_pool(n=300, noise=0.35)
     bought = np.arange(0, 300, 10)
@@ -227,7 +240,7 @@ def test_agreement_keeps_exactly_what_the_graph_confirms():
     teacher = PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="prompt", **open_to_all)).label(text, rest, 1)
     labeler = PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="both", **open_to_all))
     both = labeler.label(text, rest, 1, bought, truth[bought].astype(np.int32))
-    graph = propagate(labeler.graph(), bought, truth[bought].astype(np.int32)).labels
+    graph = propagate(*labeler.graph().with_labeled(bought), truth[bought].astype(np.int32)).labels
     agree = teacher.labels == graph[rest]
     np.testing.assert_array_equal(both.positions, rest[agree])
     assert 0 < agree.sum() < len(rest)
@@ -241,7 +254,7 @@ def test_the_graph_can_be_the_only_source():
     options = SelfTrainingSettings(pseudo_source="graph", pseudo_cap=12)
     labeler = PseudoLabeler(pool, options)
     got = labeler.label(text, rest, 1, bought, truth[bought].astype(np.int32))
-    opinion = propagate(labeler.graph(), bought, truth[bought].astype(np.int32))
+    opinion = propagate(*labeler.graph().with_labeled(bought), truth[bought].astype(np.int32))
     expected = {}
     for c in range(6):
         mine = [p for p in rest if opinion.labels[p] == c]
