@@ -56,25 +56,26 @@ class ImageSpace:
         axes = axes * np.maximum(deviation / deviation.max(), _FLOOR) ** -whitening
         return cls(mean.astype(np.float32), axes.astype(np.float32), views)
 
-    def embed(self, block: FeatureBlock) -> Float32Array:
-        """Unit vectors (m, d) of a block, read with its views if `views` says so."""
-        return self.place(averaged(block, self.views))
+    def embed(self, block: FeatureBlock, rows: Int64Array | None = None) -> Float32Array:
+        """Unit vectors (m, d) of a block, or of some `rows` (m,) of it, read with its views if `views` says so."""
+        return self.place(averaged(block, self.views, rows))
 
     def place(self, encodings: Float32Array) -> Float32Array:
         """Unit vectors (m, d) of (averaged) encodings (m, d); an encoding equal to the mean becomes 0."""
         return _unit((encodings - self.mean) @ self.axes)
 
 
-def averaged(block: FeatureBlock, views: bool) -> Float32Array:
-    """Mean direction (m, d) of the plain encoding and the views of each sample."""
-    rows = block.features.astype(np.float32)
+def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None) -> Float32Array:
+    """Mean direction (m, d) of the plain encoding and the views of each sample, or of the `chosen` rows (m,)."""
+    some = np.arange(len(block.features)) if chosen is None else chosen
+    rows = block.features[some].astype(np.float32)
     if not np.isfinite(rows).all():
-        bad = block.start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        bad = block.start + int(some[~np.isfinite(rows).all(axis=1)][0])
         raise DatasetError(
             f"the feature of pool sample {bad} is not a finite number; clear the feature cache and featurize again"
         )
     if views and block.views is not None:
-        rows = rows + block.views.astype(np.float32).sum(axis=1)
+        rows = rows + block.views[some].astype(np.float32).sum(axis=1)
     return _unit(rows)
 
 

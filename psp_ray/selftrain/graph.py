@@ -79,11 +79,8 @@ class PoolGraph:
         return normalized(sp.csr_array((np.concatenate([own.data, added]), joined), shape=(n, n))), rows
 
     def _places_of(self, positions: Int64Array) -> Float32Array:
-        size = _block_size(self.pool)
-        for position in positions.tolist():
-            if position not in self._visitors:
-                block = self.pool.block(position // size, views=self.space.views)
-                self._visitors[position] = self.space.embed(block)[position - block.start]
+        new = np.array(sorted({p for p in positions.tolist() if p not in self._visitors}), np.int64)
+        self._visitors.update(zip(new.tolist(), _places(self.pool, self.space, new), strict=True))
         return np.stack([self._visitors[position] for position in positions.tolist()])
 
 
@@ -98,23 +95,23 @@ def knn_graph(
 ) -> PoolGraph:
     """The graph over `pool`, in the space of `psp_ray.space` (`whitening`, `views` as there).
 
-    In pools larger than `limit` it spans `limit` samples drawn by noise on their names. O(k^2 d) for k samples, blocks of
-    4,096 x 4,096 similarities; ties go to the lower position. Memory: k * d * 4 and about k * neighbors * 40 bytes.
+    In pools larger than `limit` it spans `limit` samples drawn by noise on their names. O(k^2 d) for k samples, in
+    blocks of 4,096 x 4,096 similarities; ties go to the lower position. Memory: k (4 d + about 40 neighbors) bytes.
     """
     positions = subset(pool, np.arange(pool.n, dtype=np.int64), limit, "graph-targets")
     space = ImageSpace.fit(pool, whitening=whitening, views=views)
-    places = [np.zeros((0, pool.dim), np.float32)]
-    for index in range(pool.n_blocks):
-        start = index * _block_size(pool)
-        lo, hi = np.searchsorted(positions, [start, start + _block_size(pool)])
-        if lo < hi:
-            places.append(space.embed(pool.block(index, views=space.views))[positions[lo:hi] - start])
-    features = np.concatenate(places)
+    features = _places(pool, space, positions)
     return PoolGraph(pool, space, positions, features, _edges(features, neighbors, power), neighbors, power)
 
 
-def _block_size(pool: PoolReader) -> int:
-    return int(getattr(pool, "block_size", BLOCK_SIZE))
+def _places(pool: PoolReader, space: ImageSpace, positions: Int64Array) -> Float32Array:
+    """Places (k, d) of sorted `positions` (k,), block by block."""
+    size = int(getattr(pool, "block_size", BLOCK_SIZE))
+    places = [np.zeros((0, pool.dim), np.float32)]
+    for index in np.unique(positions // size).tolist():
+        lo, hi = np.searchsorted(positions, [index * size, (index + 1) * size])
+        places.append(space.embed(pool.block(index, views=space.views), positions[lo:hi] - index * size))
+    return np.concatenate(places)
 
 
 def neighbor_graph(places: Float32Array, *, neighbors: int = 10, power: float = 3.0) -> Graph:
