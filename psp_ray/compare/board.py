@@ -65,7 +65,8 @@ class Board:
             said = f"FAILED: {outcome.error}"
         else:
             summary = read_json(cell.folder / SUMMARY)
-            said = f"{percent(summary['final_accuracy'])} ({duration(summary['wall_seconds'])})"
+            accuracy = summary["zero_shot_accuracy"] if not summary["rounds"] else summary["final_accuracy"]
+            said = f"{percent(accuracy)} ({duration(summary['wall_seconds'])})"
         left = self._left(self._ended_rounds + self._moving()) if self._open and not self.console.is_terminal else ""
         left = f", {left}" if left else ""
         done = self._total - len(self._open)

@@ -14,18 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from psp_ray import components
 from psp_ray.checkpoint import MARKER
 from psp_ray.compare.plan import Cell, Plan
+from psp_ray.compare.settings import ZERO_SHOT
 from psp_ray.config import Config
 from psp_ray.data.encoder import ChunkResult, ChunkTask
 from psp_ray.errors import OutputError, UserError
+from psp_ray.experiment import RunState
 from psp_ray.files import write_text
+from psp_ray.records import TextState
 from psp_ray.report.progress import Reporter
-from psp_ray.run import Prepared, check_budget, featurize_prepared, open_runtime, run
+from psp_ray.results import write_summary
+from psp_ray.run import Prepared, check_budget, featurize_prepared, open_out, open_runtime, run
 from psp_ray.runtime import Runtime
+from psp_ray.threads import limit_threads
 
 ERRORS = "errors"
 LINGER = 60.0
@@ -60,12 +66,31 @@ def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcom
     assert config.out is not None
     try:
         with alone(Path(config.out), LINGER):  # a worker of a killed comparison may take a moment to end
-            run(config, Quiet(config.rounds, on_round))
+            if config.strategy == ZERO_SHOT:
+                _look_without_learning(config)
+            else:
+                run(config, Quiet(config.rounds, on_round))
     except UserError as error:
         return Outcome(" ".join(str(error).split()))
     except Exception as error:
         return Outcome(first_line(error), traceback.format_exc())
     return Outcome()
+
+
+def _look_without_learning(config: Config) -> None:
+    """The summary of a run of no rounds."""
+    from psp_ray.references import zero_shot
+
+    assert config.out is not None
+    started, out = time.perf_counter(), Path(config.out)
+    limit_threads(config.threads)
+    open_out(config, out)
+    evaluation = zero_shot(config)
+    none = np.zeros(0, np.int64)
+    text = TextState(np.zeros((0, 0), np.float32), 1.0)
+    labels = none.astype(np.int32)
+    state = RunState(text, evaluation, none, labels, none.astype(np.float64), labels, text.features)
+    write_summary(out, config, "finished", state, time.perf_counter() - started, config.image_size)
 
 
 def first_line(error: BaseException) -> str:

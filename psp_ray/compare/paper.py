@@ -12,7 +12,7 @@ from rich.console import Console
 
 from psp_ray.compare.command import Request, carry_out
 from psp_ray.compare.plan import make_plan
-from psp_ray.compare.settings import StudySettings, make_study, parse_pair, parse_strategy, shown_command
+from psp_ray.compare.settings import ZERO_SHOT, StudySettings, make_study, parse_pair, parse_strategy, shown_command
 from psp_ray.compare.tables import Key, markdown_table
 from psp_ray.config import resolve
 from psp_ray.data.dataset import Dataset, load_dataset
@@ -84,7 +84,7 @@ def beside_the_paper(results: pd.DataFrame) -> str:
         ours, theirs = [], []
         for name in datasets:
             here = finished[finished.dataset == name]
-            if line.ours[0] == "zero-shot":
+            if line.ours[0] == ZERO_SHOT:
                 values = here.zero_shot_accuracy
             else:
                 values = here[(here.strategy == line.ours[0]) & (here.self_training == line.ours[1])].final_accuracy
@@ -140,7 +140,8 @@ def take_stock(
     for text in strategies:
         entry = parse_strategy(text)
         try:
-            resolve({"strategy": entry.name})
+            if entry.name != ZERO_SHOT:
+                resolve({"strategy": entry.name})
             found.strategies.append(text)
         except UserError:
             found.missing.append(

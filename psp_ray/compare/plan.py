@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psp_ray.compare.settings import REFERENCES, Entry, Study, parse_dataset, parse_strategy
+from psp_ray.compare.settings import REFERENCES, ZERO_SHOT, Entry, Study, parse_dataset, parse_strategy
 from psp_ray.config import Config, resolve
 from psp_ray.data.dataset import Dataset, load_dataset
 from psp_ray.errors import ConfigError, OutputError
@@ -99,7 +99,7 @@ def make_plan(study: Study, out: Path) -> Plan:
                         f"--strategies: {strategy.text} and {seen[place]} are the same runs; leave one of them out"
                     )
                 wanted.setdefault(_features_key(prepared.config), prepared)
-                for seed in range(1 if strategy.name == "zero-shot" else study.settings.seeds):
+                for seed in range(1 if strategy.name == ZERO_SHOT else study.settings.seeds):
                     plan.cells.append(_cell(out, name, shown, prepared.config, times, seed))
         if len(seen) < len(strategies):
             twice = Counter(strategy.text for strategy in strategies).most_common(1)[0][0]
@@ -144,7 +144,14 @@ def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, time
         given["self_training"] = strategy.self_training
     if times is not None:
         given["labels_per_round"] = times * len(dataset.classes)
-    return prepare(resolve(given), dataset)
+        return prepare(resolve(given), dataset)
+    given.pop("rounds", None)  # references have their own, or none
+    if strategy.name != ZERO_SHOT:
+        return prepare(resolve(given), dataset)
+    # It buys nothing: no run, but a configuration like the others', which `execute.run_one` knows by its name.
+    given |= {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": 1}
+    prepared = prepare(resolve(given), dataset)
+    return Prepared(prepared.config.model_copy(update={"strategy": ZERO_SHOT}), dataset, prepared.spec)
 
 
 def _cell(out: Path, dataset: str, strategy: str, config: Config, times: int | None, seed: int) -> Cell:

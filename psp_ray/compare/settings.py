@@ -17,7 +17,8 @@ from psp_ray.config import RUN_ONLY, Config
 from psp_ray.errors import ConfigError
 from psp_ray.settings import Settings, option_name
 
-REFERENCES = ("zero-shot", "full")
+ZERO_SHOT = "zero-shot"
+REFERENCES = (ZERO_SHOT, "full")
 """Strategies that are lines to compare with, not policies: neither knows labels per class."""
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
 OWN_KEYS = frozenset({"dataset", "split", "strategy", "preset", "self_training", "seed", "labels_per_round", "ledger"})

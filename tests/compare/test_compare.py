@@ -20,6 +20,7 @@ from psp_ray.acquisition.random import Random
 from psp_ray.compare import execute as execute_module
 from psp_ray.compare.command import Request, compare
 from psp_ray.config import resolve
+from psp_ray.data.dataset import load_dataset
 from psp_ray.errors import ConfigError, OutputError
 from psp_ray.main import main
 from psp_ray.report.progress import Reporter
@@ -213,6 +214,22 @@ def test_labels_per_class_settings_of_entries_and_names(start, tmp_path, shades,
     kappa = [json.loads(path.read_text())["identity"]["kappa"] for path in out.glob("runs/*psp*/run.json")]
     assert kappa == [2.0] * 4
     assert "### 2 labels per class and round" in (out / "table.md").read_text()
+
+
+def test_references_are_rows_and_lines(start, tmp_path, shades):
+    pytest.importorskip("psp_ray.references")
+    out = tmp_path / "out"
+    study = {"labels_per_class": "1,2"}
+    assert start(out, datasets=str(shades), strategies="zero-shot,full,random:none", seeds=2, study=study) == 0
+    results = results_of(out)
+    zero, full, random = (results[results.strategy == name] for name in ("zero-shot", "full", "random"))
+    assert (len(zero), len(full), len(random)) == (1, 2, 4)
+    assert zero.labels_used.tolist() == [0]
+    assert full.labels_used.tolist() == [load_dataset(str(shades)).pool.num_rows] * 2
+    assert zero.final_accuracy.iloc[0] == random.zero_shot_accuracy.iloc[0] == zero.zero_shot_accuracy.iloc[0]
+    table = (out / "table.md").read_text()
+    assert table.count("| zero-shot | none |") == table.count("| full | none |") == 4  # two tables a number of labels
+    assert start(out, datasets=str(shades), strategies="zero-shot", seeds=2, study=study, resume=True) == 0
 
 
 def test_a_study_file_and_a_report(finished, start, settings, tiny_folder, shades, tmp_path, capsys):
