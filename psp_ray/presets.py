@@ -37,7 +37,7 @@ PRESETS: dict[str, Settings] = {
     "psp": PSP,
     "psp-no-vssp": PSP | {"strategy": "random"},
     "psp-no-ust": PSP | {"self_training": "none"},
-    "psp-scalar-critic": PSP | {"critic": "scalar"},
+    "psp-scalar-critic": PSP | {"critic": "scalar", "reward_form": "scalar"},
     "psp-pad": PSP | {"align": "pad"},
     "psp-vae": PSP | {"align": "vae"},
     "psp-id": PSP | {"align": "id"},

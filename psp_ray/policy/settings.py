@@ -64,11 +64,11 @@ class PolicySettings(Settings):
         description="divide the indicator by its size under uniform selection, or take it as it is",
     )
     reward_gap: Literal["after", "before", "closed"] = Field(
-        "after",
+        "closed",
         description="gap of the student (after), of the teacher (before), or what learning left of it (closed)",
     )
     reward_form: Literal["scalar", "per-sample"] = Field(
-        "scalar", description="one reward for all samples, or bought samples get their own gap"
+        "per-sample", description="one reward for all samples, or bought samples get their own gap"
     )
     reward_centered: bool = Field(
         True, description="subtract the mean reward: else every sample gains by leaving the pool of negative rewards"
@@ -146,6 +146,8 @@ PSP_PAPER: dict[str, Any] = {
     "state_features": False,
     "pooled_context": False,
     "reward_scaling": "paper",
+    "reward_gap": "after",
+    "reward_form": "scalar",
     "reward_centered": False,
     "reward_scale": 1.0,
 }

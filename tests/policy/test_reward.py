@@ -13,6 +13,7 @@ from psp_ray.records import LearnOutcome, Proposal, TextState
 LOG_A = np.log([0.3, 0.1, 0.05])
 PROPOSAL = Proposal(np.array([4, 2, 7]), LOG_A)
 PAPER = PolicySettings(**PSP_PAPER)
+AFTER = {"reward_gap": "after"}
 
 
 def outcome(new=(0.1, 0.0, 0.2), pseudo=(0.02, 0.04), new_before=(0.3, 0.2, 0.1), pseudo_before=(0.1, 0.1)):
@@ -36,7 +37,7 @@ def test_paper_reward_is_the_notes_formula():
 def test_normalized_reward_divides_by_the_uniform_indicators_size():
     factor = log_pmf(np.exp(LOG_A), 10) / abs(log_pmf(np.full(3, 0.1), 10))
     assert factor < 0
-    assert reward(PROPOSAL, 10, outcome(), PolicySettings()).total == pytest.approx(factor * 0.121, rel=1e-6)
+    assert reward(PROPOSAL, 10, outcome(), PolicySettings(**AFTER)).total == pytest.approx(factor * 0.121, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["multinomial", "plackett-luce"])
@@ -48,7 +49,7 @@ def test_normalized_indicator_of_a_uniform_policy_is_minus_one(kind):
 
 
 def test_without_indicator_the_factor_is_minus_one():
-    settings = PolicySettings(ms="none", beta=0.5)
+    settings = PolicySettings(ms="none", beta=0.5, **AFTER)
     assert reward(PROPOSAL, 10, outcome(), settings).total == pytest.approx(-(0.1 + 0.5 * 0.03), rel=1e-6)
 
 
@@ -62,11 +63,11 @@ def test_gaps_before_and_closed():
 
 def test_no_pseudo_labels_leave_the_second_term_out():
     bare = outcome(pseudo=(), pseudo_before=())
-    assert reward(PROPOSAL, 10, bare, PolicySettings(ms="none")).total == pytest.approx(-0.1, rel=1e-6)
+    assert reward(PROPOSAL, 10, bare, PolicySettings(ms="none", **AFTER)).total == pytest.approx(-0.1, rel=1e-6)
 
 
 def test_own_rewards_average_to_the_total():
-    paid = reward(PROPOSAL, 10, outcome(), PolicySettings())
+    paid = reward(PROPOSAL, 10, outcome(), PolicySettings(**AFTER))
     assert paid.own.mean() == pytest.approx(paid.total)
     assert paid.own.argmax() == 1  # the sample without a gap
 
@@ -74,7 +75,7 @@ def test_own_rewards_average_to_the_total():
 @pytest.mark.parametrize("bad", [{"new": (0.1, 0.2)}, {"new": (0.1, np.nan, 0.2)}, {"pseudo": (np.inf, 0.0)}])
 def test_gaps_that_do_not_fit_are_refused(bad):
     with pytest.raises(ValueError, match="gaps"):
-        reward(PROPOSAL, 10, outcome(**bad), PolicySettings())
+        reward(PROPOSAL, 10, outcome(**bad), PolicySettings(**AFTER))
 
 
 def transition(round=1, reward=-0.5, own=(-0.4, -0.6)):

@@ -15,7 +15,8 @@ from psp_ray.policy.settings import PSP_PAPER, PolicySettings
 from psp_ray.policy.state import PoolView
 from tests.policy.worlds import World
 
-SMALL = {"hidden": 16, "rank_image": 4, "rank_class": 4, "update_steps": 2}
+SCALAR = {"reward_gap": "after", "reward_form": "scalar"}
+SMALL = {"hidden": 16, "rank_image": 4, "rank_class": 4, "update_steps": 2, **SCALAR}
 
 
 def played(world, settings, count=2, **options):
@@ -282,7 +283,7 @@ def test_update_sample_uses_that_many_blocks():
 def test_policy_moves_mass_to_what_it_is_paid_for(gap):
     """A bandit: two of six classes carry no gap (or the others don't); the policy must find them from 30 labels."""
     world = World(n=400, n_classes=6, dim=24, seed=3)
-    settings = PolicySettings(reward_form="per-sample")
+    settings = PolicySettings(reward_form="per-sample", reward_gap="after", prior="none")
     strategy = VSSP(world.pool, settings)
     good = np.isin(world.truth, (0, 1)) if gap == "good-low" else ~np.isin(world.truth, (0, 1))
     shares = []
