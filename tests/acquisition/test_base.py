@@ -67,7 +67,7 @@ def test_listing_strategies_imports_nothing_heavy():
 
 
 def test_unknown_names_are_refused_with_the_nearest(registries):
-    with pytest.raises(ConfigError, match=r"'vsp' is unknown; did you mean 'vssp'\?; known: .*random, vssp"):
+    with pytest.raises(ConfigError, match=r"'vsp' is unknown; did you mean 'vssp'\?; known: .*random, .*vssp"):
         create("vsp", World(n=20).pool)
     with pytest.raises(ConfigError, match=r"wrapper 'pcbb' is unknown"):
         create("random+pcbb", World(n=20).pool)
