@@ -43,7 +43,7 @@ RUN_ONLY = frozenset(
 """Keys that say where and how a run is executed, not what it computes: they may change when it is resumed."""
 
 
-class Config(PolicySettings, LearnSettings, SelfTrainingSettings, AcquisitionSettings):
+class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSettings):
     """The resolved settings of one run. `preset` remembers the name that `--strategy` was given."""
 
     # data
@@ -119,6 +119,13 @@ class Config(PolicySettings, LearnSettings, SelfTrainingSettings, AcquisitionSet
     )
     out: str | None = Field(None, description="output folder; default: runs/DATASET-STRATEGY-seedN")
     resume: bool = Field(False, description="continue the run in the output folder, or start it")
+
+    @field_validator("labels_per_round", mode="before")
+    @classmethod
+    def _number_or_pool(cls, value: Any) -> Any:
+        if value is not None and value != "pool" and not (str(value).isdecimal() and int(value) > 0):
+            raise ValueError("give a number of at least 1, or pool")
+        return value
 
     @field_validator("views", mode="before")
     @classmethod

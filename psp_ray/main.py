@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -50,8 +50,10 @@ def setting_options(command: Callable[..., Any], hidden: frozenset[str] = HIDDEN
 def _metavar(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        return _metavar(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return _metavar(next(kind for kind in get_args(annotation) if kind is not type(None)))
+        return "|".join(_metavar(kind) for kind in get_args(annotation) if kind is not type(None))
     return {int: "N", float: "X"}.get(annotation, "TEXT")
 
 

@@ -27,6 +27,9 @@ from psp_ray.records import (
     UInt64Array,
 )
 
+DECIMALS = 5
+"""Scores that agree so far are a tie: what lies behind is rounding, which depends on how the pool is cut."""
+
 CACHE_BYTES = 1 << 30
 """What a strategy that passes over the pool many times may keep of it; the rest is computed anew in every pass."""
 

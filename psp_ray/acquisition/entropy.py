@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, probabilities, read_blocks
+from psp_ray.acquisition._baseline import DECIMALS, Baseline, class_embeddings, probabilities, read_blocks
 from psp_ray.acquisition.base import register
 from psp_ray.policy.sampling import TopK
 from psp_ray.records import Int64Array, PoolState
@@ -15,8 +15,8 @@ class Entropy(Baseline):
     """The samples of largest `H(p_i) = -sum_c p_ic log p_ic`, `p_i = softmax(logit_scale * f_i . T)`.
 
     Source: Settles, "Active learning literature survey" (2009), section 3.1; as a baseline of prompt learning in Bang
-    et al., "Active prompt learning in vision language models" (CVPR 2024). Equal entropies are ordered by the samples'
-    noise keys. O(n C d) time, one block of memory.
+    et al., "Active prompt learning in vision language models" (CVPR 2024). Entropies equal to five decimals are
+    ordered by the samples' noise keys. O(n C d) time, one block of memory.
     """
 
     name = "entropy"
@@ -27,5 +27,5 @@ class Entropy(Baseline):
         for block in read_blocks(self.pool, state.unlabeled):
             p = probabilities(block.features, embeddings, state.text.logit_scale)
             entropy = -np.sum(p * np.log(np.maximum(p, np.finfo(np.float64).tiny)), axis=1)
-            top.add(block.positions, np.zeros(len(p)), entropy, block.keys)
+            top.add(block.positions, np.zeros(len(p)), np.round(entropy, DECIMALS), block.keys)
         return top.positions

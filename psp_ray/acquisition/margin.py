@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, probabilities, read_blocks
+from psp_ray.acquisition._baseline import DECIMALS, Baseline, class_embeddings, probabilities, read_blocks
 from psp_ray.acquisition.base import register
 from psp_ray.policy.sampling import TopK
 from psp_ray.records import Int64Array, PoolState
@@ -15,8 +15,8 @@ class Margin(Baseline):
     """The samples of smallest `p_i(1) - p_i(2)`, the two largest class probabilities.
 
     Source: Scheffer, Decomain and Wrobel, "Active hidden Markov models for information extraction" (IDA 2001). With a
-    single class every margin is 1. Equal margins are ordered by the samples' noise keys. O(n C d) time, one block of
-    memory.
+    single class every margin is 1. Margins equal to five decimals are ordered by the samples' noise keys. O(n C d)
+    time, one block of memory.
     """
 
     name = "margin"
@@ -30,5 +30,5 @@ class Margin(Baseline):
             if p.shape[1] > 1:
                 two = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
                 margin = two[:, 1] - two[:, 0]
-            top.add(block.positions, np.zeros(len(p)), -margin, block.keys)
+            top.add(block.positions, np.zeros(len(p)), -np.round(margin, DECIMALS), block.keys)
         return top.positions

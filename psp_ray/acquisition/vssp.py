@@ -15,7 +15,7 @@ import numpy as np
 
 from psp_ray import noise
 from psp_ray.acquisition.base import register, validate_state
-from psp_ray.errors import UserError
+from psp_ray.errors import DatasetError, UserError
 from psp_ray.policy import indicator, sampling
 from psp_ray.policy.replay import ReplayBuffer, Transition
 from psp_ray.policy.reward import reward
@@ -169,6 +169,8 @@ class VSSP:
             return view
         if self._planned is not None and self._planned[0] == state.round and _same(self._planned[1], view):
             return self._planned[1]
+        if not np.isfinite(state.text.features).all():
+            raise DatasetError("the prompt's class embeddings are not finite: learning diverged")
         if self._coverage is None:
             self._coverage = Coverage(self.pool, self.settings)
         anchors, odds = self._coverage.plan(view, state.n_query, state.round)

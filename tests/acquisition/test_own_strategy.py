@@ -1,0 +1,70 @@
+"""docs/own-strategy.md, tried as it stands: one file, one entry point, a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "own-strategy.md"
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder that holds what `pip install` of the documented package would leave on the path."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    entry = re.search(r"^(farthest-from-text) = \"(.*)\"$", text, re.MULTILINE)
+    folder = tmp_path / "site"
+    info = folder / "nearest_text-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "nearest_text.py").write_text(code, encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nearest-text\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[psp_ray.acquisition]\n{entry[1]} = {entry[2]}\n")
+    return folder
+
+
+def psp_ray(installed, *arguments):
+    path = os.pathsep.join([str(installed), str(DOCUMENT.parents[1])])
+    return subprocess.run(
+        [sys.executable, "-m", "psp_ray.main", *arguments],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_the_documented_strategy_runs_from_the_command_line(installed, tiny_model, tiny_folder, cache_folder, tmp_path):
+    options = ["--dataset", tiny_folder, "--model", tiny_model, "--cache", cache_folder, "--runner", "inline"]
+    small = ["--rounds", "2", "--labels-per-round", "3", "--learning-steps", "3"]
+    for name in ("farthest-from-text", "farthest-from-text+pcb"):
+        out = tmp_path / name
+        done = psp_ray(installed, "run", "--strategy", name, *map(str, options), *small, "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((out / "summary.json").read_text())
+        assert summary["status"] == "finished"
+        assert summary["labels_used"] == 6
+    unknown = psp_ray(installed, "run", "--strategy", "farthest-from-txt", *map(str, options), "--dry-run")
+    assert unknown.returncode == 2
+    assert "did you mean 'farthest-from-text'" in unknown.stderr
+
+
+def test_it_is_what_it_says(installed, monkeypatch):
+    import numpy as np
+
+    from tests.policy.worlds import World
+
+    monkeypatch.syspath_prepend(str(installed))
+    from nearest_text import FarthestFromText
+
+    world = World(n=100)
+    chosen = FarthestFromText(world.pool).propose(world.state(n_query=7)).positions
+    nearest = (world.features.astype(np.float16).astype(np.float64) @ world.text.T).max(axis=1)
+    np.testing.assert_array_equal(chosen, np.argsort(nearest)[:7])
+    sys.modules.pop("nearest_text")

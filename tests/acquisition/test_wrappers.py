@@ -1,0 +1,199 @@
+"""The balancer and the subsampling wrapper."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psp_ray.acquisition import create, register
+from psp_ray.acquisition.pcb import balanced, balanced_as_released
+from psp_ray.acquisition.sub import intensities
+from psp_ray.config import Config
+from psp_ray.policy.sampling import inclusion_probabilities
+from tests.policy.worlds import World
+
+
+def test_balanced_by_hand():
+    predicted = np.array([0, 0, 1, 0, 2, 1])
+    counts = np.array([1, 0, 0, 0])  # class 3 has no candidate
+    # 1 (tie of 1, 2, 3: lower), 2, then 3 is least but empty: 0 and 1 have one each, lower first, then 1, then 0
+    assert balanced(predicted, counts, 6).tolist() == [2, 4, 0, 5, 1, 3]
+    assert counts.tolist() == [1, 0, 0, 0]
+
+
+def test_released_gives_up_when_the_least_labeled_class_runs_out():
+    predicted = np.array([0, 0, 1, 0, 2, 1])
+    counts = np.array([1, 0, 0, 0])
+    # 1 and 2, then class 3 is least for ever: the rest comes in the candidates' own (random) order
+    assert balanced_as_released(predicted, counts, 6).tolist() == [2, 4, 0, 1, 3, 5]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 8))
+def test_balancers_choose_distinct_and_agree_while_no_class_runs_out(seed, m, n_classes):
+    rng = np.random.default_rng(seed)
+    predicted = rng.integers(n_classes, size=m)
+    counts = rng.integers(4, size=n_classes)
+    n_query = int(rng.integers(1, m + 1))
+    intent = balanced(predicted, counts, n_query)
+    released = balanced_as_released(predicted, counts, n_query)
+    for chosen in (intent, released):
+        assert len(set(chosen.tolist())) == n_query
+    running = counts.copy()
+    for a, b in zip(intent, released, strict=True):
+        least = int(np.argmin(running))
+        if predicted[a] != least:
+            break
+        assert a == b
+        running[least] += 1
+
+
+def test_intent_levels_the_counts_as_far_as_candidates_allow():
+    rng = np.random.default_rng(0)
+    predicted, counts = rng.integers(10, size=200), rng.integers(5, size=10)
+    chosen = balanced(predicted, counts, 50)
+    after = counts + np.bincount(predicted[chosen], minlength=10)
+    assert after.max() - after.min() <= 1
+
+
+def build(name, world, **values):
+    return create(name, world.pool, Config(**values))
+
+
+def test_pcb_s_first_round_is_random_and_later_ones_are_balanced_candidates():
+    world = World(n=200, n_classes=5, spread=1.0)
+    state = world.state()
+    random = build("random", world).propose(state)
+    np.testing.assert_array_equal(build("badge+pcb", world).propose(state).positions, random.positions)
+    labeled = np.arange(6)
+    labels = np.array([0, 0, 1, 1, 2, 3])
+    state = world.state(2, 9, np.arange(6, 200), labeled, labels)
+    proposal = build("badge+pcb", world, pcb_fraction=0.2).propose(state)
+    candidates = build("badge", world).propose(world.state(2, 40, np.arange(6, 200), labeled, labels)).positions
+    assert set(proposal.positions) <= set(candidates)
+    predicted = (world.features[proposal.positions] @ world.text.T).argmax(axis=1)
+    np.testing.assert_array_equal(np.bincount(labels, minlength=5) + np.bincount(predicted, minlength=5), [3] * 5)
+    assert np.isnan(proposal.log_prob).all()
+
+
+def test_pcb_s_first_round_may_be_the_strategy_s():
+    world = World(n=200)
+    balanced_first = build("entropy+pcb", world, pcb_first_round="strategy").propose(world.state(n_query=5))
+    predicted = (world.features[balanced_first.positions] @ world.text.T).argmax(axis=1)
+    assert sorted(predicted) == [0, 1, 2, 3, 4]
+
+
+def test_pcb_asks_for_a_share_of_the_whole_pool():
+    world = World(n=200)
+    asked = []
+
+    class Spy:
+        name = "spy"
+
+        def __init__(self, pool, settings=None):
+            self.inner = create("random", pool)
+
+        def propose(self, state):
+            asked.append(state.n_query)
+            return self.inner.propose(state)
+
+    from psp_ray.acquisition.pcb import PCBSettings, PseudoClassBalance
+
+    for left, n_query, expected in ((190, 5, 20), (15, 5, 15), (190, 30, 30)):
+        state = world.state(2, n_query, np.arange(10, 10 + left), np.arange(10), world.truth[:10])
+        PseudoClassBalance(Spy(world.pool), world.pool, PCBSettings()).propose(state)
+        assert asked[-1] == expected
+
+
+class Learner:
+    """Draws like `random` and remembers what it is told."""
+
+    name = "learner"
+
+    def __init__(self, pool, settings=None):
+        self.inner = create("random", pool)
+        self.told = []
+
+    def propose(self, state):
+        return self.inner.propose(state)
+
+    def observe(self, feedback):
+        self.told.append(feedback)
+        return self.inner.observe(feedback)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.fixture
+def learner(monkeypatch):
+    from psp_ray.acquisition import base
+
+    base._discover()
+    monkeypatch.setattr(base, "_STRATEGIES", dict(base._STRATEGIES))
+    register("learner")(Learner)
+    return "learner"
+
+
+def test_a_learner_behind_the_balancer_is_told_its_own_odds(learner):
+    world = World(n=100)
+    strategy = build(learner + "+pcb", world)
+    state = world.state(2, 5, np.arange(10, 100), np.arange(10), world.truth[:10])
+    proposal = strategy.propose(state)
+    strategy.observe(world.feedback(state, proposal))
+    told = strategy.inner.told[0].proposal
+    np.testing.assert_array_equal(told.positions, proposal.positions)
+    np.testing.assert_allclose(told.log_prob, -np.log(90))
+    assert np.isfinite(told.ms_indicator)
+
+
+def test_a_learner_behind_a_part_sees_the_part_as_its_pool(learner):
+    world = World(n=100)
+    strategy = build(learner + "+sub", world, sub_size=30)
+    state = world.state(2, 5, np.arange(10, 100), np.arange(10), world.truth[:10])
+    proposal = strategy.propose(state)
+    strategy.observe(world.feedback(state, proposal))
+    told = strategy.inner.told[0]
+    assert len(told.state.unlabeled) == 30
+    assert set(told.state.unlabeled) <= set(state.unlabeled)
+    np.testing.assert_allclose(told.proposal.log_prob, -np.log(30))
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([told.unlabeled_next, proposal.positions])), told.state.unlabeled
+    )
+
+
+def test_sub_passes_a_small_pool_on_and_draws_another_part_each_round():
+    world = World(n=100)
+    a, b = (build(name, world, sub_size=100).propose(world.state()) for name in ("entropy", "entropy+sub"))
+    np.testing.assert_array_equal(a.positions, b.positions)
+    strategy = build("entropy+sub", world, sub_size=20)
+    parts = [set(strategy._part(world.state(round)).tolist()) for round in (1, 2)]
+    assert [len(part) for part in parts] == [20, 20]
+    assert parts[0] != parts[1]
+    assert len(build("entropy+sub", world, sub_size=2).propose(world.state(n_query=7)).positions) == 7
+
+
+def test_intensities_are_the_inverse_of_inclusion():
+    q = np.array([0.001, 0.3, 0.999])
+    np.testing.assert_allclose(inclusion_probabilities(intensities(q), 0.0), q)
+
+
+@pytest.mark.parametrize("name", ["random+sub", "trustset+sub"])
+def test_estimates_from_a_part_are_unbiased_for_the_pool(name):
+    world = World(n=40)
+    truth = np.random.default_rng(0).random(40)
+    sums = []
+    for round in range(1500):
+        proposal = build(name, world, sub_size=16).propose(world.state(round, n_query=6))
+        q = inclusion_probabilities(proposal.log_prob, proposal.next_key)
+        assert (q <= 16 / 40 + 1e-12).all()
+        sums.append((truth[proposal.positions] / q).sum() / 40)
+    assert abs(np.mean(sums) - truth.mean()) < 4 * np.std(sums) / np.sqrt(1500)
+
+
+def test_no_odds_stay_no_odds():
+    world = World(n=60)
+    assert np.isnan(build("margin+sub", world, sub_size=30).propose(world.state()).log_prob).all()
