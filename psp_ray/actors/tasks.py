@@ -18,7 +18,7 @@ from psp_ray.errors import ResourceError
 from psp_ray.threads import limit_threads
 
 MEMORY = 1536 * 2**20
-"""Bytes a run asks for: torch, a text tower and its activations, as measured with the bundled model."""
+"""Bytes a run asks for, as measured with the bundled model; others add what activations may take (`memory_mib`)."""
 RUNS_PER_GPU = 8
 TICK = 1.0
 GRACE = 10.0
@@ -53,16 +53,17 @@ class Tasks:
         self._threads = config.threads
         total = ray.cluster_resources()
         cpus, gpus, memory = total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0)
+        self._memory = MEMORY if config.model == "psp-lite" else MEMORY + config.memory_mib * 2**20
         self._gpus = 0.0
         if config.device.startswith("cuda") or (config.device == "auto" and gpus):
             self._gpus = max(1.0 / RUNS_PER_GPU, round(min(1.0, gpus * config.threads / max(cpus, 1.0)), 3))
         check_needs([Need("run", 1, config.threads, self._gpus)])
-        if memory < MEMORY:
+        if memory < self._memory:
             raise ResourceError(
-                f"a run needs {MEMORY / 2**30:.1f} GiB of memory but the cluster has {memory / 2**30:.1f} GiB free; "
-                "end other programs, or use --runner inline"
+                f"a run needs {self._memory / 2**30:.1f} GiB of memory but the cluster has {memory / 2**30:.1f} GiB "
+                "free; end other programs, or use --runner inline"
             )
-        room = [cpus // config.threads, memory // MEMORY, *([gpus // self._gpus] if self._gpus else [])]
+        room = [cpus // config.threads, memory // self._memory, *([gpus // self._gpus] if self._gpus else [])]
         self.width = int(max(1, min([*room, *([parallel] if parallel else [])])))
         self._under_way: dict[Any, str] = {}
 
@@ -82,7 +83,7 @@ class Tasks:
         Yields (name, result) as they end, where the result of a task that Ray lost is the exception, and (None, None)
         about once a second. A task whose process dies is tried once more before it counts as lost.
         """
-        options: dict[str, Any] = {"num_cpus": self._threads, "memory": MEMORY, "max_retries": 1}
+        options: dict[str, Any] = {"num_cpus": self._threads, "memory": self._memory, "max_retries": 1}
         if self._gpus:
             options |= {"num_gpus": self._gpus, "max_calls": 0}  # keep the process: torch takes seconds to import
         task = _call.options(**options)

@@ -21,7 +21,7 @@ from psp_ray.files import write_text
 from psp_ray.report.progress import Reporter
 from psp_ray.threads import limit_threads
 
-WHERE = ("runner", "ray_address", "threads", "timeout", "workers", "cache", "device")
+WHERE = ("runner", "ray_address", "threads", "timeout", "workers", "cache", "device", "model", "memory_mib")
 """Settings of a run that also say how the comparison itself is executed."""
 
 

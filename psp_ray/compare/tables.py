@@ -255,9 +255,11 @@ def facts(results: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> list
         lines.append(f"Model {names}; image size: " + ", ".join(f"{data} {size}" for _, data, size in models) + ".")
     rounds = sorted({len(item["rounds"]) for item in summaries if item["strategy"] not in REFERENCES})
     seeds = sorted({int(seed) for seed in results.seed})
+    several = f"seeds {seeds[0]}–{seeds[-1]}; mean ± standard deviation over seeds" if len(seeds) > 1 else "seed 0"
+    rounded = f"{'/'.join(map(str, rounds))} rounds; " if rounds else ""
     lines.append(
-        f"{'/'.join(map(str, rounds))} rounds; seeds {seeds[0]}–{seeds[-1]}; mean ± standard deviation over seeds. "
-        "“Mean over rounds” is the plain mean of the accuracies after each round."
+        f"{rounded}{several}. “Mean over rounds” is the plain mean of the accuracies after each round; macro: the mean "
+        "of the classes' accuracies."
     )
     versions = [item["versions"] for item in summaries]
     for name in ("psp_ray", "git", "python", "torch", "open_clip_torch"):
