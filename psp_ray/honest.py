@@ -66,10 +66,13 @@ def round_estimates(audit: Answers, n_pool: int) -> dict[int, Estimate | None]:
     return estimates
 
 
-def pooled_weights(audit: Answers, n_pool: int) -> tuple[Float64Array, Float64Array]:
+def pooled_weights(audit: Answers, n_pool: int, *, whole: bool = True) -> tuple[Float64Array, Float64Array]:
     """(weights, q), both (m,): all rounds' draws as one sample; weight 0 where nothing is known.
 
-    Within a round weights go as 1/q; a round counts by its effective sample size, which knows nothing of the outcomes.
+    Within a round weights go as 1/q, and a round counts by the number of its draws. They are normalized all together,
+    and not by effective sizes: a round that drew a rare image has the smaller one, so that would favor common images.
+    With `whole` the population is the pool as it was before the first round: a round's draws speak for what was left,
+    what had been asked before speaks for itself (a policy that prefers easy images leaves a harder rest).
     """
     q = inclusion(audit, n_pool)
     usable = np.isfinite(q) & (audit.answers >= 0) & (audit.asked_in > 0)
@@ -78,9 +81,11 @@ def pooled_weights(audit: Answers, n_pool: int) -> tuple[Float64Array, Float64Ar
         rows = usable & (audit.asked_in == number)
         if not rows.any():
             continue
-        raw = 1.0 / q[rows]
-        effective = raw.sum() ** 2 / (raw**2).sum()
-        weights[rows] = effective * raw / raw.sum()
+        before = audit.asked_in < number
+        size = float(rows.sum())
+        weights[rows] += size / (n_pool if whole else n_pool - before.sum()) / q[rows]
+        if whole:
+            weights[usable & before] += size / n_pool
     return weights, q
 
 
@@ -94,7 +99,7 @@ def pooled_estimate(audit: Answers, cosines: Float32Array, n_pool: int) -> Estim
 
 def recent_estimate(audit: Answers, n_pool: int, rounds: int) -> Estimate | None:
     """Accuracy by the draws of the last `rounds` rounds together: of prompts somewhat older than the present ones."""
-    weights, q = pooled_weights(audit, n_pool)
+    weights, q = pooled_weights(audit, n_pool, whole=False)
     rows = (weights > 0) & (audit.asked_in > max(audit.next_keys, default=0) - rounds)
     return estimate_mean(audit.correct[rows], q[rows], weights=weights[rows])
 
