@@ -70,6 +70,14 @@ def load_latest(folder: Path) -> Checkpoint | None:
     )
 
 
+def drop_checkpoint(folder: Path, number: int) -> None:
+    """Forget the checkpoint of round `number`, so that it is done again."""
+    path = folder / f"round_{number:03d}"
+    if (path / MARKER).exists():
+        (path / MARKER).unlink()
+        shutil.rmtree(path)
+
+
 def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []

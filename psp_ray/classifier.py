@@ -33,16 +33,19 @@ def save_prompts(
     backbone: dict[str, Any],
     spec: BackboneSpec,
     provenance: dict[str, Any],
+    temperature: float = 1.0,
 ) -> None:
     """Write everything that prediction needs into one safetensors file.
 
-    Tensors: `class_embeddings` (C, d) L2-normalized, `contexts`, `logit_scale` (). The header's metadata holds the
+    Tensors: `class_embeddings` (C, d) L2-normalized, `contexts`, `logit_scale` (), `temperature` (): probabilities are
+    `softmax(logit_scale / temperature * cos)`. The header's metadata holds the
     class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
     """
     tensors = {
         "class_embeddings": text.features.astype(np.float32),
         "contexts": contexts.astype(np.float32),
         "logit_scale": np.asarray(text.logit_scale, np.float32),
+        "temperature": np.asarray(temperature, np.float32),
     }
     checkpoint = None if spec.checkpoint is None else os.path.abspath(spec.checkpoint)
     metadata = {
@@ -74,8 +77,8 @@ class Classifier:
     >>> Classifier.load("runs/digits-psp-seed0").predict(["a.png", "b.jpg"])  # doctest: +SKIP
     """
 
-    def __init__(self, tower: Any, text: TextState, classes: Sequence[str]):
-        self.tower, self.text, self.classes = tower, text, list(classes)
+    def __init__(self, tower: Any, text: TextState, classes: Sequence[str], spec: BackboneSpec | None = None):
+        self.tower, self.text, self.classes, self.spec = tower, text, list(classes), spec
 
     @classmethod
     def load(cls, run: str | os.PathLike[str], *, device: str = "auto", checkpoint: str | None = None) -> Classifier:
@@ -112,8 +115,9 @@ class Classifier:
         tower, backbone = load_image_tower(spec)
         if backbone.weights_hash != metadata["weights_hash"]:
             raise ModelError(f"{path}: the prompts were learned with other weights of {spec.model}; give --checkpoint")
-        text = TextState(tensors["class_embeddings"], float(tensors["logit_scale"]))
-        return cls(tower, text, json.loads(metadata["classes"]))
+        scale = float(tensors["logit_scale"]) / float(tensors.get("temperature", 1.0))
+        text = TextState(tensors["class_embeddings"], scale)
+        return cls(tower, text, json.loads(metadata["classes"]), spec)
 
     def predict(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> list[Prediction]:
         """Classify image files, folders of them (searched through), or encoded bytes.

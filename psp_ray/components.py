@@ -24,6 +24,7 @@ from psp_ray.records import (
     Evaluation,
     FeatureBlock,
     Float16Array,
+    Float32Array,
     Int32Array,
     Int64Array,
     LearnOutcome,
@@ -83,26 +84,36 @@ class PoolSource:
 
 @dataclass(frozen=True)
 class LearnerInput:
-    """What the prompt learner is built from; `pool_labels` serve the reported pseudo-label precision alone."""
+    """What the prompt learner is built from.
+
+    `evaluation` is None without images to evaluate on. `pool_labels` (n,), -1 where nobody knows, serve the reported
+    pseudo-label precision alone.
+    """
 
     settings: str
     classes: list[str]
     templates: list[str]
     descriptions: dict[str, list[str]]
-    evaluation: PoolSource
+    evaluation: PoolSource | None
     evaluation_labels: Int32Array
     pool_labels: Int32Array
 
 
 @dataclass(frozen=True)
 class OracleInput:
-    """What the oracle is built from: class names, the ledger, and the ground truth that answers."""
+    """What the oracle is built from: class names, the ledger, and what its annotator needs.
+
+    `labels` (n,) are the ground truth, -1 where nobody knows; `folder` and `manifest` (the pool's images) are for
+    labels by file.
+    """
 
     settings: str
     classes: list[str]
     ledger: str
     sample_ids: list[str]
     labels: Int32Array
+    folder: str = ""
+    manifest: pa.Table | None = None
 
 
 def settings_json(config: Config) -> str:
@@ -125,12 +136,16 @@ def build_sampler(settings: str, pool: PoolReader) -> Any:
 
 
 def build_oracle(given: OracleInput) -> Any:
-    """The oracle over its ledger, answering from ground truth."""
+    """The oracle over its ledger, with the annotator that `oracle` names."""
     from psp_ray.oracle import Oracle, OracleSettings, make_annotator
 
     config = _config(given.settings)
-    truth = dict(zip(given.sample_ids, given.labels.tolist(), strict=True))
-    annotator = make_annotator("ground-truth", labels=truth)
+    if config.oracle == "file":
+        assert given.manifest is not None
+        annotator = make_annotator("file", folder=given.folder, class_names=given.classes, manifest=given.manifest)
+    else:
+        pairs = zip(given.sample_ids, given.labels.tolist(), strict=True)
+        annotator = make_annotator("ground-truth", labels={name: label for name, label in pairs if label >= 0})
     return Oracle(given.ledger, annotator, given.classes, OracleSettings(label_cap=config.label_cap))
 
 
@@ -175,31 +190,67 @@ class LearnerComponent:
         return self._learner.learn(request)
 
     def evaluate(self, text: TextState) -> Evaluation:
-        """Accuracy of `text` on the evaluation split."""
+        """Accuracy of `text` on the evaluation split; NaN of 0 images where there is none."""
         from psp_ray.learn.evaluate import evaluate
 
+        if self._given.evaluation is None:
+            return Evaluation(float("nan"), float("nan"), 0)
         if self._features is None:
             source = self._given.evaluation.open()
             self._features = source.rows(np.arange(source.n))
         return evaluate(text, [self._features], self._given.evaluation_labels)
 
     def pseudo_label_precision(self, pseudo: PseudoLabels) -> float:
-        """Share of retained pseudo-labels that are right; NaN where there are none. For the report only."""
-        if not len(pseudo.positions):
-            return float("nan")
-        return float(np.mean(self._given.pool_labels[pseudo.positions] == pseudo.labels))
+        """Share of retained pseudo-labels that are right, among those whose class is known. For the report only."""
+        truth = self._given.pool_labels[pseudo.positions]
+        known = truth >= 0
+        return float(np.mean(truth[known] == pseudo.labels[known])) if known.any() else float("nan")
 
-    def predict_pool(self, text: TextState) -> pa.Table:
-        """`class_index` int32 and `probability` float32 of every pool sample, block by block."""
+    def cosines(self, text: TextState, positions: Int64Array) -> Float32Array:
+        """`cos_ic` (k, C) of pool samples to the class embeddings of `text`."""
+        from psp_ray.learn.evaluate import similarities
+
+        return similarities(text, self._pool.rows(positions))
+
+    def predict_pool(self, text: TextState, temperature: float = 1.0, pseudo: PseudoLabels | None = None) -> pa.Table:
+        """`class_index` int32 and `probability` float32 of every pool sample, block by block.
+
+        Probabilities are those of logits divided by `temperature`; a pseudo-labeled sample has the class of its
+        pseudo-label.
+        """
         from psp_ray.learn.evaluate import predict_proba
 
+        scaled = TextState(text.features, text.logit_scale / temperature)
         labels, chances = [], []
         for index in range(self._pool.n_blocks):
-            probabilities = predict_proba(text, self._pool.block(index).features)
-            best = probabilities.argmax(axis=1)
-            labels.append(best.astype(np.int32))
+            block = self._pool.block(index)
+            probabilities = predict_proba(scaled, block.features)
+            best = probabilities.argmax(axis=1).astype(np.int32)
+            if pseudo is not None:
+                low, high = np.searchsorted(pseudo.positions, [block.start, block.start + len(best)])
+                best[pseudo.positions[low:high] - block.start] = pseudo.labels[low:high]
+            labels.append(best)
             chances.append(probabilities[np.arange(len(best)), best].astype(np.float32))
         return pa.table({"class_index": np.concatenate(labels), "probability": np.concatenate(chances)})
+
+    def agreement(self, before: TextState, after: TextState, positions: Int64Array) -> tuple[float, float]:
+        """How far two prompts agree on pool samples: Cohen's kappa, and the share that they class differently."""
+        from psp_ray.stopping import agreement
+
+        one, other = (self.cosines(text, positions).argmax(axis=1) for text in (before, after))
+        return agreement(one, other)
+
+    def evaluation_confidence(self, text: TextState, temperature: float) -> pa.Table:
+        """`confidence` and `correct` of every image of the evaluation split; no rows where there is none."""
+        from psp_ray.learn.evaluate import predict_proba
+
+        if self._given.evaluation is None:
+            return pa.table({"confidence": np.zeros(0), "correct": np.zeros(0)})
+        self.evaluate(text)
+        assert self._features is not None
+        chances = predict_proba(TextState(text.features, text.logit_scale / temperature), self._features)
+        correct = chances.argmax(axis=1) == self._given.evaluation_labels
+        return pa.table({"confidence": chances.max(axis=1).astype(np.float64), "correct": correct.astype(np.float64)})
 
     def state_dict(self) -> StateDict:
         return self._learner.state_dict()

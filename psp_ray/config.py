@@ -49,12 +49,23 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     # data
     dataset: str = Field(
         "digits",
-        description="digits, a folder (a sub-folder per class), FOLDER:SPLIT.json, or a named data set",
+        description="digits, a folder, a CSV or Parquet manifest, FOLDER:SPLIT.json, or a named data set",
     )
     data_root: str | None = Field(
         None, description="folder that holds the named data sets (caltech101, dtd, rsscn7, ...)"
     )
     split: str | None = Field(None, description="CoOp-format split file (JSON) for a folder of images")
+    classes: str | None = Field(
+        None, description="class names for unlabeled images: a,b,c or a file of lines 'name' or 'name: phrase, phrase'"
+    )
+    test: str | None = Field(
+        None, description="labeled test images: a folder of class folders, or a CSV or Parquet manifest"
+    )
+    initial_labels: str | None = Field(
+        None, description="CSV of labels known beforehand: columns sample_id (or path) and label"
+    )
+    exclude: str | None = Field(None, description="file that lists images to leave out, a name or path a line")
+    pool_limit: int | None = Field(None, ge=2, description="use at most this many pool images, chosen by chance")
     template: str | None = Field(
         None, description="zero-shot template such as 'a photo of a {}.'; default: the data set's own"
     )
@@ -93,6 +104,16 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     )
     seed: int = Field(0, ge=0, description="seed of all noise")
 
+    stop: str | None = Field(
+        None, description="end early: stable[:KAPPA], gain:POINTS a label, target:ACCURACY, or several with commas"
+    )
+    estimate_folds: int | None = Field(
+        None,
+        ge=0,
+        description="parts in which labels are left out to judge the final prompts; 0: don't; default: 4 without a "
+        "test set, else 0",
+    )
+
     # views
     views: str = Field(
         "cached:5", description="augmented views a sample: a number (L), cached or fresh, or both as fresh:3"
@@ -102,6 +123,10 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     view_seed: int = Field(0, ge=0, description="seed of the cached views (part of the cache key)")
 
     # labels
+    oracle: Literal["ground-truth", "file"] = Field(
+        "ground-truth", description="who labels: the data set's own labels, or people who fill in query.csv"
+    )
+    suggest_labels: bool = Field(False, description="show the predicted class in query.csv (it may bias people)")
     ledger: str | None = Field(
         None, description="label ledger: a SQLite file or a database URL; default: in the output folder"
     )
@@ -132,6 +157,14 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     def _views_text(cls, value: Any) -> str:
         mode, count = parse_views(str(value))
         return f"{mode}:{count}"
+
+    @field_validator("stop")
+    @classmethod
+    def _stop_readable(cls, value: str | None) -> str | None:
+        from psp_ray.stopping import parse_stop
+
+        parse_stop(value)
+        return value
 
     @property
     def view_mode(self) -> str:
@@ -188,11 +221,20 @@ def resolve(given: Mapping[str, Any], file: str | Path | None = None) -> Config:
         merged["labels_per_round"] = None
     config = Config(**merged)
     _check_strategy(name, config)
-    if config.descriptions != "none" and not config.description_file:
-        raise ConfigError(f"--descriptions {config.descriptions} needs --description-file FILE.json")
-    if config.description_file and "descriptions" not in explicit and config.descriptions == "none":
+    described = bool(config.description_file) or _classes_describe(config)
+    if config.descriptions != "none" and not described:
+        raise ConfigError(
+            f"--descriptions {config.descriptions} needs --description-file FILE.json, or phrases in the --classes file"
+        )
+    if described and "descriptions" not in explicit and config.descriptions == "none":
         config = config.model_copy(update={"descriptions": "AS"})
     return config
+
+
+def _classes_describe(config: Config) -> bool:
+    from psp_ray.data.classes import read_classes
+
+    return config.classes is not None and bool(read_classes(config.classes).descriptions)
 
 
 def _check_strategy(name: str, config: Config) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ import pyarrow as pa
 from psp_ray.acquisition.base import validate_proposal
 from psp_ray.checkpoint import Checkpoint, load_latest, save_checkpoint
 from psp_ray.config import Config
-from psp_ray.crew import Crew
+from psp_ray.crew import Crew, Done
 from psp_ray.errors import OutputError
+from psp_ray.honest import Answers, folds, pooled_estimate, recent_estimate, round_estimates
+from psp_ray.oracle.answers import IGNORE, SKIP
 from psp_ray.oracle.service import LabelRequest, LabelResponse
 from psp_ray.records import (
     Evaluation,
@@ -40,6 +42,8 @@ from psp_ray.records import (
     TextState,
 )
 from psp_ray.report.progress import Reporter
+from psp_ray.selftrain.estimate import Estimate
+from psp_ray.stopping import WINDOW, Expectation, expected_gain, outlook, parse_stop, reason_to_stop, stop_set
 
 STAGES = ("propose", "label", "pseudo_label", "learn", "evaluate", "reward", "update", "checkpoint")
 
@@ -55,26 +59,62 @@ class PoolNames:
 
 @dataclass
 class RunState:
-    """What one round hands to the next; `labeled`, `labels`, `log_prob` and `bought_in` are in the order bought."""
+    """What one round hands to the next.
+
+    `asked` (m,) positions in the order asked, `answers` (m,) what the annotator said (a class, SKIP or IGNORE, after
+    corrections), `log_prob` (m,) of their selection, `asked_in` (m,) their rounds (0: initial labels), `cosines`
+    (m, C) to the prompts of the round's teacher, which had not seen the answer. Initial labels have NaN in the last
+    two columns' place.
+    """
 
     text: TextState
     zero_shot: Evaluation
-    labeled: Int64Array
-    labels: Int32Array
+    asked: Int64Array
+    answers: Int32Array
     log_prob: Float64Array
-    bought_in: Int32Array
+    asked_in: Int32Array
+    cosines: Float32Array
     contexts: Float32Array
     pseudo: PseudoLabels = field(default_factory=PseudoLabels.empty)
     last: Evaluation | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     updates: list[pa.Table] = field(default_factory=list)
     labels_paid: int = 0
+    zero_shot_estimate: dict[str, float] | None = None
+    stopped: str = ""
+    """Why the run ended before its last round; empty where it didn't."""
     wall_seconds: float = 0.0
 
     @property
     def round(self) -> int:
         """Rounds finished."""
         return len(self.rows)
+
+    @property
+    def has_class(self) -> Any:
+        """Which of `asked` (m,) bool were given a class."""
+        return self.answers >= 0
+
+    @property
+    def labeled(self) -> Int64Array:
+        """Positions with a class, in the order asked."""
+        return self.asked[self.has_class]
+
+    @property
+    def labels(self) -> Int32Array:
+        """The classes of `labeled`."""
+        return self.answers[self.has_class]
+
+    @property
+    def labels_used(self) -> int:
+        """Answers of the oracle but for skips: what rounds, curves and caps count. Initial labels are not in it."""
+        return int(((self.answers != SKIP) & (self.asked_in > 0)).sum())
+
+    @property
+    def audit(self) -> Answers:
+        """What estimates of the accuracy are made of."""
+        next_keys = {row["round"]: row["next_key"] for row in self.rows}
+        return Answers(self.asked, self.answers, self.log_prob, self.asked_in, self.cosines, next_keys)
 
 
 class Experiment:
@@ -87,13 +127,26 @@ class Experiment:
         out: the run's folder; checkpoints go to `out/checkpoints`.
         experiment_id: the run's name in the ledger, kept across restarts.
         reporter: told of every stage and round.
+        initial: positions (k,) and classes (k,) that are known before the first round.
     """
 
-    def __init__(self, config: Config, names: PoolNames, crew: Crew, out: Path, experiment_id: str, reporter: Reporter):
+    def __init__(
+        self,
+        config: Config,
+        names: PoolNames,
+        crew: Crew,
+        out: Path,
+        experiment_id: str,
+        reporter: Reporter,
+        initial: tuple[Int64Array, Int32Array] | None = None,
+    ):
         assert isinstance(config.labels_per_round, int)
+        self.initial = initial or (np.zeros(0, np.int64), np.zeros(0, np.int32))
         self.config, self.names, self.crew, self.out = config, names, crew, out
         self.experiment_id, self.reporter = experiment_id, reporter
         self.n_query = config.labels_per_round
+        self._criteria = parse_stop(config.stop)
+        self._stop_set = stop_set(names.sample_ids, config.seed)
         self.checkpoints = out / "checkpoints"
         self.state: RunState | None = None
         self.started = time.perf_counter()
@@ -110,8 +163,29 @@ class Experiment:
         self.on_round(state)
         self._earlier_seconds = state.wall_seconds
         for number in range(state.round + 1, self.config.rounds + 1):
+            if state.stopped or not len(self._unlabeled(state.asked)):
+                break
             self._run_round(state, number)
         return state
+
+    def crossfit(self, state: RunState, count: int) -> Float32Array | None:
+        """Cosines (m, C) of everything asked to prompts that were learned without it, in `count` parts.
+
+        NaN where no class was given; None where there are too few labels. Leaves the learner with other prompts: for
+        the end of a run. The teacher's pseudo-labels are kept as they are.
+        """
+        parts = folds(state.audit, count)
+        if not parts:
+            return None
+        cosines = np.full(state.cosines.shape, np.nan, np.float32)
+        for number, part in enumerate(parts, 1):
+            self.reporter.stage(state.round, f"judge {number}/{len(parts)}")
+            kept = state.has_class.copy()
+            kept[part] = False
+            request = LearnRequest(state.round, state.asked[kept], state.answers[kept], 0, state.pseudo, state.text)
+            text = self._learn(state, request, {}).text
+            cosines[part] = self.crew.learner.submit("cosines", text, state.asked[part]).result()
+        return cosines
 
     @property
     def wall_seconds(self) -> float:
@@ -121,15 +195,25 @@ class Experiment:
         text: TextState = self.crew.learner.submit("zero_shot").result()
         zero_shot: Evaluation = self.crew.learner.submit("evaluate", text).result()
         self.reporter.zero_shot(zero_shot)
-        return RunState(
+        positions, labels = self.initial
+        state = RunState(
             text=text,
             zero_shot=zero_shot,
-            labeled=np.zeros(0, np.int64),
-            labels=np.zeros(0, np.int32),
-            log_prob=np.zeros(0, np.float64),
-            bought_in=np.zeros(0, np.int32),
+            asked=positions,
+            answers=labels,
+            log_prob=np.full(len(positions), np.nan),
+            asked_in=np.zeros(len(positions), np.int32),
+            cosines=np.full((len(positions), len(self.names.classes)), np.nan, np.float32),
             contexts=np.zeros((0, 0), np.float32),
         )
+        if len(positions):
+            # The first query set should already profit from what is known.
+            request = LearnRequest(0, positions, labels, 0, PseudoLabels.empty(), text)
+            outcome: LearnOutcome = self.crew.learner.submit("learn", request).result()
+            state.text, state.contexts = outcome.text, outcome.contexts
+            evaluation = self.crew.learner.submit("evaluate", outcome.text).result()
+            self.reporter.initial(len(positions), evaluation)
+        return state
 
     # -- one round -----------------------------------------------------------------------------------------------
 
@@ -137,11 +221,11 @@ class Experiment:
         config, crew, reporter = self.config, self.crew, self.reporter
         seconds = dict.fromkeys(STAGES, 0.0)
         started = time.perf_counter()
-        unlabeled = self._unlabeled(state.labeled)
+        unlabeled = self._unlabeled(state.asked)
         pool_state = PoolState(
             round=number,
             seed=config.seed,
-            n_query=self.n_query,
+            n_query=min(self.n_query, len(unlabeled)),
             n_classes=len(self.names.classes),
             text=state.text,
             unlabeled=unlabeled,
@@ -154,40 +238,44 @@ class Experiment:
         seconds["propose"] = proposing.seconds
         validate_proposal(proposal, pool_state)
 
-        response, pseudo = self._label_and_pseudo_label(state, number, unlabeled, proposal, seconds)
-        labels_total = np.concatenate([state.labels, response.labels.astype(np.int32)])
-        labeled_total = np.concatenate([state.labeled, proposal.positions])
+        response, pseudo, cosines = self._label_and_pseudo_label(state, number, unlabeled, proposal, seconds)
+        asked, answers = self._with_answers(state, proposal, response)
+        known = answers >= 0
+        new = answers[len(state.asked) :]
+        answered = np.flatnonzero(new >= 0)
 
         reporter.stage(number, "learn")
         request = LearnRequest(
             round=number,
-            labeled=labeled_total,
-            labels=labels_total,
-            n_new=len(proposal.positions),
+            labeled=asked[known],
+            labels=answers[known],
+            n_new=len(answered),
             pseudo=pseudo,
             teacher=state.text,
         )
-        learning = crew.learner.submit("learn", request)
-        outcome: LearnOutcome = learning.result()
-        seconds["learn"] = learning.seconds
+        outcome = self._learn(state, request, seconds)
 
         unlabeled_next = np.setdiff1d(unlabeled, proposal.positions, assume_unique=True)
+        final = number == config.rounds or len(unlabeled_next) == 0
         feedback = Feedback(
             state=pool_state,
-            proposal=proposal,
-            labels=response.labels.astype(np.int32),
+            proposal=_part_of(proposal, answered),
+            labels=new[answered],
             outcome=outcome,
             unlabeled_next=unlabeled_next,
-            final=number == config.rounds or len(unlabeled_next) == 0,
+            final=final,
         )
         reporter.stage(number, "update")
-        observing = crew.sampler.submit("observe", feedback)
+        # Where nobody could tell anything there is nothing to be rewarded for.
+        observing = crew.sampler.submit("observe", feedback) if len(answered) else Done(Observation(), 0.0)
         evaluating = crew.learner.submit("evaluate", outcome.text)
         checking = crew.learner.submit("pseudo_label_precision", pseudo)
+        comparing = crew.learner.submit("agreement", state.text, outcome.text, self._stop_set)
         evaluation: Evaluation = evaluating.result()
         precision: float = checking.result()
+        kappa, changed = comparing.result()
         observation: Observation = observing.result()
-        seconds["evaluate"] = evaluating.seconds + checking.seconds
+        seconds["evaluate"] = evaluating.seconds + checking.seconds + comparing.seconds
         seconds["reward"] = observation.reward_seconds
         seconds["update"] = max(0.0, observing.seconds - observation.reward_seconds)
 
@@ -197,34 +285,99 @@ class Experiment:
             pseudo,
             evaluation,
         )
-        state.labeled, state.labels = labeled_total, labels_total
+        state.asked, state.answers = asked, answers
         state.log_prob = np.concatenate([state.log_prob, proposal.log_prob])
-        state.bought_in = np.concatenate([state.bought_in, np.full(len(proposal.positions), number, np.int32)])
+        state.asked_in = np.concatenate([state.asked_in, np.full(len(proposal.positions), number, np.int32)])
+        state.cosines = np.concatenate([state.cosines, cosines])
         state.labels_paid = response.labels_paid
         if observation.updates:
             state.updates.append(_updates_table(number, observation))
         row = {
             "round": number,
-            "labels_new": len(proposal.positions),
-            "labels_total": len(labeled_total),
+            "labels_new": len(answered),
+            "labels_total": int(known.sum()),
+            "skipped": int((new == SKIP).sum()),
+            "ignored": int((new == IGNORE).sum()),
             "pseudo_labels": len(pseudo.positions),
             "pseudo_label_precision": precision,
             "test_accuracy": evaluation.accuracy,
             "test_macro_accuracy": evaluation.macro_accuracy,
+            "pool_accuracy_estimate": None,
+            "agreement": kappa,
+            "predictions_changed": changed,
+            "expected_gain": None,
             "reward": observation.reward,
             "ms_indicator": proposal.ms_indicator,
+            "next_key": proposal.next_key,
             "train_loss": outcome.train_loss,
             "restarts": outcome.restarts,
             "seconds": seconds,
             "wall_seconds": 0.0,
         }
         state.rows.append(row)
+        self._estimate(state)
+        hope = self._look_ahead(state)
         reporter.stage(number, "checkpoint")
         with _timed(seconds, "checkpoint"):
             self._save(state)
         self.on_round(state)
         row["wall_seconds"] = time.perf_counter() - started
+        judged = state.rows[-2]["pool_accuracy_estimate"] if number > 1 else state.zero_shot_estimate
+        ends = number == config.rounds or len(unlabeled_next) == 0
         reporter.round(row, warning=outcome.warning)
+        reporter.prospect(row, judged, "" if ends else outlook(hope, changed, self.n_query))
+        if state.stopped and not ends:
+            reporter.note(f"stopping: {state.stopped}")
+
+    def _look_ahead(self, state: RunState) -> Expectation | None:
+        """What the next round should bring, and whether a criterion of `--stop` is met."""
+        hope = expected_gain(
+            [row["labels_total"] for row in state.rows],
+            [row["pool_accuracy_estimate"] for row in state.rows],
+            self.n_query,
+        )
+        state.rows[-1]["expected_gain"] = None if hope is None else hope.gain
+        recent = recent_estimate(state.audit, len(self.names.sample_ids), WINDOW)
+        state.stopped = reason_to_stop(
+            self._criteria, state.rows, hope, None if recent is None else recent.low, self.n_query
+        )
+        return hope
+
+    def final_estimate(self, state: RunState, cosines: Float32Array) -> Estimate | None:
+        """Accuracy of the final prompts on the pool, from the cosines of `crossfit`."""
+        return pooled_estimate(state.audit, cosines, len(self.names.sample_ids))
+
+    def _with_answers(
+        self, state: RunState, proposal: Proposal, response: LabelResponse
+    ) -> tuple[Int64Array, Int32Array]:
+        """Everything asked so far and the answers, with corrections of earlier ones; they reach learning now."""
+        asked = np.concatenate([state.asked, proposal.positions])
+        answers = np.concatenate([state.answers, response.labels.astype(np.int32)])
+        if response.corrected_ids:
+            now = dict(zip(response.corrected_ids, response.corrected_labels.tolist(), strict=True))
+            for row, position in enumerate(asked.tolist()):
+                answers[row] = now.get(self.names.sample_ids[position], answers[row])
+        return asked, answers
+
+    def _learn(self, state: RunState, request: LearnRequest, seconds: dict[str, float]) -> LearnOutcome:
+        """The student; the teacher stays where there is nothing yet to learn from."""
+        if len(request.labeled) + len(request.pseudo.positions) == 0:
+            none = np.zeros(0, np.float32)
+            warning = "no label to learn from yet: the prompts stay as they are"
+            return LearnOutcome(state.text, state.contexts, none, none, none, none, float("nan"), 0, 0, warning)
+        learning = self.crew.learner.submit("learn", request)
+        outcome: LearnOutcome = learning.result()
+        seconds["learn"] = learning.seconds
+        return outcome
+
+    def _estimate(self, state: RunState) -> None:
+        """Each round's draws judge the prompts that the round began with: those of the row before."""
+        for number, estimate in round_estimates(state.audit, len(self.names.sample_ids)).items():
+            value = None if estimate is None else estimate.as_dict()
+            if number == 1:
+                state.zero_shot_estimate = value if not len(self.initial[0]) else None
+            else:
+                state.rows[number - 2]["pool_accuracy_estimate"] = value
 
     def _label_and_pseudo_label(
         self,
@@ -233,15 +386,21 @@ class Experiment:
         unlabeled: Int64Array,
         proposal: Proposal,
         seconds: dict[str, float],
-    ) -> tuple[LabelResponse, PseudoLabels]:
-        """The oracle answers while self-training labels the rest; neither needs the other."""
+    ) -> tuple[LabelResponse, PseudoLabels, Float32Array]:
+        """The oracle answers while self-training labels the rest; neither needs the other.
+
+        The third result are the query set's cosines (n_s, C) to the teacher's prompts.
+        """
         self.reporter.stage(number, "label")
+        cosines: Float32Array = self.crew.learner.submit("cosines", state.text, proposal.positions).result()
+        suggested = [self.names.classes[c] for c in cosines.argmax(axis=1)] if self.config.suggest_labels else []
         request = LabelRequest(
             request_id=f"{self.experiment_id}/round-{number:03d}",
             experiment=self.experiment_id,
             round=number,
             sample_ids=[self.names.sample_ids[i] for i in proposal.positions],
             content_hashes=[self.names.content_hashes[i] for i in proposal.positions],
+            suggestions=suggested,
         )
         labeling = self.crew.oracle.submit("label", request)
         scoring = None
@@ -255,21 +414,17 @@ class Experiment:
         response: LabelResponse = labeling.result()
         seconds["label"] = labeling.seconds
         if self.crew.pseudo_labeler is None or scoring is None:
-            return response, PseudoLabels.empty()
-        choosing = self.crew.pseudo_labeler.submit(
-            "drop",
-            proposal.positions,
-            number,
-            np.concatenate([state.labeled, proposal.positions]),
-            np.concatenate([state.labels, response.labels.astype(np.int32)]),
-        )
+            return response, PseudoLabels.empty(), cosines
+        asked, answers = self._with_answers(state, proposal, response)
+        known = answers >= 0
+        choosing = self.crew.pseudo_labeler.submit("drop", proposal.positions, number, asked[known], answers[known])
         pseudo: PseudoLabels = choosing.result()
         seconds["pseudo_label"] = scoring.seconds + choosing.seconds
-        return response, pseudo
+        return response, pseudo, cosines
 
-    def _unlabeled(self, labeled: Int64Array) -> Int64Array:
+    def _unlabeled(self, asked: Int64Array) -> Int64Array:
         keep = np.ones(len(self.names.sample_ids), bool)
-        keep[labeled] = False
+        keep[asked] = False
         return np.flatnonzero(keep).astype(np.int64)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
@@ -282,14 +437,15 @@ class Experiment:
             "text_features": state.text.features,
             "logit_scale": np.asarray(state.text.logit_scale, np.float64),
             "contexts": state.contexts,
+            "cosines": state.cosines,
         }
         tables = {
             "labels": pa.table(
                 {
-                    "position": state.labeled,
-                    "label": state.labels,
+                    "position": state.asked,
+                    "label": state.answers,
                     "log_prob": state.log_prob,
-                    "round": state.bought_in,
+                    "round": state.asked_in,
                 }
             ),
             "pseudo": pa.table(
@@ -309,6 +465,8 @@ class Experiment:
             "last": vars(state.last) if state.last else None,
             "rows": state.rows,
             "labels_paid": state.labels_paid,
+            "zero_shot_estimate": state.zero_shot_estimate,
+            "stopped": state.stopped,
             "wall_seconds": state.wall_seconds,
             "n_pool": len(self.names.sample_ids),
         }
@@ -330,11 +488,12 @@ class Experiment:
         prompt, labels, pseudo = checkpoint.tensors["prompt"], tables["labels"], tables["pseudo"]
         state = RunState(
             text=TextState(prompt["text_features"], float(prompt["logit_scale"])),
-            zero_shot=Evaluation(**record["zero_shot"]),
-            labeled=labels["position"].to_numpy(),
-            labels=labels["label"].to_numpy(),
+            zero_shot=_evaluation(record["zero_shot"]),
+            asked=labels["position"].to_numpy(),
+            answers=labels["label"].to_numpy(),
             log_prob=labels["log_prob"].to_numpy(),
-            bought_in=labels["round"].to_numpy(),
+            asked_in=labels["round"].to_numpy(),
+            cosines=prompt["cosines"],
             contexts=prompt["contexts"],
             pseudo=PseudoLabels(
                 pseudo["position"].to_numpy(),
@@ -342,18 +501,33 @@ class Experiment:
                 pseudo["confidence"].to_numpy(),
                 pseudo["uncertainty"].to_numpy(),
             ),
-            last=Evaluation(**record["last"]),
-            rows=[{key: _number(value) for key, value in row.items()} for row in record["rows"]],
+            last=_evaluation(record["last"]),
+            rows=[{key: _number(key, value) for key, value in row.items()} for row in record["rows"]],
             updates=[tables["policy"]] if "policy" in tables else [],
             labels_paid=record["labels_paid"],
+            zero_shot_estimate=record["zero_shot_estimate"],
+            stopped=record["stopped"],
             wall_seconds=record["wall_seconds"],
         )
         self.reporter.restored(state.rows, state.zero_shot)
         return state
 
 
-def _number(value: Any) -> Any:
-    return float("nan") if value is None else value  # JSON has no NaN: it was stored as null
+def _number(key: str, value: Any) -> Any:
+    if value is None and key not in ("pool_accuracy_estimate", "expected_gain"):
+        return float("nan")  # JSON has no NaN: it was stored as null
+    return value
+
+
+def _evaluation(stored: dict[str, Any]) -> Evaluation:
+    return Evaluation(**{key: _number(key, value) for key, value in stored.items()})
+
+
+def _part_of(proposal: Proposal, rows: Int64Array) -> Proposal:
+    """What of a query set was given a class."""
+    if len(rows) == len(proposal.positions):
+        return proposal
+    return replace(proposal, positions=proposal.positions[rows], log_prob=proposal.log_prob[rows])
 
 
 def _updates_table(number: int, observation: Observation) -> pa.Table:

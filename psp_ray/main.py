@@ -1,7 +1,8 @@
 """The command line: `python -m psp_ray.main COMMAND` (see `COMMANDS`), also installed as `psp-ray`.
 
 Without a sub-command it runs. Options are the keys of `psp_ray.config.Config`. Exit codes: 0 finished, 1 a run of a
-comparison failed, 2 a setting or file is wrong (one line says which), 130 and 143 interrupted (continue with --resume).
+comparison failed, 2 a setting or file is wrong (one line says which), 3 waiting for labels (fill them in), 130 and 143
+interrupted; after the last three the same command with --resume continues.
 """
 
 from __future__ import annotations
@@ -24,7 +25,20 @@ from psp_ray.settings import option_name
 from psp_ray.version import __version__
 
 HIDDEN_KEYS = frozenset({"preset"})
-COMMANDS = ("run", "featurize", "predict", "compare", "reproduce", "doctor")
+AWAITING = 3
+"""Exit code of a run that waits for labels."""
+COMMANDS = (
+    "run",
+    "featurize",
+    "predict",
+    "compare",
+    "reproduce",
+    "export",
+    "check-data",
+    "cache",
+    "tasks",
+    "doctor",
+)
 
 
 class Interrupted(BaseException):
@@ -78,8 +92,8 @@ def run(config_file: str | None, dry_run: bool, **given: Any) -> None:
 
     if dry_run:
         click.echo(check(config), nl=False)
-    else:
-        start(config)
+    elif start(config)["status"] == "awaiting_labels":
+        raise SystemExit(AWAITING)
 
 
 @cli.command()
@@ -175,6 +189,118 @@ def reproduce(description_folder: str | None, **given: Any) -> None:
     from psp_ray.compare.paper import reproduce as start
 
     raise SystemExit(start(_study_request(given), description_folder))
+
+
+@cli.command()
+@click.option("--run", "run_folder", required=True, type=click.Path(), metavar="DIR", help="output folder of a run")
+@click.option("--folders", type=click.Path(), metavar="DIR", help="sort the pool's images into a folder a class")
+@click.option("--csv", "csv_file", type=click.Path(), metavar="FILE", help="the pool's predictions as a CSV")
+@click.option("--onnx", type=click.Path(), metavar="DIR", help="image tower and class embeddings for onnxruntime")
+@click.option("--open-clip", type=click.Path(), metavar="DIR", help="model, class embeddings and prompts for open_clip")
+@click.option("--min-probability", default=0.0, type=click.FloatRange(0, 1), help="with --folders: the rest is _unsure")
+@click.option("--copy", is_flag=True, help="with --folders: copy images instead of linking them")
+@click.option("--checkpoint", metavar="PATH", help="the model's weights, if they have moved since the run")
+def export(
+    run_folder: str,
+    folders: str | None,
+    csv_file: str | None,
+    onnx: str | None,
+    open_clip: str | None,
+    min_probability: float,
+    copy: bool,
+    checkpoint: str | None,
+) -> None:
+    """Hand a finished run's results to other programs: sorted folders, a CSV, ONNX, open_clip."""
+    from psp_ray import export as to
+
+    if not any((folders, csv_file, onnx, open_clip)):
+        raise click.UsageError("say what to export: --folders DIR, --csv FILE, --onnx DIR or --open-clip DIR")
+    if csv_file:
+        click.echo(f"{to.export_csv(run_folder, csv_file):,} predictions in {csv_file}")
+    if folders:
+        counts = to.export_folders(run_folder, folders, min_probability=min_probability, copy=copy)
+        click.echo("\n".join(f"{count:7,}  {Path(folders) / name}" for name, count in counts.items()))
+    if onnx:
+        file = to.export_onnx(run_folder, onnx, checkpoint=checkpoint)
+        click.echo(f"{file}; try: python {Path(onnx)}/predict.py IMAGE")
+    if open_clip:
+        to.export_open_clip(run_folder, open_clip, checkpoint=checkpoint)
+        click.echo(f"{open_clip}; try: python {Path(open_clip)}/predict.py IMAGE")
+
+
+@cli.command("check-data")
+@click.option("--config", "config_file", type=click.Path(), metavar="FILE", help="YAML file of settings; options win")
+@setting_options
+def check_data(config_file: str | None, **given: Any) -> None:
+    """Look through a data set before labeling: classes, bad and double images, names CLIP confuses, time and cost.
+
+    Takes the options of `run`. Writes nothing but the cache's list of content hashes, and buys nothing.
+    """
+    from psp_ray.check import check
+
+    for line in check(resolve(given, config_file)):
+        click.echo(line)
+
+
+@cli.group()
+def cache() -> None:
+    """Look at the feature cache, and make room in it."""
+
+
+CACHE_OPTION = click.option("--cache", "folder", type=click.Path(), metavar="DIR", help="cache folder, as in run")
+
+
+@cache.command("ls")
+@CACHE_OPTION
+def cache_ls(folder: str | None) -> None:
+    """List what is in the cache: one line for each encoder's features and views."""
+    from psp_ray.data.quota import entries, show
+
+    for line in show(entries(folder)):
+        click.echo(line)
+
+
+@cache.command("prune")
+@CACHE_OPTION
+@click.option("--max-gib", type=click.FloatRange(min=0), help="remove the longest unused until the cache is this small")
+@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="remove what was not used for so long")
+@click.option("--dry-run", is_flag=True, help="say what would be removed")
+def cache_prune(folder: str | None, max_gib: float | None, older_than: float | None, dry_run: bool) -> None:
+    """Remove features that were not used for long; they are encoded again when they are needed."""
+    from psp_ray.data.quota import prune
+
+    if max_gib is None and older_than is None:
+        raise click.UsageError("say what to remove: --max-gib N or --older-than DAYS")
+    for line in prune(folder, max_gib=max_gib, older_than_days=older_than, dry_run=dry_run):
+        click.echo(line)
+
+
+@cli.group()
+def tasks() -> None:
+    """Take a round's query set to Label Studio and its annotations back."""
+
+
+@tasks.command("export")
+@click.option("--run", "run_folder", required=True, type=click.Path(), metavar="DIR", help="output folder of a run")
+@click.option("--url", metavar="PREFIX", help="where Label Studio finds the images; default: inside the task file")
+@click.option("--out", type=click.Path(), metavar="FILE", help="JSON file to write; default: beside query.csv")
+def tasks_export(run_folder: str, url: str | None, out: str | None) -> None:
+    """Write the open round's images as Label Studio tasks, and the labeling interface that goes with them."""
+    from psp_ray.oracle.label_studio import export_tasks
+
+    for line in export_tasks(run_folder, url=url, out=out):
+        click.echo(line)
+
+
+@tasks.command("import")
+@click.option("--run", "run_folder", required=True, type=click.Path(), metavar="DIR", help="output folder of a run")
+@click.argument("annotations", type=click.Path())
+def tasks_import(run_folder: str, annotations: str) -> None:
+    """Fill ANNOTATIONS, Label Studio's JSON export, into the query files of a run."""
+    from psp_ray.oracle.label_studio import import_annotations
+
+    for line in import_annotations(run_folder, annotations):
+        click.echo(line)
 
 
 @cli.command()

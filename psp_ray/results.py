@@ -16,6 +16,7 @@ import pyarrow as pa
 from psp_ray.config import Config
 from psp_ray.experiment import PoolNames, RunState
 from psp_ray.files import plain, write_json, write_parquet, write_text
+from psp_ray.oracle.answers import IGNORE, SKIP, answer_name
 from psp_ray.records import Float32Array, Int32Array
 from psp_ray.report.curve import plot_learning_curve
 
@@ -24,10 +25,16 @@ SUMMARY_ROW = (
     "round",
     "labels_new",
     "labels_total",
+    "skipped",
+    "ignored",
     "pseudo_labels",
     "pseudo_label_precision",
     "test_accuracy",
     "test_macro_accuracy",
+    "pool_accuracy_estimate",
+    "agreement",
+    "predictions_changed",
+    "expected_gain",
     "reward",
     "ms_indicator",
     "seconds",
@@ -76,20 +83,26 @@ def write_rounds(out: Path, state: RunState) -> None:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {key: value for key, value in row.items() if key != "seconds"}
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "pool_accuracy_estimate":
+            parts = dict.fromkeys(("value", "low", "high", "n_effective")) | (value or {})
+            flat.update({f"{key}_{part}": number for part, number in parts.items()})
+        elif key != "seconds":
+            flat[key] = value
     flat.update({f"seconds_{stage}": round(value, 4) for stage, value in row["seconds"].items()})
     return {key: "" if value is None else value for key, value in plain(flat).items()}
 
 
 def write_labels(out: Path, state: RunState, names: PoolNames) -> None:
-    """`labels.parquet`: every label bought, in the order bought."""
+    """`labels.parquet`: every answer in the order asked, `skip` (-1) and `ignore` (-2) too; initial labels: round 0."""
     table = pa.table(
         {
-            "sample_id": [names.sample_ids[i] for i in state.labeled],
-            "label": [names.classes[i] for i in state.labels],
-            "round": state.bought_in,
+            "sample_id": pa.array([names.sample_ids[i] for i in state.asked], pa.string()),
+            "label": pa.array([answer_name(i, names.classes) for i in state.answers.tolist()], pa.string()),
+            "round": state.asked_in,
             "log_prob": pa.array(state.log_prob, from_pandas=True),
-            "class_index": state.labels,
+            "class_index": state.answers,
         }
     )
     write_parquet(out / "labels.parquet", table)
@@ -109,8 +122,9 @@ def write_summary(
     state: RunState | None,
     wall_seconds: float,
     image_size: int | None,
+    extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`summary.json`; returns its content."""
+    """`summary.json`; returns its content. `extra` are more keys, put before the rounds."""
     rows = state.rows if state else []
     summary = {
         "status": status,
@@ -130,13 +144,29 @@ def write_summary(
         "zero_shot_macro_accuracy": state.zero_shot.macro_accuracy if state else None,
         "final_accuracy": state.last.accuracy if state and state.last else None,
         "final_macro_accuracy": state.last.macro_accuracy if state and state.last else None,
-        "labels_used": len(state.labeled) if state else 0,
+        "zero_shot_pool_accuracy_estimate": state.zero_shot_estimate if state else None,
+        "pool_accuracy_estimate": final_estimate(state) if state else None,
+        "oracle": config.oracle,
+        "labels_used": state.labels_used if state else 0,
         "labels_paid": state.labels_paid if state else 0,
+        "labels_initial": int((state.asked_in == 0).sum()) if state else 0,
+        "skipped": int((state.answers == SKIP).sum()) if state else 0,
+        "ignored": int((state.answers == IGNORE).sum()) if state else 0,
+        "stopped": state.stopped or None if state else None,
         "wall_seconds": wall_seconds,
+        **(extra or {}),
         "rounds": [{key: row[key] for key in SUMMARY_ROW} for row in rows],
     }
     write_json(out / SUMMARY, summary)
     return plain(summary)
+
+
+def final_estimate(state: RunState) -> dict[str, Any] | None:
+    """The newest estimate of the pool's accuracy; `round` says whose prompts it judges (0: zero-shot)."""
+    for row in reversed(state.rows):
+        if row["pool_accuracy_estimate"] is not None:
+            return {**row["pool_accuracy_estimate"], "round": row["round"]}
+    return None if state.zero_shot_estimate is None else {**state.zero_shot_estimate, "round": 0}
 
 
 def write_pool_predictions(
@@ -149,21 +179,25 @@ def write_pool_predictions(
 ) -> None:
     """`pool_predictions.parquet`: a class for every pool image and where it comes from.
 
-    `predicted` and `probability` (n,) are the student's; bought labels stand as they were given, with probability 1,
-    and retained pseudo-labels of the last round keep the teacher's class and confidence.
+    `predicted` and `probability` (n,) are the student's calibrated ones (of the pseudo-label, where there is one);
+    labels stand as they were given, with probability 1. An image that belongs to no class has none.
     """
     label, chance = predicted.copy(), probability.copy()
     source = np.full(len(label), "predicted", dtype=object)
-    label[state.pseudo.positions], chance[state.pseudo.positions] = state.pseudo.labels, state.pseudo.confidence
     source[state.pseudo.positions] = "pseudo"
+    source[state.asked[state.answers == SKIP]] = "skipped"
+    nothing = state.asked[state.answers == IGNORE]
+    source[nothing], chance[nothing] = "ignored", np.nan
     label[state.labeled], chance[state.labeled] = state.labels, 1.0
     source[state.labeled] = "bought"
+    source[state.asked[(state.asked_in == 0) & state.has_class]] = "initial"
+    names_of = [None if source[row] == "ignored" else names.classes[i] for row, i in enumerate(label.tolist())]
     table = pa.table(
         {
             "sample_id": names.sample_ids,
             "path": pa.array(paths, pa.string()),
-            "class": [names.classes[i] for i in label],
-            "probability": chance.astype(np.float32),
+            "class": pa.array(names_of, pa.string()),
+            "probability": pa.array(chance.astype(np.float32), from_pandas=True),
             "source": pa.array(source.tolist(), pa.string()),
         }
     )
@@ -173,4 +207,11 @@ def write_pool_predictions(
 def write_curve(out: Path, config: Config, state: RunState) -> None:
     """`learning_curve.png`."""
     title = f"{Path(config.dataset).name} · {config.shown_strategy} · seed {config.seed}"
-    plot_learning_curve(out / "learning_curve.png", state.rows, state.zero_shot.accuracy, title, config.evaluate_on)
+    plot_learning_curve(
+        out / "learning_curve.png",
+        state.rows,
+        state.zero_shot.accuracy,
+        title,
+        config.evaluate_on,
+        state.zero_shot_estimate,
+    )

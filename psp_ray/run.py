@@ -11,22 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from psp_ray import components
-from psp_ray.classifier import PROMPTS, save_prompts
+from psp_ray.checkpoint import drop_checkpoint
 from psp_ray.config import Config
 from psp_ray.data.cache import EncoderSpec, FeatureCache
 from psp_ray.data.dataset import Dataset, load_dataset
 from psp_ray.data.featurize import FeaturizedDataset, Progress, featurize, plan_featurize, write_broken
+from psp_ray.data.own import initial_labels, limited
 from psp_ray.errors import ConfigError, DatasetError, OutputError
 from psp_ray.experiment import Experiment, PoolNames, RunState
 from psp_ray.files import read_json, write_json, write_text
-from psp_ray.report.progress import Reporter, duration, percent, rounds_table
+from psp_ray.finish import finish, pool_names
+from psp_ray.oracle.answers import AwaitingLabels
+from psp_ray.report.progress import Reporter, duration, interval, percent, rounds_table
 from psp_ray.results import (
     SUMMARY,
-    write_curve,
     write_labels,
     write_policy,
-    write_pool_predictions,
     write_rounds,
     write_summary,
 )
@@ -56,12 +59,34 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
         UserError: one line for the first thing that is wrong.
     """
     if dataset is None:
-        dataset = load_dataset(config.dataset, config.data_root, config.split)
+        dataset = load_data(config)
     config = complete(config, dataset)
+    if config.oracle == "ground-truth":
+        _require_labels(dataset)
     check_budget(config, dataset)
     templates_of(config, dataset)
     descriptions_of(config, dataset)
     return Prepared(config, dataset, _encoder_spec(config))
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set that the settings name, with all that belongs to it.
+
+    Raises:
+        DatasetError: as `load_dataset`, or unusable initial labels.
+    """
+    dataset = load_dataset(
+        config.dataset,
+        config.data_root,
+        config.split,
+        classes=config.classes,
+        test=config.test,
+        exclude=config.exclude,
+    )
+    known = initial_labels(dataset, config.initial_labels)[0] if config.initial_labels else np.zeros(0, np.int64)
+    if config.pool_limit is not None:
+        dataset = limited(dataset, config.pool_limit, config.seed, known)
+    return dataset
 
 
 def complete(config: Config, dataset: Dataset) -> Config:
@@ -88,24 +113,40 @@ def check_budget(config: Config, dataset: Dataset) -> None:
     per_round = _with_pool_size(config, dataset).labels_per_round
     assert isinstance(per_round, int)
     n, wanted = dataset.pool.num_rows, config.rounds * per_round
-    if wanted > n:
+    if per_round > n or (wanted > n and config.oracle == "ground-truth"):
         raise ConfigError(
             f"--rounds {config.rounds} x --labels-per-round {config.labels_per_round} = {wanted} labels, but the pool "
             f"has {n} images; lower one of them"
         )
     if config.label_cap is not None and wanted > config.label_cap:
         raise ConfigError(f"--label-cap {config.label_cap} is below the {wanted} labels that the rounds buy")
-    if not dataset.part(config.evaluate_on).num_rows:
-        raise DatasetError(f"{dataset.name}: no {config.evaluate_on} images; choose another --evaluate-on or add some")
+    if config.evaluate_on == "val" and not dataset.val.num_rows:
+        raise DatasetError(f"{dataset.name}: no val images; choose another --evaluate-on or add some")
+
+
+def _require_labels(dataset: Dataset) -> None:
+    """Ground truth can answer for all of the pool."""
+    unknown = int((dataset.known_labels("pool") < 0).sum())
+    if unknown:
+        raise DatasetError(
+            f"{dataset.name}: {unknown:,} of {dataset.pool.num_rows:,} pool images have no label; "
+            "add --oracle file to label images by hand, or complete the labels"
+        )
 
 
 def descriptions_of(config: Config, dataset: Dataset) -> dict[str, list[str]]:
-    """The descriptions of the data set's classes, or nothing where they are not used."""
-    if config.descriptions == "none" or config.description_file is None:
+    """The descriptions of the data set's classes, or nothing where they are not used.
+
+    Those of `--description-file`, else those given with the class names; there a class without any describes itself.
+    """
+    if config.descriptions == "none" or not (config.description_file or dataset.descriptions):
         return {}
     from psp_ray.learn.descriptions import load_descriptions, match_descriptions
 
-    phrases = match_descriptions(load_descriptions(config.description_file), dataset.prompt_names)
+    if config.description_file:
+        phrases = match_descriptions(load_descriptions(config.description_file), dataset.prompt_names)
+    else:
+        phrases = tuple(tuple(dataset.descriptions.get(name) or [name]) for name in dataset.classes)
     return {name: list(items) for name, items in zip(dataset.prompt_names, phrases, strict=True)}
 
 
@@ -222,7 +263,10 @@ def dry_run(config: Config) -> str:
 
 
 def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Run (or resume) an experiment; returns the content of `summary.json`."""
+    """Run (or resume) an experiment; returns the content of `summary.json`.
+
+    With `oracle: file` it ends at once where labels are missing; `status` is then `awaiting_labels`.
+    """
     started = time.perf_counter()
     reporter = reporter or Reporter(config.rounds)
     limit_threads(config.threads)
@@ -235,8 +279,8 @@ def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
     config = prepared.config
     experiment_id = open_out(config, out)
     finished = _finished(out)
-    if finished is not None:
-        reporter.note(f"already finished: {percent(finished['final_accuracy'])}; see {out / SUMMARY}")
+    if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, reporter):
+        reporter.note(f"already finished: {_accuracy_text(finished, config)}; see {out / SUMMARY}")
         return finished
     with open_runtime(config, reporter) as runtime:
         data = featurize_prepared(prepared, runtime, reporter)
@@ -321,37 +365,37 @@ def _run_rounds(
     started: float,
 ) -> dict[str, Any]:
     config = _with_pool_size(config, data.dataset)
-    names = PoolNames(data.sample_ids, data.content_hashes, list(data.dataset.classes))
+    names = pool_names(data)
     settings = components.settings_json(config)
     cache = FeatureCache.open(config.cache).folder
-    pool_labels = data.dataset.labels("pool")
+    pool_labels = data.dataset.known_labels("pool")
     evaluation = data.test if config.evaluate_on == "test" else data.val
-    assert evaluation.labels is not None
+    tested = evaluation.n > 0 and evaluation.labels is not None
+    if not tested:
+        reporter.note(f"no {config.evaluate_on} images: accuracies are estimated from the draws alone")
+    initial = initial_labels(data.dataset, config.initial_labels) if config.initial_labels else None
     learner = components.LearnerInput(
         settings=settings,
         classes=data.dataset.prompt_names,
         templates=templates_of(config, data.dataset),
         descriptions=descriptions_of(config, data.dataset),
-        evaluation=components.PoolSource.of(evaluation.reader, cache),
-        evaluation_labels=evaluation.labels,
+        evaluation=components.PoolSource.of(evaluation.reader, cache) if tested else None,
+        evaluation_labels=evaluation.labels if tested and evaluation.labels is not None else np.zeros(0, np.int32),
         pool_labels=pool_labels,
     )
-    oracle = components.OracleInput(
-        settings=settings,
-        classes=names.classes,
-        ledger=config.ledger or str((out / "ledger.sqlite").resolve()),
-        sample_ids=names.sample_ids,
-        labels=pool_labels,
-    )
+    oracle = oracle_input(config, data.dataset, out)
     view_input = None
     if config.self_training != "none" and config.view_mode == "fresh":
         view_input = components.ViewInput(settings, data.dataset.pool, data.pool.hashes)
     crew = runtime.crew(settings, components.PoolSource.of(data.pool, cache), learner, oracle, view_input)
     backbone = crew.learner.submit("backbone").result()
-    experiment = Experiment(config, names, crew, out, experiment_id, reporter)
+    experiment = Experiment(config, names, crew, out, experiment_id, reporter, initial)
     experiment.on_round = lambda state: _write_round(out, state, names)
     try:
         state = experiment.run()
+    except AwaitingLabels as error:
+        reporter.stop()
+        return _await(config, experiment, out, error, time.perf_counter() - started, backbone, reporter)
     except BaseException as error:
         reporter.stop()
         if isinstance(error, (KeyboardInterrupt, SystemExit)) or type(error).__name__ == "Interrupted":
@@ -360,30 +404,75 @@ def _run_rounds(
             write_summary(out, config, "interrupted", saved, wall, backbone["image_size"][0])
             reporter.note(f"interrupted; continue with the same command and --resume --out {out}")
         raise
+    extra = finish(config, data, experiment, state, out, backbone)
     _write_round(out, state, names)
-    predicted = crew.learner.submit("predict_pool", state.text).result()
-    write_pool_predictions(
-        out,
-        state,
-        names,
-        data.dataset.pool["path"].to_pylist(),
-        predicted["class_index"].to_numpy(),
-        predicted["probability"].to_numpy(),
-    )
-    save_prompts(
-        out / PROMPTS,
-        state.text,
-        state.contexts,
-        names.classes,
-        backbone,
-        components.backbone_spec(config),
-        {"dataset": config.dataset, "strategy": config.shown_strategy, "config": config.identity()},
-    )
-    write_curve(out, config, state)
+    reporter.stop()
     wall = experiment.wall_seconds + experiment.started - started
-    summary = write_summary(out, config, "finished", state, wall, backbone["image_size"][0])
+    summary = write_summary(out, config, "finished", state, wall, backbone["image_size"][0], extra)
     _say_goodbye(config, summary, state, out, reporter)
     return summary
+
+
+def oracle_input(config: Config, dataset: Dataset, out: Path) -> components.OracleInput:
+    """What the oracle needs: for labels by file the pool's images, else the labels that it answers with."""
+    by_file = config.oracle == "file"
+    return components.OracleInput(
+        settings=components.settings_json(config),
+        classes=list(dataset.classes),
+        ledger=config.ledger or str((out / "ledger.sqlite").resolve()),
+        sample_ids=dataset.pool["sample_id"].to_pylist(),
+        labels=dataset.known_labels("pool"),
+        folder=str(out.resolve()) if by_file else "",
+        manifest=dataset.pool if by_file else None,
+    )
+
+
+def _await(
+    config: Config,
+    experiment: Experiment,
+    out: Path,
+    error: AwaitingLabels,
+    wall: float,
+    backbone: dict[str, Any],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """The run rests until people have labeled; everything so far is safe."""
+    state = experiment.state
+    number = (state.round if state else 0) + 1
+    waiting = {"awaiting": {"round": number, "missing": error.missing, "asked": error.asked, "file": error.place}}
+    summary = write_summary(out, config, "awaiting_labels", state, wall, backbone["image_size"][0], waiting)
+    folder = Path(error.place).parent
+    if error.missing < error.asked:
+        answered = error.asked - error.missing
+        reporter.note(f"round {number}: {answered:,} of {error.asked:,} answers taken up, {error.missing:,} missing")
+    reporter.note(
+        f"round {number}: please label {error.missing:,} images: write a class, skip (can't tell) or ignore (none of "
+        f"the classes) into the column 'label' of\n  {error.place}"
+    )
+    reporter.note(f"  the images: {folder / 'images'}/ and {folder / 'contact_sheet.png'}")
+    reporter.note(f"then continue with the same command and --resume --out {out}")
+    return summary
+
+
+def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, reporter: Reporter) -> bool:
+    """Whether a finished run is to be taken up again: a label was corrected since. Its last round is then repeated."""
+    if config.oracle != "file":
+        return False
+    oracle = components.build_oracle(oracle_input(config, dataset, out))
+    try:
+        changed = oracle.revise(experiment_id)
+        if not changed and not any(
+            c.corrected_at > (out / SUMMARY).stat().st_mtime for c in oracle.ledger.corrections()
+        ):
+            return False
+    finally:
+        oracle.close()
+    # In this order a crash in between does it all again, and drops no further round.
+    summary = read_json(out / SUMMARY)
+    drop_checkpoint(out / "checkpoints", len(summary["rounds"]))
+    write_json(out / SUMMARY, summary | {"status": "interrupted"})
+    reporter.note("labels were corrected since the run finished: repeating its last round")
+    return True
 
 
 def _write_round(out: Path, state: RunState, names: PoolNames) -> None:
@@ -404,10 +493,26 @@ def _say_goodbye(config: Config, summary: dict[str, Any], state: RunState, out: 
     reporter.console.print()
     reporter.console.print(rounds_table(state.rows, config.evaluate_on))
     reporter.note(
-        f"\nzero-shot {percent(summary['zero_shot_accuracy'])} -> {percent(summary['final_accuracy'])} "
-        f"{config.evaluate_on} accuracy with {summary['labels_used']:,} labels ({summary['labels_paid']:,} paid now), "
-        f"{duration(summary['wall_seconds'])}"
+        f"\n{_accuracy_text(summary, config)} with {summary['labels_used']:,} labels "
+        f"({summary['labels_paid']:,} paid now), {duration(summary['wall_seconds'])}"
     )
+    if summary["stopped"]:
+        reporter.note(f"stopped early: {summary['stopped']}")
     reporter.note(f"results: {out}/ (summary.json, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
-    reporter.note(f"picture: {out / 'learning_curve.png'}")
-    reporter.note(f"next:    psp-ray predict --run {out} IMAGES...")
+    reporter.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
+    reporter.note(f"next:    psp-ray predict --run {out} IMAGES...   or   psp-ray export --run {out} --folders DIR")
+
+
+def _accuracy_text(summary: dict[str, Any], config: Config) -> str:
+    """What a run reached, in words: on the test set where there is one, and by the draws."""
+    texts = []
+    if summary["final_accuracy"] is not None:
+        texts.append(
+            f"zero-shot {percent(summary['zero_shot_accuracy'])} -> {percent(summary['final_accuracy'])} "
+            f"{config.evaluate_on} accuracy"
+        )
+    estimate = summary.get("pool_accuracy_estimate")
+    if estimate is not None:
+        of = "" if estimate["round"] == len(summary["rounds"]) else f" after round {estimate['round']}"
+        texts.append(f"pool accuracy{of} about {interval(estimate)}")
+    return ", ".join(texts) or "accuracy unknown (no test set, and no estimate from the draws)"

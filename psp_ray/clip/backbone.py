@@ -112,6 +112,16 @@ def load_backbone(spec: BackboneSpec, towers: str = "both") -> Backbone:
     )
 
 
+def build_model(spec: BackboneSpec) -> tuple[Any, ResolvedModel]:
+    """The whole open_clip model with its weights, on the CPU, and what it was resolved to.
+
+    Raises:
+        ModelError: as `resolve`, or weights that don't fit.
+    """
+    found = resolve(spec)
+    return _build(spec, found), found
+
+
 def choose_device(device: str) -> str:
     """The device to use; `auto` prefers CUDA, then the CPU.
 

@@ -89,7 +89,7 @@ def _look_without_learning(config: Config) -> None:
     none = np.zeros(0, np.int64)
     text = TextState(np.zeros((0, 0), np.float32), 1.0)
     labels = none.astype(np.int32)
-    state = RunState(text, evaluation, none, labels, none.astype(np.float64), labels, text.features)
+    state = RunState(text, evaluation, none, labels, none.astype(np.float64), labels, text.features, text.features)
     write_summary(out, config, "finished", state, time.perf_counter() - started, config.image_size)
 
 

@@ -42,6 +42,8 @@ class Dataset:
     """The data set's folder; the sample_id of an image file is its path relative to it."""
     mirror: bool = True
     """Whether a mirrored image still shows its class (false for digits and other writing)."""
+    descriptions: dict[str, list[str]] = field(default_factory=dict)
+    """Phrases by class name, where the user gave some with the class names."""
 
     @property
     def prompt_names(self) -> list[str]:
@@ -79,6 +81,15 @@ class Dataset:
             raise DatasetError(f"{self.name}: {found.null_count} images of {split} have no true label; add them")
         return self.ground_truth["label"].to_numpy()[found.to_numpy()].astype(np.int32)
 
+    def known_labels(self, split: str) -> Int32Array:
+        """True labels (n,) int32 of one part in manifest order, -1 where nobody knows."""
+        ids = self.part(split)["sample_id"]
+        if self.ground_truth is None:
+            return np.full(len(ids), -1, np.int32)
+        found = pc.fill_null(pc.index_in(ids, value_set=self.ground_truth["sample_id"]), -1).to_numpy()
+        labels = np.append(self.ground_truth["label"].to_numpy(), -1)
+        return labels[found].astype(np.int32)
+
     def without(self, sample_ids: Iterable[str]) -> Dataset:
         """The data set with some images left out (broken ones, say)."""
         gone = pa.array(sorted(set(sample_ids)), pa.string())
@@ -97,17 +108,22 @@ def make_dataset(
     classes: Sequence[str],
     sample_ids: Sequence[str],
     splits: Sequence[str],
-    labels: Sequence[int] | None,
+    labels: Sequence[int | None] | None,
     *,
     root: Path | None = None,
-    images: Sequence[bytes] | None = None,
+    images: Sequence[bytes | None] | None = None,
+    paths: Sequence[str | None] | None = None,
     templates: Sequence[str] | None = None,
     mirror: bool = True,
+    descriptions: dict[str, list[str]] | None = None,
+    with_pool: bool = True,
 ) -> Dataset:
-    """Sort by sample_id, check and assemble. Without `images` the sample_ids are files relative to `root`.
+    """Sort by sample_id, check and assemble. Without `images` and `paths` the sample_ids are files relative to `root`.
+
+    `labels` are None where nobody knows them.
 
     Raises:
-        DatasetError: fewer than two classes, a class name twice, a sample_id twice, no pool image.
+        DatasetError: fewer than two classes, a class name twice, a sample_id twice, no pool image (`with_pool`).
     """
     if len(classes) < 2:
         only = f"only one class ({classes[0]!r})" if classes else "no class"
@@ -120,7 +136,7 @@ def make_dataset(
     twice = next((a for a, b in pairwise(ids) if a == b), None)
     if twice is not None:
         raise DatasetError(f"{name}: image {twice!r} is listed twice; keep one entry for each image")
-    if "pool" not in set(splits):
+    if with_pool and "pool" not in set(splits):
         raise DatasetError(f"{name}: no image to choose from (the train part is empty); add training images")
     try:
         id_column = pa.array(ids, pa.string())
@@ -128,22 +144,25 @@ def make_dataset(
         bad = next(i for i in ids if not _is_utf8(i))
         raise DatasetError(f"{name}: file name {bad!a} is not valid UTF-8; rename the file") from None
     prefix = "" if root is None else os.path.abspath(root)
-    paths = None if images is not None else [os.path.join(prefix, *i.split("/")) for i in ids]
+    if paths is not None:
+        places: list[str | None] | None = [paths[i] for i in order]
+    else:
+        places = None if images is not None else [os.path.join(prefix, *i.split("/")) for i in ids]
     manifest = pa.table(
         {
             "sample_id": id_column,
-            "path": pa.nulls(len(ids), pa.string()) if paths is None else pa.array(paths, pa.string()),
+            "path": pa.nulls(len(ids), pa.string()) if places is None else pa.array(places, pa.string()),
             "image": pa.nulls(len(ids), pa.binary()) if images is None else [images[i] for i in order],
             "split": [splits[i] for i in order],
         },
         schema=MANIFEST_SCHEMA,
     )
     truth = None
-    if labels is not None:
+    if labels is not None and any(label is not None for label in labels):
         truth = pa.table(
             {"sample_id": id_column, "label": pa.array([labels[i] for i in order], pa.int32())},
             schema=GROUND_TRUTH_SCHEMA,
-        )
+        ).drop_null()
     return Dataset(
         name=name,
         classes=list(classes),
@@ -152,22 +171,36 @@ def make_dataset(
         templates=list(templates or DEFAULT_TEMPLATES),
         root=None if root is None else prefix,
         mirror=mirror,
+        descriptions=dict(descriptions or {}),
     )
 
 
 def load_dataset(
-    dataset: str, data_root: str | os.PathLike[str] | None = None, split: str | os.PathLike[str] | None = None
+    dataset: str,
+    data_root: str | os.PathLike[str] | None = None,
+    split: str | os.PathLike[str] | None = None,
+    *,
+    classes: str | None = None,
+    test: str | None = None,
+    exclude: str | None = None,
 ) -> Dataset:
     """Find and list a data set; reads file names and split files, and opens images until one proves readable.
 
     Args:
-        dataset: the name of a registered data set, a folder, or `FOLDER:SPLIT.json`.
+        dataset: the name of a registered data set, a folder, `FOLDER:SPLIT.json`, or a CSV or Parquet manifest.
         data_root: the folder that holds the folders of named data sets.
         split: a CoOp-format split file; with a named data set it takes the place of its own.
+        classes: class names, or a file of them (see `psp_ray.data.classes`).
+        test: labeled test images: a folder of class folders, or a manifest.
+        exclude: a file that lists images to leave out.
 
     Raises:
-        DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file.
+        DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file,
+            or what `psp_ray.data.own` says of the last two.
     """
+    from psp_ray.data.classes import read_classes
+    from psp_ray.data.own import excluding, with_test
+
     folder, separator, tail = dataset.rpartition(":")
     if separator and folder and tail.lower().endswith(".json"):
         if split is not None:
@@ -177,8 +210,14 @@ def load_dataset(
         name=dataset,
         data_root=None if data_root is None else Path(data_root).expanduser(),
         split=None if split is None else Path(split).expanduser(),
+        classes=None if classes is None else read_classes(classes),
+        has_test=test is not None,
     )
     loaded = registry.find_adapter(request)(request)
+    if test is not None:
+        loaded = with_test(loaded, test)
+    if exclude is not None:
+        loaded = excluding(loaded, exclude)
     _require_readable(loaded)
     return loaded
 

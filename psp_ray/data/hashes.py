@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psp_ray.data.cache import HashArray
-from psp_ray.data.images import HASH_BYTES, ImageError, content_hash, read_file
+from psp_ray.data.images import HASH_BYTES, ImageError, content_hash, is_url, read_file
 
 RACY_NS = 2_000_000_000
 """A file changed this recently may change again without its time stamp showing it: its hash is not remembered."""
@@ -68,10 +68,9 @@ def hash_manifest(
         try:
             if path is None:
                 return row, content_hash(images[row].as_py()), None, ""
-            stat = os.stat(path)
-            stamp = (stat.st_size, stat.st_mtime_ns)
+            stamp = _stamp(path)
             remembered = known.get(path)
-            if remembered is not None and remembered[:2] == stamp:
+            if stamp is not None and remembered is not None and remembered[:2] == stamp:
                 return row, remembered[2], stamp, ""
             return row, content_hash(read_file(path)), stamp, ""
         except FileNotFoundError:
@@ -97,6 +96,27 @@ def hash_manifest(
     if any(known.get(path) != entry for path, entry in found.items()):
         _write_index(index_file, known | found)
     return Hashes(values, unreadable)
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """(size, time in ns) of a file; of a URL its size and a number made of its version, None where it has neither."""
+    if not is_url(path):
+        stat = os.stat(path)
+        return stat.st_size, stat.st_mtime_ns
+    import fsspec
+
+    try:
+        system, place = fsspec.core.url_to_fs(path)
+        info = system.info(place)
+    except FileNotFoundError:
+        raise
+    except Exception:  # whatever a file system raises: then the file is read, and that error counts
+        return None
+    version = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), None)
+    if version is None or info.get("size") is None:
+        return None
+    digest = hashlib.blake2b(str(version).encode(), digest_size=7).digest()
+    return int(info["size"]), int.from_bytes(digest, "big") % RACY_NS  # long ago, so that it is remembered
 
 
 def _windowed(executor: ThreadPoolExecutor, call: Callable[[int], _Hashed], count: int) -> Iterator[_Hashed]:

@@ -54,8 +54,12 @@ def content_hash(data: bytes) -> bytes:
 def check_header(source: str | bytes) -> None:
     """Raise ImageError where a file (by path) or bytes don't even begin like an image. Pixels are not decoded."""
     try:
+        if isinstance(source, str) and is_url(source):
+            source = read_file(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()):
             pass
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's plugins raise whatever a malformed header makes them stumble over
         raise ImageError(_reason(error)) from None
 
@@ -251,10 +255,25 @@ def augmented_views(image: Image.Image, prep: Preprocessing, views: ViewSettings
     return out
 
 
+def is_url(path: str) -> bool:
+    """Whether a path is one of fsspec's: `s3://…`, `https://…`, `memory://…`."""
+    return "://" in path
+
+
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """A file's bytes; ImageError where it can't be read."""
+    """The bytes of a file, or of what a URL names (fsspec); ImageError where they can't be read."""
     try:
+        if isinstance(path, str) and is_url(path):
+            import fsspec
+
+            with fsspec.open(path, "rb") as remote:
+                data: bytes = remote.read()
+            return data
         with open(path, "rb") as handle:
             return handle.read()
+    except FileNotFoundError:
+        raise ImageError("file not found") from None
     except OSError as error:
-        raise ImageError("file not found" if isinstance(error, FileNotFoundError) else str(error.strerror)) from None
+        raise ImageError(str(error.strerror or error)) from None
+    except (ImportError, ValueError) as error:  # fsspec: an unknown protocol, or its package is not installed
+        raise ImageError(" ".join(str(error).split())) from None

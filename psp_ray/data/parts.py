@@ -11,7 +11,7 @@ def stratified_parts(sample_ids: Sequence[str], labels: Sequence[int], *, val: f
     """A part for each sample, the same for ever: within a class, samples are ranked by a hash of their name.
 
     Depends on names and classes alone, on no seed and no order. `val` and `test` are fractions of each class, rounded;
-    a class with at least three images is in all three parts, one with two in pool and test.
+    a class with at least three images is in all three parts, one with two in pool and test (unless `test` is 0).
     """
     members: dict[int, list[tuple[bytes, str, int]]] = defaultdict(list)
     for row, (name, label) in enumerate(zip(sample_ids, labels, strict=True)):
@@ -20,7 +20,7 @@ def stratified_parts(sample_ids: Sequence[str], labels: Sequence[int], *, val: f
     parts = ["pool"] * len(sample_ids)
     for ranked in members.values():
         n = len(ranked)
-        n_test = max(round(test * n), 1 if n >= 2 else 0)
+        n_test = max(round(test * n), 1 if n >= 2 and test > 0 else 0)
         n_val = max(round(val * n), 1 if n >= 3 else 0)
         for rank, (_, _, row) in enumerate(sorted(ranked)):
             if rank < n_test:

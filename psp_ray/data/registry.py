@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from psp_ray.errors import DatasetError
 
 if TYPE_CHECKING:
+    from psp_ray.data.classes import ClassList
     from psp_ray.data.dataset import Dataset
 
 ENTRY_POINT_GROUP = "psp_ray.datasets"
@@ -24,11 +25,14 @@ ENTRY_POINT_GROUP = "psp_ray.datasets"
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: a name or folder, where named data sets live, and a split file to go by."""
+    """What the user asked for: a name, folder or manifest, where named data sets live, a split file to go by, class
+    names, and whether the test images come from elsewhere."""
 
     name: str
     data_root: Path | None = None
     split: Path | None = None
+    classes: ClassList | None = None
+    has_test: bool = False
 
 
 Adapter = Callable[[Request], "Dataset"]
@@ -59,19 +63,25 @@ def find_adapter(request: Request) -> Adapter:
     """The adapter for a request: a registered name wins over a folder of that name (write `./name` for the folder).
 
     Raises:
-        DatasetError: neither a known name nor a folder.
+        DatasetError: neither a known name nor a folder or manifest; class names for a data set that has its own.
     """
     from psp_ray.data.adapters.folder import load_folder
+    from psp_ray.data.adapters.listed import load_listed
     from psp_ray.data.coop import load_split_folder
+    from psp_ray.data.manifest import is_manifest
 
     _load_all()
+    if request.classes is not None and (request.name in _adapters or request.split is not None):
+        raise DatasetError(f"dataset {request.name!r} brings its own class names; drop --classes")
     if request.name in _adapters:
         return _adapters[request.name]
+    if is_manifest(request.name):
+        return load_listed
     folder = Path(request.name).expanduser()
     if folder.is_dir():
         return load_split_folder if request.split is not None else load_folder
     if folder.exists():
-        raise DatasetError(f"dataset {request.name!r} is a file; give the folder that holds the class folders")
+        raise DatasetError(f"dataset {request.name!r} is a file; give a folder, or a manifest: .csv or .parquet")
     if "/" in request.name or "\\" in request.name or request.name.startswith((".", "~")):
         raise DatasetError(f"dataset folder {request.name!r} does not exist; check the path")
     near = difflib.get_close_matches(request.name, _adapters, n=1)

@@ -24,11 +24,6 @@ from psp_ray.errors import OracleError
 SCHEMA_VERSION = 2
 """Version of the tables below. Raise it together with a step in `MIGRATIONS`."""
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {
-    2: lambda connection: corrections.create(connection),
-}
-"""`MIGRATIONS[v]` turns a ledger of version v - 1 into one of version v, inside the opening transaction."""
-
 BUSY_SECONDS = 60.0
 """How long a client waits for another one's transaction on a SQLite ledger."""
 
@@ -108,6 +103,9 @@ corrections = sa.Table(
     sa.Column("corrected_by", sa.Text, nullable=False, index=True),
     sa.Column("corrected_at", sa.Double, nullable=False),
 )
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: corrections.create}
+"""`MIGRATIONS[v]` turns a ledger of version v - 1 into one of version v, inside the opening transaction."""
 
 
 def label_space_of(class_names: Sequence[str]) -> str:

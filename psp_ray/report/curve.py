@@ -1,36 +1,92 @@
-"""The learning curve of a run as a picture."""
+"""The learning curve of a run, and how far its probabilities can be trusted, as pictures."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from psp_ray.calibration import Reliability
 
-def plot_learning_curve(path: Path, rows: list[dict[str, Any]], zero_shot: float, title: str, split: str) -> None:
-    """Draw accuracy against labels bought, with zero-shot as the starting point, into the PNG file `path`."""
+
+def plot_learning_curve(
+    path: Path,
+    rows: list[dict[str, Any]],
+    zero_shot: float,
+    title: str,
+    split: str,
+    zero_shot_estimate: dict[str, float] | None = None,
+) -> None:
+    """Draw accuracy against labels into the PNG file `path`, with zero-shot as the starting point.
+
+    Beside accuracy on `split`, where it is known, stands the estimate from the draws with its 95 % interval.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    labels = [0, *(row["labels_total"] for row in rows)]
-    accuracy = [100 * zero_shot, *(100 * row["test_accuracy"] for row in rows)]
+    start = rows[0]["labels_total"] - rows[0]["labels_new"] if rows else 0
+    labels = [start, *(row["labels_total"] for row in rows)]
+    estimates = [zero_shot_estimate, *(row["pool_accuracy_estimate"] for row in rows)]
+    known = [(x, e) for x, e in zip(labels, estimates, strict=True) if e is not None]
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    axes.plot(labels, accuracy, marker="o", color="tab:blue", label="learned prompts")
-    axes.axhline(100 * zero_shot, color="tab:gray", linestyle="--", linewidth=1, label="zero-shot")
-    axes.annotate(
-        f"{accuracy[-1]:.1f} %",
-        (labels[-1], accuracy[-1]),
-        textcoords="offset points",
-        xytext=(0, 8),
-        ha="center",
-    )
-    axes.set_xlabel("labels bought")
-    axes.set_ylabel(f"{split} accuracy (%)")
+    if known:
+        value = [100 * e["value"] for _, e in known]
+        reach = [[100 * (e["value"] - e["low"]) for _, e in known], [100 * (e["high"] - e["value"]) for _, e in known]]
+        axes.errorbar(
+            [x for x, _ in known],
+            value,
+            yerr=reach,
+            fmt="s--",
+            color="tab:orange",
+            alpha=0.8,
+            linewidth=1,
+            markersize=4,
+            capsize=3,
+            label="estimate for the pool (95 %)",
+        )
+    tested = not math.isnan(zero_shot)
+    if tested:
+        accuracy = [100 * zero_shot, *(100 * row["test_accuracy"] for row in rows)]
+        axes.plot(labels, accuracy, marker="o", color="tab:blue", label=f"{split} accuracy")
+        axes.axhline(100 * zero_shot, color="tab:gray", linestyle="--", linewidth=1, label="zero-shot")
+        axes.annotate(
+            f"{accuracy[-1]:.1f} %",
+            (labels[-1], accuracy[-1]),
+            textcoords="offset points",
+            xytext=(0, 8),
+            ha="center",
+        )
+    if not tested and not known:
+        axes.text(0.5, 0.5, "no test set, and no estimate from the draws", ha="center", transform=axes.transAxes)
+    axes.set_xlabel("labels")
+    axes.set_ylabel(f"{split} accuracy (%)" if tested and not known else "accuracy (%)")
     axes.set_title(title)
     axes.margins(y=0.12)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    if tested or known:
+        axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_calibration(path: Path, curves: dict[str, Reliability], title: str) -> None:
+    """Draw reliability diagrams, one curve a name, into the PNG file `path`; the size of a point is its share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.0, 4.6), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="tab:gray", linestyle="--", linewidth=1, label="perfect")
+    for (name, curve), color in zip(curves.items(), ("tab:orange", "tab:green", "tab:blue"), strict=False):
+        axes.plot(curve.confidence, curve.accuracy, color=color, linewidth=1, label=f"{name}: error {curve.ece:.3f}")
+        axes.scatter(curve.confidence, curve.accuracy, s=12 + 200 * curve.share, color=color, alpha=0.6)
+    axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), xlabel="probability of the predicted class", ylabel="share that is right")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -57,11 +57,19 @@ class Reporter:
 
     def zero_shot(self, evaluation: Evaluation) -> None:
         self.stop()
-        self.note(f"zero-shot accuracy: {percent(evaluation.accuracy)} on {evaluation.n:,} images")
+        if evaluation.n:
+            self.note(f"zero-shot accuracy: {percent(evaluation.accuracy)} on {evaluation.n:,} images")
+
+    def initial(self, count: int, evaluation: Evaluation) -> None:
+        """Prompts were learned from labels known beforehand."""
+        self.stop()
+        reached = f": {percent(evaluation.accuracy)}" if evaluation.n else ""
+        self.note(f"learned from {count:,} initial labels{reached}")
 
     def restored(self, rows: list[dict[str, Any]], zero_shot: Evaluation) -> None:
         self.stop()
-        self.note(f"continuing after round {len(rows)} (zero-shot accuracy {percent(zero_shot.accuracy)})")
+        known = f" (zero-shot accuracy {percent(zero_shot.accuracy)})" if zero_shot.n else ""
+        self.note(f"continuing after round {len(rows)}{known}")
 
     def round(self, row: dict[str, Any], warning: str = "") -> None:
         """A round is finished and safe on disk."""
@@ -70,13 +78,25 @@ class Reporter:
         stages = ", ".join(f"{_SHOWN[name]} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
         pseudo = ""
         if row["pseudo_labels"]:
-            pseudo = f", {row['pseudo_labels']:,} pseudo-labels ({percent(row['pseudo_label_precision'])} right)"
+            pseudo = f", {row['pseudo_labels']:,} pseudo-labels"
+            if not math.isnan(row["pseudo_label_precision"]):
+                pseudo += f" ({percent(row['pseudo_label_precision'])} right)"
+        dropped = ", ".join(f"{row[word]:,} {word}" for word in ("skipped", "ignored") if row[word])
+        reached = "" if math.isnan(row["test_accuracy"]) else f" -> {percent(row['test_accuracy'])}"
         self.note(
-            f"round {row['round']}/{self.rounds}: {row['labels_total']:,} labels{pseudo} -> "
-            f"{percent(row['test_accuracy'])}   [{stages} s]"
+            f"round {row['round']}/{self.rounds}: {row['labels_total']:,} labels{dropped and f' ({dropped})'}{pseudo}"
+            f"{reached}   [{stages} s]"
         )
         if warning:
             self.warn(warning)
+
+    def prospect(self, row: dict[str, Any], judged: dict[str, float] | None, outlook: str) -> None:
+        """What a round's draws say of the prompts that it began with, and what the next one should bring."""
+        if judged is not None:
+            before = "zero-shot prompts" if row["round"] == 1 else f"prompts of round {row['round'] - 1}"
+            self.note(f"  by its draws, the {before} are right on {interval(judged)} of the pool")
+        if outlook:
+            self.note(f"  {outlook}")
 
     def _live(self, text: str) -> None:
         if not self.console.is_terminal:
@@ -98,6 +118,13 @@ def percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
+def interval(estimate: dict[str, float] | None) -> str:
+    """`61.2 % (52.0 to 69.5 %)`: an estimate with its 95 % interval."""
+    if estimate is None:
+        return "–"
+    return f"{percent(estimate['value'])} ({100 * estimate['low']:.1f} to {percent(estimate['high'])})"
+
+
 def duration(seconds: float) -> str:
     """`95` -> `1 min 35 s`."""
     seconds = round(seconds)
@@ -110,7 +137,16 @@ def duration(seconds: float) -> str:
 def rounds_table(rows: list[dict[str, Any]], split: str) -> Table:
     """The table of rounds that ends a run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("round", "labels", "pseudo-labels", "precision", f"{split} accuracy", "reward", "seconds"):
+    for name in (
+        "round",
+        "labels",
+        "pseudo-labels",
+        "precision",
+        f"{split} accuracy",
+        "pool estimate",
+        "reward",
+        "seconds",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         reward = row["reward"]
@@ -120,6 +156,7 @@ def rounds_table(rows: list[dict[str, Any]], split: str) -> Table:
             f"{row['pseudo_labels']:,}",
             percent(row["pseudo_label_precision"]),
             percent(row["test_accuracy"]),
+            interval(row["pool_accuracy_estimate"]),
             "–" if reward is None or math.isnan(reward) else f"{reward:.2e}",
             f"{sum(row['seconds'].values()):.1f}",
         )

@@ -50,20 +50,23 @@ def inclusion_probabilities(log_prob: Float64Array, next_key: float, n: int) -> 
     return q
 
 
-def estimate_mean(outcomes: Float64Array, q: Float64Array, *, level: float = 0.95) -> Estimate | None:
+def estimate_mean(
+    outcomes: Float64Array, q: Float64Array, *, weights: Float64Array | None = None, level: float = 0.95
+) -> Estimate | None:
     """Mean of an outcome in 0..1 (say, "the teacher is right") over the round's whole pool, drawn samples included.
 
     `outcomes`, `q` (m,): of the drawn samples, and their inclusion probabilities. Value: `sum y/q / sum 1/q`.
     The interval is Wilson's score interval at the sample size that has the estimate's variance, with Student's t for
     the normal, since that variance is itself estimated (from the draws and, so that it is never zero by luck, half a
     right and half a wrong draw of mean weight). It counts the finite pool: q = 1 tells all. None for an empty sample.
+    `weights` (m,): instead of 1/q, for the draws of several rounds; within a round they must go as 1/q.
     """
     y = np.asarray(outcomes, np.float64)
     if len(y) == 0:
         return None
     if y.min() < 0 or y.max() > 1:
         raise ValueError("outcomes must lie in 0..1")
-    weight = 1.0 / np.asarray(q, np.float64)
+    weight = 1.0 / np.asarray(q, np.float64) if weights is None else np.asarray(weights, np.float64)
     total = weight.sum()
     value = float(np.clip((weight * y).sum() / total, 0.0, 1.0))
     n_effective = float(total**2 / (weight**2).sum())

@@ -7,10 +7,12 @@ from psp_ray.oracle.backends.base import (
     make_annotator,
     register_annotator,
 )
+from psp_ray.oracle.backends.file import FileAnnotator
 from psp_ray.oracle.backends.ground_truth import GroundTruthAnnotator
 
 __all__ = [
     "Annotator",
+    "FileAnnotator",
     "GroundTruthAnnotator",
     "Item",
     "annotator_names",

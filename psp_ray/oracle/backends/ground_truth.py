@@ -34,7 +34,7 @@ class GroundTruthAnnotator:
 
     def annotate(self, items: Sequence[Item]) -> list[int]:
         """Labels of `items` in their order. Raises OracleError naming the first sample that has none."""
-        missing = [item.sample_id for item in items if item.sample_id not in self._labels]
+        missing = [item.sample_id for item in items if self._labels.get(item.sample_id) is None]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise OracleError(

@@ -1,0 +1,227 @@
+"""What users bring beside the pool: a test set, labels they have already, images to leave out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from psp_ray import noise
+from psp_ray.data.classes import ClassList
+from psp_ray.data.dataset import MANIFEST_SCHEMA, Dataset, make_dataset
+from psp_ray.data.manifest import (
+    ID_COLUMNS,
+    PATH_COLUMNS,
+    Rows,
+    descriptions,
+    is_manifest,
+    read_manifest,
+    require_local_files,
+)
+from psp_ray.errors import DatasetError
+from psp_ray.learn.descriptions import normalize_name
+from psp_ray.oracle.answers import UnknownLabel, parse_answer
+from psp_ray.records import Int32Array, Int64Array
+
+TEST_PREFIX = "test/"
+
+
+def load_pool_folder(folder: Path, files: list[tuple[str, ...]], classes: ClassList) -> Dataset:
+    """Images anywhere below a folder, nothing known about their classes: all are pool.
+
+    Raises:
+        DatasetError: no image; or sub-folders of which only some are classes.
+    """
+    if not files:
+        raise DatasetError(f"dataset folder {folder} holds no image file; give a folder of images")
+    name = Path(os.path.abspath(folder)).name or "folder"
+    ids = ["/".join(parts) for parts in files]
+    known = descriptions(classes)
+    return make_dataset(name, classes.names, ids, ["pool"] * len(ids), None, root=folder, descriptions=known)
+
+
+def sorted_by_class(folder: Path, files: list[tuple[str, ...]], classes: ClassList) -> bool:
+    """Whether the sub-folders are the classes given: all of them, or none.
+
+    Raises:
+        DatasetError: only some of them are.
+    """
+    names = {normalize_name(name) for name in classes.names}
+    tops = sorted({parts[0] for parts in files if len(parts) > 1})
+    strange = [top for top in tops if normalize_name(top) not in names]
+    if tops and not strange:
+        return True
+    if len(strange) < len(tops):
+        raise DatasetError(
+            f"dataset folder {folder}: sub-folder {strange[0]!r} is no class of {classes.source}, others are; rename "
+            "it, or move the images together if their labels are not known"
+        )
+    return False
+
+
+def with_test(dataset: Dataset, given: str) -> Dataset:
+    """`dataset` with the images of `--test` as its test part: a folder of class folders, or a manifest with labels.
+
+    Raises:
+        DatasetError: missing, empty, an image without a label, or one of a class that the data set doesn't have.
+    """
+    rows = _test_manifest(given) if is_manifest(given) else _test_folder(given)
+    if not rows.ids:
+        raise DatasetError(f"--test {given}: no image; give a folder of class folders, or a manifest with labels")
+    require_local_files(rows)
+    labels = []
+    for row, text in enumerate(rows.labels):
+        try:
+            label = parse_answer(text, dataset.classes)
+        except UnknownLabel as error:
+            raise DatasetError(f"--test {rows.where(row)}: {error}") from None
+        if label is None or label < 0:
+            raise DatasetError(f"--test {rows.where(row)}: no label; every test image needs one")
+        labels.append(label)
+    ids = [TEST_PREFIX + name for name in rows.ids]
+    test = make_dataset(
+        f"--test {given}",
+        dataset.classes,
+        ids,
+        ["test"] * len(ids),
+        labels,
+        paths=rows.paths,
+        images=rows.images,
+        with_pool=False,
+    )
+    kept = dataset.manifest.filter(pc.not_equal(dataset.manifest["split"], "test"))
+    if bool(pc.any(pc.is_in(test.manifest["sample_id"], value_set=kept["sample_id"])).as_py()):
+        raise DatasetError(f"--test {given}: an image of the pool is called {ids[0]!r} too; rename the folder 'test'")
+    manifest = pa.concat_tables([kept, test.manifest]).sort_by("sample_id")
+    assert test.ground_truth is not None
+    truth = test.ground_truth
+    if dataset.ground_truth is not None:
+        truth = pa.concat_tables([dataset.ground_truth, truth])
+    return replace(dataset, manifest=manifest.cast(MANIFEST_SCHEMA), ground_truth=truth)
+
+
+def _test_manifest(given: str) -> Rows:
+    rows = read_manifest(given)
+    chosen = [row for row, split in enumerate(rows.splits) if split.lower().startswith("test")]
+    return rows.take(chosen) if chosen else rows
+
+
+def _test_folder(given: str) -> Rows:
+    from psp_ray.data.adapters.folder import image_files
+
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(f"--test {given}: no such folder; give a folder of class folders, or a CSV or Parquet file")
+    files = sorted(image_files(folder))
+    loose = next((parts for parts in files if len(parts) < 2), None)
+    if loose is not None:
+        raise DatasetError(f"--test {given}: {loose[0]} lies in no class folder; every test image needs a label")
+    rows = Rows(str(folder))
+    for parts in files:
+        rows.ids.append("/".join(parts))
+        rows.paths.append(os.path.join(os.path.abspath(folder), *parts))
+        rows.images.append(None)
+        rows.labels.append(parts[0])
+        rows.splits.append("test")
+        rows.lines.append(len(rows.ids))
+    return rows
+
+
+def excluding(dataset: Dataset, given: str) -> Dataset:
+    """`dataset` without the images listed in `--exclude`: a text file with a name a line, or a CSV.
+
+    A name is a sample_id, a path (as in the manifest or absolute), or a line of `broken_images.csv` and the like.
+
+    Raises:
+        DatasetError: unreadable, a name of no image, or nothing left of the pool.
+    """
+    places = _places(dataset)
+    gone = []
+    for number, name, _ in _names_and_labels(given, "--exclude"):
+        found = places.get(name) or places.get(os.path.abspath(os.path.expanduser(name)))
+        if found is None:
+            raise DatasetError(f"--exclude {given}:{number}: {name!r} is no image of {dataset.name}; correct the line")
+        gone.append(found)
+    left = dataset.without(gone)
+    if not left.pool.num_rows:
+        raise DatasetError(f"--exclude {given}: leaves no image in the pool; list fewer")
+    return left
+
+
+def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array]:
+    """Positions (k,) in the pool and classes (k,) int32 of the labels in a CSV with columns sample_id (or path), label.
+
+    Empty labels are passed over, so that a half-filled query.csv will do.
+
+    Raises:
+        DatasetError: unreadable, an image that is not in the pool, labeled twice differently, or an unknown class.
+    """
+    places = _places(dataset)
+    position = {name: at for at, name in enumerate(dataset.pool["sample_id"].to_pylist())}
+    found: dict[int, int] = {}
+    for number, name, text in _names_and_labels(given, "--initial-labels"):
+        where = f"--initial-labels {given}:{number}"
+        try:
+            label = parse_answer(text, dataset.classes)
+        except UnknownLabel as error:
+            raise DatasetError(f"{where}: {error}") from None
+        sample = places.get(name) or places.get(os.path.abspath(os.path.expanduser(name)))
+        if sample is None or sample not in position:
+            raise DatasetError(f"{where}: {name!r} is no image of the pool; correct or remove the line")
+        if label is None or label < 0:
+            continue
+        if found.setdefault(position[sample], label) != label:
+            raise DatasetError(f"{where}: {name!r} has two different labels; keep one line")
+    order = sorted(found)
+    return np.array(order, np.int64), np.array([found[at] for at in order], np.int32)
+
+
+def limited(dataset: Dataset, limit: int, seed: int, keep: Int64Array) -> Dataset:
+    """`dataset` with at most `limit` pool images, chosen by chance (by seed and name); positions `keep` stay."""
+    names = dataset.pool["sample_id"].to_pylist()
+    if len(names) <= limit:
+        return dataset
+    draw = noise.uniform(seed, "pool-limit", noise.sample_keys(names))
+    draw[keep] = -1.0
+    order = np.lexsort((np.arange(len(names)), draw))
+    return dataset.without(names[at] for at in order[max(limit, len(keep)) :])
+
+
+def _places(dataset: Dataset) -> dict[str, str]:
+    """Every way to name an image: its sample_id and its path."""
+    ids = dataset.manifest["sample_id"].to_pylist()
+    paths = dataset.manifest["path"].to_pylist()
+    return {path: name for name, path in zip(ids, paths, strict=True) if path} | {name: name for name in ids}
+
+
+def _names_and_labels(given: str, option: str) -> list[tuple[int, str, str]]:
+    """(line, name, label) of a CSV with a header, or (line, name, "") of a plain list of names."""
+    path = Path(given).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise DatasetError(f"{option} {given}: can't be read ({reason}); give a text or CSV file") from None
+    lines = text.splitlines()
+    header = [cell.strip().lower() for cell in lines[0].split(",")] if lines else []
+    column = next((name for name in (*ID_COLUMNS, *PATH_COLUMNS) if name in header), None)
+    if column is None:
+        if option == "--initial-labels":
+            raise DatasetError(f"{option} {given}: no columns sample_id (or path) and label; add a header line")
+        return [(number, line.strip(), "") for number, line in enumerate(lines, 1) if line.strip()]
+    if option == "--initial-labels" and "label" not in header:
+        raise DatasetError(f"{option} {given}: no column 'label'; add one")
+    reader = csv.DictReader(io.StringIO(text, newline=""), fieldnames=header)
+    next(reader)
+    found = []
+    for record in reader:
+        name = (record.get(column) or "").strip()
+        if name:
+            found.append((reader.line_num, name, (record.get("label") or "").strip()))
+    return found
