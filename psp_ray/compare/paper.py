@@ -222,7 +222,9 @@ def _weights(run: dict[str, Any]) -> list[str]:
     from psp_ray import components
     from psp_ray.clip.spec import resolve as find_model
 
-    given = {key: run[key] for key in ("model", "checkpoint", "image_size", "precision", "device") if key in run}
+    given: dict[str, Any] = {
+        key: run[key] for key in ("model", "checkpoint", "image_size", "precision", "device") if key in run
+    }
     try:
         find_model(components.backbone_spec(resolve(given)))
     except UserError as error:

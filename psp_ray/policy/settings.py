@@ -16,9 +16,9 @@ class PolicySettings(Settings):
     """How VSSP selects, what it is paid for, and how it learns."""
 
     # action and draw
-    kappa: float = Field(5.0, gt=0, description="sharpness of the selection softmax over u in (-1, 1)")
+    kappa: float = Field(1.0, gt=0, description="sharpness of the selection softmax over u in (-1, 1)")
     audit_fraction: float = Field(
-        0.1, ge=0, lt=1, description="share of the draw that is uniform, for honest estimates"
+        0.03, ge=0, lt=1, description="share of the draw that is uniform, for honest estimates"
     )
     sampling: Literal["gumbel", "topk"] = Field(
         "gumbel", description="exact draw without replacement (gumbel), or the most probable samples (topk)"
@@ -28,7 +28,7 @@ class PolicySettings(Settings):
         description="added to the policy's log odds: uncertainty, or anchors that together cover what is uncertain",
     )
     prior_weight: float = Field(
-        3.0,
+        5.0,
         ge=0,
         description="log odds per standard deviation of the uncertainty, or of an anchor against all other samples",
     )
@@ -38,7 +38,7 @@ class PolicySettings(Settings):
     )
     coverage_width: float = Field(2.0, gt=0, description="reach of a sample, in mean distances to the 8th neighbor")
     coverage_fade: float = Field(
-        4.0, ge=0, description="log odds that the anchors beyond the query's size lose, from first to last"
+        12.0, ge=0, description="log odds that the anchors beyond the query's size lose, from first to last"
     )
     coverage_limit: int = Field(6000, ge=1, description="in larger pools anchors are sought among this many samples")
     coverage_whitening: float = Field(

@@ -95,7 +95,7 @@ VARIANTS = [
     {},
     PSP_PAPER,
     {"align": "vae"},
-    {"critic": "scalar", "q_input": "log-odds", "prior": "margin"},
+    {"critic": "scalar", "reward_form": "scalar", "q_input": "log-odds", "prior": "margin"},
     {"reward_form": "per-sample", "n_critics": 2, "align": "id", "reward_gap": "closed"},
     {"update_sample": 2, "sampling": "topk", "ms": "plackett-luce"},
 ]
