@@ -68,15 +68,21 @@ class ImageSpace:
 def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None) -> Float32Array:
     """Mean direction (m, d) of the plain encoding and the views of each sample, or of the `chosen` rows (m,)."""
     some = np.arange(len(block.features)) if chosen is None else chosen
-    rows = block.features[some].astype(np.float32)
-    if not np.isfinite(rows).all():
-        bad = block.start + int(some[~np.isfinite(rows).all(axis=1)][0])
-        raise DatasetError(
-            f"the feature of pool sample {bad} is not a finite number; clear the feature cache and featurize again"
-        )
+    rows = finite(block.features[some].astype(np.float32), block.start + some)
     if views and block.views is not None:
         rows = rows + block.views[some].astype(np.float32).sum(axis=1)
     return _unit(rows)
+
+
+def finite(features: Float32Array, positions: Int64Array) -> Float32Array:
+    """`features` (k, d) of the samples at `positions` (k,); raises DatasetError naming the first that is not finite."""
+    good = np.isfinite(features).all(axis=1)
+    if not good.all():
+        raise DatasetError(
+            f"the feature of pool sample {int(positions[~good][0])} is not a finite number; clear the feature cache and "
+            "featurize again"
+        )
+    return features
 
 
 def fit_blocks(n_blocks: int) -> list[int]:

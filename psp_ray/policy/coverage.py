@@ -24,7 +24,7 @@ from psp_ray.policy.settings import PolicySettings
 from psp_ray.policy.state import PoolView
 from psp_ray.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
 from psp_ray.selftrain.graph import class_masses, neighbor_graph
-from psp_ray.space import ImageSpace, averaged, subset
+from psp_ray.space import ImageSpace, averaged, finite, subset
 
 SPREAD_NEIGHBOR = 8
 """sigma is `coverage_width` times the mean distance to the neighbor of this rank."""
@@ -76,7 +76,7 @@ class Coverage:
         if self._space is None:
             self._space = ImageSpace.fit(pool, whitening=self.settings.coverage_whitening, views=small)
         if not small:  # views of scattered samples would mean reading all of them
-            rows = pool.rows(positions).astype(np.float32)
+            rows = finite(pool.rows(positions).astype(np.float32), positions)
             return self._space.place(rows), rows
         if self._whole is None:
             views = self._space.views

@@ -8,11 +8,13 @@ from scipy.special import softmax
 from sklearn.semi_supervised import LabelSpreading
 
 from psp_ray.acquisition.base import create
+from psp_ray.errors import DatasetError
 from psp_ray.policy import coverage as module
 from psp_ray.policy.coverage import Coverage, disagreement, greedy
 from psp_ray.policy.settings import PolicySettings
 from psp_ray.policy.state import PoolView
 from psp_ray.records import TextState
+from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
 SMALL = {"hidden": 8, "rank_image": 4, "rank_class": 4, "update_steps": 2}
@@ -121,3 +123,22 @@ def test_draws_prefer_anchors_and_can_leave_them(labeled):
         others += (~np.isin(positions, anchors)).sum()
     assert drawn > 0.6 * 180
     assert others > 0, "the uniform share is drawn too"
+
+
+@pytest.mark.parametrize("limit", [20, 6000])
+def test_features_that_are_not_finite_are_named_whatever_the_size(limit):
+    world = World(n=60)
+    world.features[7, 2] = np.nan
+    strategy = create("vssp", ArrayPool(world.features), PolicySettings(**SMALL, coverage_limit=limit))
+    with pytest.raises(DatasetError, match="sample 7"):
+        strategy.propose(world.state(n_query=5))
+
+
+@pytest.mark.parametrize(("n", "n_query", "labeled"), [(1, 1, 0), (2, 1, 1), (9, 9, 0), (12, 11, 1)])
+def test_the_smallest_pools_are_no_trouble(n, n_query, labeled):
+    world = World(n=n, n_classes=2)
+    strategy = create("vssp", world.pool, PolicySettings(**SMALL))
+    state = world.state(
+        n_query=n_query, unlabeled=np.arange(labeled, n), labeled=np.arange(labeled), labels=world.truth[:labeled]
+    )
+    assert len(np.unique(strategy.propose(state).positions)) == n_query
