@@ -9,7 +9,7 @@ import pandas as pd
 
 from psp_ray.compare.plan import slug
 from psp_ray.compare.settings import REFERENCES
-from psp_ray.compare.tables import Key, Panel, panel
+from psp_ray.compare.tables import Key, Panel, labels_title, panel
 
 # Okabe and Ito's eight colors without yellow, which is too pale on white; black is random's.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#666666"]
@@ -44,7 +44,7 @@ def draw_curves(path: Path, results: pd.DataFrame, curves: pd.DataFrame, dataset
         for column, group in enumerate(groups or [[]]):
             _draw_panel(axes[row][column], part, group, styles)
             if len(times) > 1:
-                axes[row][column].set_title(f"{count} labels per class and round", fontsize=10)
+                axes[row][column].set_title(f"{labels_title(count)} per class and round", fontsize=10)
             if column == 0:
                 axes[row][column].set_ylabel(f"{split} accuracy (%)")
     for column, group in enumerate(groups or [[]]):
@@ -107,8 +107,8 @@ def _draw_panel(axes: Any, part: Panel, group: list[Key], styles: dict[Key, dict
     for name, height in _lines(part).items():
         axes.axhline(height, color="#444444", linestyle=(0, (6, 3)), linewidth=1)
         axes.annotate(
-            f"{name} {height:.1f}", (1.0, height), xycoords=("axes fraction", "data"), xytext=(-3, 2),
-            textcoords="offset points", ha="right", va="bottom", fontsize=8, color="#444444",
+            f"{name} {height:.1f}", (0.0, height), xycoords=("axes fraction", "data"), xytext=(3, 2),
+            textcoords="offset points", ha="left", va="bottom", fontsize=8, color="#444444",
         )  # fmt: skip
     axes.set_xlabel("labels bought")
     axes.grid(alpha=0.25)

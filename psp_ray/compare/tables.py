@@ -104,6 +104,10 @@ def against_key(text: str, row: Key, known: Iterable[Key]) -> Key | None:
 # -- numbers as text -------------------------------------------------------------------------------------------------
 
 
+def labels_title(count: int | None) -> str:
+    return "1 label" if count == 1 else f"{count} labels"
+
+
 def shown_spread(value: Spread | None) -> str:
     if value is None:
         return "–"
@@ -229,7 +233,7 @@ def body(
         for count in times:
             part = panel(results, curves, names, count)
             if len(times) > 1:
-                parts.append(f"{'#' * (level + 1)} {count} labels per class and round")
+                parts.append(f"{'#' * (level + 1)} {labels_title(count)} per class and round")
             parts.append(accuracy_table(part))
             if text := difference_table(part, against):
                 parts += ["Paired differences in points, with 95 % intervals:", text]
