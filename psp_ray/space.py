@@ -79,8 +79,8 @@ def finite(features: Float32Array, positions: Int64Array) -> Float32Array:
     good = np.isfinite(features).all(axis=1)
     if not good.all():
         raise DatasetError(
-            f"the feature of pool sample {int(positions[~good][0])} is not a finite number; clear the feature cache and "
-            "featurize again"
+            f"the feature of pool sample {int(positions[~good][0])} is not a finite number; clear the feature cache "
+            "and featurize again"
         )
     return features
 
