@@ -295,8 +295,8 @@ def featurize_only(config: Config, reporter: Reporter | None = None) -> Featuriz
     """Fill the feature cache for a data set."""
     reporter = reporter or Reporter(config.rounds)
     limit_threads(config.threads)
-    with open_runtime(config, reporter) as runtime:
-        prepared = prepare(config)
+    prepared = prepare(config)
+    with open_runtime(prepared.config, reporter) as runtime:  # the complete settings: encoders are built from them
         data = featurize_prepared(prepared, runtime, reporter)
     for image in data.broken:
         reporter.warn(f"{image.sample_id}: {image.reason}")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -239,3 +240,23 @@ def wait_for(path, process, seconds=120):
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert path.exists()
+
+
+def test_featurizing_alone_encodes_what_a_run_would_look_for(monkeypatch):
+    """The image size of a data set is settled before any encoder is built: or the cache would hold another one's."""
+    from psp_ray import run as run_module
+
+    seen = []
+
+    @contextmanager
+    def spy(config, reporter):
+        seen.append(config)
+        yield None
+
+    monkeypatch.setattr(run_module, "open_runtime", spy)
+    monkeypatch.setattr(run_module, "featurize_prepared", lambda prepared, runtime, reporter: seen.append(prepared))
+    with pytest.raises(AttributeError):  # nothing was featurized
+        run_module.featurize_only(resolve({"runner": "inline"}))
+    config, prepared = seen
+    assert config.image_size == 96
+    assert prepared.spec.preprocessing.size == (96, 96)

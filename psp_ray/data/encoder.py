@@ -62,6 +62,8 @@ class ChunkTask:
     images: pa.Table
     views: ViewSettings | None = None
     round: int = 0
+    preprocessing: str = ""
+    """What the cache's key says the tower sees, as `str(Preprocessing)`; empty: whatever the encoder does."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,12 @@ class ChunkEncoder:
         """Encode one chunk. Center crops and views go through the tower in batches of their own, in task order.
 
         Memory: decoded images of two batches at most, (1 + L) * height * width * 3 bytes each.
+
+        Raises:
+            RuntimeError: the task wants another preprocessing; its features would lie under a wrong key.
         """
+        if task.preprocessing and task.preprocessing != str(self.preprocessing):
+            raise RuntimeError(f"encoder and cache disagree: {self.preprocessing} here, {task.preprocessing} there")
         start = time.perf_counter()
         self._loading = 0.0
         centers, views = _Rows(self, HASH_BYTES), _Rows(self, HASH_BYTES)

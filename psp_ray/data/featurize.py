@@ -124,7 +124,7 @@ def plan_featurize(
     n_center, n_views = int(work.center.sum()), int(work.views.sum())
     speed = None
     if encoder is not None and len(work.rows):
-        speed = _time_batch(encoder, next(_tasks(dataset, work, views, encoder.batch_size)))
+        speed = _time_batch(encoder, next(_tasks(dataset, spec, work, views, encoder.batch_size)))
     return Plan(
         n_samples=dataset.manifest.num_rows,
         n_images=work.n_images,
@@ -181,7 +181,7 @@ def featurize(
             if store is not None:
                 store.remove_stale_files()
         tell = _Meter(total, progress)
-        tasks = _tasks(dataset, work, views, chunk_size)
+        tasks = _tasks(dataset, spec, work, views, chunk_size)
         run = map_fn or _inline(encoder_factory)
         for result in run(tasks):
             features.write(result.feature_hashes, result.features)
@@ -270,7 +270,9 @@ def _first_rows(hashes: HashArray, among: np.ndarray) -> np.ndarray:
     return first
 
 
-def _tasks(dataset: Dataset, work: _Work, views: ViewSettings | None, chunk_size: int) -> Iterator[ChunkTask]:
+def _tasks(
+    dataset: Dataset, spec: EncoderSpec, work: _Work, views: ViewSettings | None, chunk_size: int
+) -> Iterator[ChunkTask]:
     """Tasks one at a time. Chunks are fixed ranges of the manifest, whatever of them is cached already; the first is a
     small one, so that an estimate comes soon."""
     wanted = work.center | work.views
@@ -290,7 +292,7 @@ def _tasks(dataset: Dataset, work: _Work, views: ViewSettings | None, chunk_size
             },
             schema=TASK_SCHEMA,
         )
-        yield ChunkTask(index, images, views)
+        yield ChunkTask(index, images, views, preprocessing=str(spec.preprocessing))
 
 
 def _inline(encoder_factory: Callable[[], ChunkEncoder]) -> MapTasks:

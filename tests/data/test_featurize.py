@@ -501,3 +501,10 @@ def test_open_clip_tower_gives_the_same_bits_in_any_company_and_the_numbers_of_o
         with torch.no_grad():
             expected = torch.nn.functional.normalize(visual(torch.stack(images)), dim=-1).numpy()
         np.testing.assert_allclose(runs[0].pool.rows(np.arange(36)).astype(np.float32), expected, atol=1e-3)
+
+
+def test_an_encoder_of_another_size_is_refused(dataset, cache):
+    other = ChunkEncoder(ToyTower, Preprocessing(size=(24, 24)))
+    with pytest.raises(RuntimeError, match="encoder and cache disagree"):
+        featurize(dataset, SPEC, cache, lambda: other)
+    assert plan_featurize(dataset, SPEC, cache).n_missing == dataset.manifest.num_rows, "nothing was filed"
