@@ -35,8 +35,8 @@ class AlfaMix(Baseline):
     """Candidates by the closed-form mixing ratio, then a diverse choice among them by k-means.
 
     Source: Parvaneh et al., "Active learning by feature mixing" (CVPR 2022). A feature z is mixed with the anchor z*_c,
-    the mean feature of the labeled samples of class c, as `(1 - alpha) z + alpha z*`, alpha a vector. Equation 6 gives
-    the alpha that raises the loss at the predicted class y most within `|alpha| <= eps / sqrt(d)`; put into the mix
+    the mean feature of the labeled samples of class c, as `(1 - alpha) z + alpha z*`, alpha a vector. Its closed form
+    is the alpha that raises the loss at the predicted class y most within `|alpha| <= eps / sqrt(d)`; put into the mix
     it is a step of length `eps / sqrt(d) * |z*_c - z|` along the normalized gradient `g = T'(p - e_y) / |...|`. Logits
     are linear in it, so that the step at which the prediction flips is exact,
     `t_i = min_{c: (T_c - T_y) g > 0} (T_y - T_c) z / ((T_c - T_y) g)`, and no mix is ever computed: z is a candidate at

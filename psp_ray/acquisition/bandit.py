@@ -43,8 +43,8 @@ class Bandit:
     Source: Thompson (Biometrika 1933); several plays as in Komiyama, Honda and Nakagawa, "Optimal regret analysis of
     Thompson sampling in stochastic multi-armed bandit problem with multiple plays" (ICML 2015); discounted rewards as
     in Garivier and Moulines, "On upper-confidence bound policies for switching bandit problems" (ALT 2011). It is the
-    one-step relative of a learned sampling policy, after the idea of prompt-tuning bandits (Rietz et al., 2025, from
-    the abstract: a bandit that explores which prompts pay); arms and reward are ours.
+    one-step relative of a learned sampling policy, after the idea of prompt-tuning bandits (Rietz et al., arXiv
+    2502.06358, from the abstract: a bandit that explores which prompts pay); arms and reward are ours.
 
     O(n arms d) time for the clusters, once in a process. State: two numbers an arm.
     """

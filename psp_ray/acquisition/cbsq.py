@@ -24,14 +24,15 @@ class CBSQSettings(Settings):
 class CBSQ(Baseline):
     """Class-guided clustering (CB), then selective querying (SQ).
 
-    Source: Kim et al., "Active prompt learning with vision-language model priors" (TMLR 2025), from the abstract and
-    public summaries: images are clustered by class-guided features `(f_i + sum_c p_ic T_c) / 2`, queries are balanced
-    over the clusters, and a query is saved where the model is surer than an adaptive threshold of the class it
-    predicts. Ours: min(labeled + n_query, 500) clusters by k-means; clusters with fewest labels come first, then large
-    ones; of a cluster the sample nearest to its center is taken; the threshold of class c is the mean confidence
-    of the labeled samples that the prompt rightly takes for c (none: no threshold). The paper saves the budget that a
-    sure sample frees and uses its pseudo-label; here the budget goes to the next cluster, and pseudo-labels are
-    the business of `--self-training`. If all others are spent, sure samples are taken, least sure first.
+    Source: Kim et al., "Active prompt learning with vision-language model priors" (TMLR; arXiv 2411.16722), from the
+    abstract and public summaries: images are clustered by class-guided features `(f_i + sum_c p_ic T_c) / 2`, queries
+    are balanced over the clusters, and a query is saved where the model is surer than an adaptive threshold of the
+    class it predicts. Ours: min(labeled + n_query, 500) clusters by k-means; clusters with fewest labels come first,
+    then large ones; of a cluster the sample nearest to its center is taken; the threshold of class c is the mean
+    confidence of the labeled samples that the prompt rightly takes for c (none: no threshold). The paper saves the
+    budget that a sure sample frees and uses its pseudo-label; here the budget goes to the next cluster, and
+    pseudo-labels are the business of `--self-training`. If all others are spent, sure samples are taken, least sure
+    first.
 
     O(n (clusters d + C d)) time; memory 20,000 * d * 4 bytes and a block.
     """

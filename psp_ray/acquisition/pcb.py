@@ -33,7 +33,7 @@ class PCBSettings(Settings):
 class PseudoClassBalance:
     """Asks the strategy for many candidates and buys those whose predicted classes have fewest labels.
 
-    Source: Bang, Ahn and Lee, "Active prompt learning in vision language models" (CVPR 2024), algorithm 1. The first
+    Source: Bang, Ahn and Lee, "Active prompt learning in vision language models" (CVPR 2024). The first
     round is drawn uniformly. Later the strategy proposes `pcb_fraction` of the pool (all that was ever in it) as
     candidates, at least n_query. Then, n_query times, a random candidate predicted to be of the class with fewest
     labels is taken and counted as a label of that class; ties go to the lower class.

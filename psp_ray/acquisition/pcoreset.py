@@ -15,10 +15,10 @@ class PCoreset(Baseline):
     """Greedy k-center over the class probabilities `p_i = softmax(logit_scale * f_i . T)` with Euclidean distances.
 
     Source: Kang et al., "PCoreSet: effective active learning through knowledge distillation from vision-language
-    models" (2025), from the abstract: coverage is maximized in the probability space rather than in the feature
-    space. There the probabilities are those of a student network distilled from the vision-language model; here they
-    are the learned prompt's own, and labeled samples stand where the prompt puts them, not at their labels. Without
-    labels the first sample is drawn uniformly. Ties go to the lower position.
+    models" (arXiv 2506.00910), from the abstract: coverage is maximized in the probability space rather than in the
+    feature space. There the probabilities are those of a student network distilled from the vision-language model; here
+    they are the learned prompt's own, and labeled samples stand where the prompt puts them, not at their labels.
+    Without labels the first sample is drawn uniformly. Ties go to the lower position.
 
     O(n (n_query + labeled) C + n C d) time; memory n C * 4 bytes up to 1 GiB.
     """

@@ -43,9 +43,9 @@ class TrustSetSettings(Settings):
 class TrustSet:
     """A TrustSet of the labeled samples, and a policy trained by its reward that picks their like from the pool.
 
-    Source: Cui et al., "Labeled TrustSet guided: batch active learning with reinforcement learning" (2026), from the
-    abstract: a TrustSet holds the most informative labeled data, balanced over the classes and without redundancy; a
-    policy trained by reinforcement learning approximates its selection on unlabeled data. Everything else is ours:
+    Source: Cui et al., "Labeled TrustSet guided: batch active learning with reinforcement learning" (IJCNN 2026), from
+    the abstract: a TrustSet holds the most informative labeled data, balanced over the classes and without redundancy;
+    a policy trained by reinforcement learning approximates its selection on unlabeled data. Everything else is ours:
 
     - A label's worth is the error of the prompt under which it was bought, `|p - e_y|` (EL2N: Paul, Ganguli and
       Dziugaite, "Deep learning on a data diet", NeurIPS 2021). Worth and state are those *before* learning: afterwards

@@ -28,7 +28,7 @@ class TypiClust(Baseline):
     """Clusters labeled and unlabeled samples, then takes the densest point of the largest clusters without a label.
 
     Source: Hacohen, Dekel and Weinshall, "Active learning on a budget: opposite strategies suit high and low budgets"
-    (ICML 2022), algorithm 1: min(labeled + n_query, 500) clusters by k-means; typicality (equation 4) is the inverse
+    (ICML 2022), algorithm 1: min(labeled + n_query, 500) clusters by k-means; typicality is the inverse
     mean distance to the min(20, half the cluster) nearest unlabeled neighbors within the cluster; clusters of at most
     5 samples are passed over. Here the features are CLIP's, small clusters are served last instead of never, a
     cluster with fewest labels comes first whenever one is chosen, and in pools of more than 20,000 samples centers are

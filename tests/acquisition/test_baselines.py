@@ -186,7 +186,7 @@ def test_cbsq_passes_over_the_sure_until_nothing_else_is_left():
 
 
 def test_caps_are_where_the_paper_s_mix_flips_the_prediction():
-    """Equation 6 and the mix itself, computed anchor by anchor, at caps around the one found."""
+    """The closed-form ratio and the mix itself, computed anchor by anchor, at caps around the one found."""
     world = World(n=60, n_classes=4, dim=8, spread=1.5)
     z, text = world.features.astype(np.float64), world.text.astype(np.float64)
     anchors = class_means(world.features[:20], world.truth[:20])

@@ -21,10 +21,10 @@ def installed(tmp_path):
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     entry = re.search(r"^(farthest-from-text) = \"(.*)\"$", text, re.MULTILINE)
     folder = tmp_path / "site"
-    info = folder / "nearest_text-1.0.dist-info"
+    info = folder / "far_from_text-1.0.dist-info"
     info.mkdir(parents=True)
-    (folder / "nearest_text.py").write_text(code, encoding="utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nearest-text\nVersion: 1.0\n")
+    (folder / "far_from_text.py").write_text(code, encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: far-from-text\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[psp_ray.acquisition]\n{entry[1]} = {entry[2]}\n")
     return folder
 
@@ -61,10 +61,10 @@ def test_it_is_what_it_says(installed, monkeypatch):
     from tests.policy.worlds import World
 
     monkeypatch.syspath_prepend(str(installed))
-    from nearest_text import FarthestFromText
+    from far_from_text import FarthestFromText
 
     world = World(n=100)
     chosen = FarthestFromText(world.pool).propose(world.state(n_query=7)).positions
     nearest = (world.features.astype(np.float16).astype(np.float64) @ world.text.T).max(axis=1)
     np.testing.assert_array_equal(chosen, np.argsort(nearest)[:7])
-    sys.modules.pop("nearest_text")
+    sys.modules.pop("far_from_text")

@@ -76,6 +76,19 @@ def test_pcb_s_first_round_is_random_and_later_ones_are_balanced_candidates():
     assert np.isnan(proposal.log_prob).all()
 
 
+@pytest.mark.parametrize("released", [True, False])
+def test_released_and_intent_part_where_a_class_has_no_candidate(released):
+    """The prompt never says class 4: released draws the whole round at random, intent levels the others."""
+    world = World(n=200, n_classes=5)
+    world.text[4] = -world.text[4]
+    labeled = np.arange(12)
+    state = world.state(2, 8, np.arange(12, 200), labeled, np.repeat([0, 1, 2, 3], 3), text=world.text)
+    assert not ((world.features @ world.text.T).argmax(axis=1) == 4).any()
+    proposal = build("random+pcb", world, pcb="released" if released else "intent", pcb_fraction=1.0).propose(state)
+    predicted = (world.features[proposal.positions] @ world.text.T).argmax(axis=1)
+    assert (np.bincount(predicted, minlength=4)[:4] == 2).all() != released
+
+
 def test_pcb_s_first_round_may_be_the_strategy_s():
     world = World(n=200)
     balanced_first = build("entropy+pcb", world, pcb_first_round="strategy").propose(world.state(n_query=5))
