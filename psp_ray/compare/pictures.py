@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from psp_ray.compare.plan import slug
-from psp_ray.compare.settings import REFERENCES
 from psp_ray.compare.tables import Key, Panel, labels_title, panel
+from psp_ray.references import REFERENCES
 
 # Okabe and Ito's eight colors without yellow, which is too pale on white; black is random's.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#666666"]

@@ -7,17 +7,18 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from psp_ray.compare.settings import REFERENCES, ZERO_SHOT, Entry, Study, parse_dataset, parse_strategy
+from psp_ray.compare.settings import ZERO_SHOT, Entry, Study, parse_dataset, parse_strategy
 from psp_ray.config import Config, resolve
-from psp_ray.data.dataset import Dataset, load_dataset
-from psp_ray.errors import ConfigError, OutputError
+from psp_ray.data.dataset import Dataset
+from psp_ray.errors import ConfigError, DatasetError, OutputError
 from psp_ray.files import read_json
+from psp_ray.references import REFERENCES
 from psp_ray.results import SUMMARY
-from psp_ray.run import RUN_FILE, Prepared, differences, prepare
+from psp_ray.run import RUN_FILE, Prepared, complete, differences, load_data, prepare
 
 STUDY_FILE = "study.yaml"
 RUNS = "runs"
@@ -115,9 +116,16 @@ def strategy_name(config: Config, entry: Entry) -> str:
 
 
 def _load(entry: Entry, study: Study) -> Dataset:
-    own = dict(entry.settings)
-    root = own.get("data_root", study.run.get("data_root"))
-    return load_dataset(entry.name, root, None)
+    """All images of an entry: `pool_limit` takes others for each seed."""
+    given = {**study.run, **dict(entry.settings), "pool_limit": None}
+    config = resolve({**given, "dataset": entry.name, "strategy": "random"})
+    dataset = load_data(config)
+    if not (dataset.known_labels(config.evaluate_on) >= 0).any():
+        raise DatasetError(
+            f"{dataset.name}: no {config.evaluate_on} images with labels to compare on; "
+            "choose another --evaluate-on, or add some"
+        )
+    return dataset
 
 
 def _dataset_names(entries: list[Entry], loaded: list[Dataset]) -> list[str]:
@@ -144,14 +152,22 @@ def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, time
         given["self_training"] = strategy.self_training
     if times is not None:
         given["labels_per_round"] = times * len(dataset.classes)
-        return prepare(resolve(given), dataset)
+        return _checked(given, dataset)
     given.pop("rounds", None)  # references have their own, or none
     if strategy.name != ZERO_SHOT:
-        return prepare(resolve(given), dataset)
+        return _checked(given, dataset)
     # It buys nothing: no run, but a configuration like the others', which `execute.run_one` knows by its name.
     given |= {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": 1}
-    prepared = prepare(resolve(given), dataset)
-    return Prepared(prepared.config.model_copy(update={"strategy": ZERO_SHOT}), dataset, prepared.spec)
+    prepared = _checked(given, dataset)
+    return replace(prepared, config=prepared.config.model_copy(update={"strategy": ZERO_SHOT}))
+
+
+def _checked(given: dict[str, Any], dataset: Dataset) -> Prepared:
+    """A run with all images of its data set, which are encoded once, checked against the pool it will have."""
+    config = resolve(given)
+    if config.pool_limit is not None:
+        prepare(config)
+    return replace(prepare(config.model_copy(update={"pool_limit": None}), dataset), config=complete(config, dataset))
 
 
 def _cell(out: Path, dataset: str, strategy: str, config: Config, times: int | None, seed: int) -> Cell:

@@ -15,14 +15,11 @@ from pydantic import Field, field_validator
 
 from psp_ray.config import RUN_ONLY, Config
 from psp_ray.errors import ConfigError
+from psp_ray.references import REFERENCES
 from psp_ray.settings import Settings, option_name
 
-ZERO_SHOT = "zero-shot"
-REFERENCES = (ZERO_SHOT, "full")
-"""Strategies that are lines to compare with, not policies: neither knows labels per class."""
+ZERO_SHOT = REFERENCES[0]
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
-OWN_KEYS = frozenset({"dataset", "split", "strategy", "preset", "self_training", "seed", "labels_per_round", "ledger"})
-"""Settings that a comparison chooses itself, run by run."""
 _INSTEAD = {
     "dataset": "use --datasets",
     "split": "write FOLDER:SPLIT.json in --datasets",
@@ -32,7 +29,11 @@ _INSTEAD = {
     "seed": "use --seeds",
     "labels_per_round": "use --labels-per-class",
     "ledger": "every run keeps a ledger of its own",
+    "oracle": "the data sets' own labels answer",
+    "suggest_labels": "the data sets' own labels answer",
 }
+OWN_KEYS = frozenset(_INSTEAD)
+"""Settings that a comparison chooses itself, run by run."""
 _PAIR = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*)=(.*)$")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from psp_ray.compare.settings import REFERENCES
 from psp_ray.compare.statistics import Difference, Needed, Spread, labels_needed, paired_difference, spread
+from psp_ray.references import REFERENCES
 
 Key = tuple[str, str]
 """(strategy, self_training): a row of a table."""

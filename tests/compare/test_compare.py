@@ -302,6 +302,7 @@ GOOD = {"--datasets": "digits", "--strategies": "random", "--out": "o"}
         ({"--against": "psp"}, "--against psp"),
         ({"--set": "kappa"}, "--set kappa"),
         ({"--set": "labels_per_round=3"}, "use --labels-per-class"),
+        ({"--set": "oracle=file"}, "the data sets' own labels answer"),
         ({"--study": "absent.yaml"}, "absent.yaml"),
         ({"--report": "results.txt"}, "Markdown"),
         ({"--report": "absent/results.md"}, "folder does not exist"),
@@ -327,6 +328,24 @@ def test_folders_that_can_not_be_used(call, tmp_path, start):
         code, _, err = call(*[word for item in {**GOOD, "--out": out, "--resume": ""}.items() for word in item if word])
         assert code == 2, err
         assert said in err
+
+
+def test_without_images_to_compare_on(call, tmp_path, shades):
+    shutil.copytree(shades, tmp_path / "pool" / "train")
+    code, _, err = call("--datasets", str(tmp_path / "pool"), "--strategies", "random", "--out", "o")
+    assert code == 2
+    assert "no test images with labels to compare on" in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_limited_pool_differs_by_seed(start, tmp_path, shades):
+    out = tmp_path / "out"
+    assert start(out, datasets=str(shades), strategies="random,full", pool_limit=20) == 0
+    results = results_of(out)
+    assert results[results.strategy == "full"].labels_used.tolist() == [20, 20]
+    pools = [set(pd.read_parquet(path).sample_id) for path in out.glob("runs/*full*/pool_predictions.parquet")]
+    assert len(pools) == 2
+    assert pools[0] != pools[1]
 
 
 def test_two_at_once_are_refused(start, tmp_path):

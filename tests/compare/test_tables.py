@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from psp_ray.compare.collect import CURVE_COLUMNS, RESULT_COLUMNS
 from psp_ray.compare.paper import PUBLISHED, TABULATED
 from psp_ray.compare.pictures import MOST_LINES, draw_curves
 from psp_ray.compare.report import with_section
+from psp_ray.config import Config
 from psp_ray.presets import PRESETS
-from psp_ray.report.settings_table import ablation_table, renew, settings_table
+from psp_ray.report.settings_table import ablation_table, renew, settings_table, shown
 
 METHOD = Path(__file__).parents[2] / "docs" / "method.md"
 SEEDS, ROUNDS = 4, 3
@@ -169,12 +171,10 @@ def test_settings_in_the_docs_are_those_of_the_code():
 def test_the_settings_table_says_what_presets_do():
     table = settings_table()
     rows = {line.split("|")[2].strip(" `"): line for line in table.splitlines()[2:]}
-    for key in set(PRESETS["psp-paper"]) - {"strategy", "self_training"}:
-        from psp_ray.config import Config
-
-        if Config.model_fields[key].default != PRESETS["psp-paper"][key]:
-            assert key in rows
-    assert [cell.strip() for cell in rows["kappa"].split("|")[3:5]] == ["5", "1"]
+    for key, paper in PRESETS["psp-paper"].items():
+        ours = {**{key: Config.model_fields[key].default}, **PRESETS["psp"]}[key]
+        if ours != paper:
+            assert [cell.strip() for cell in rows[key].split("|")[3:5]] == [shown(ours), shown(paper)]
     for name in set(PRESETS) - {"psp", "psp-paper"}:
         assert f"| `{name}` |" in ablation_table()
 
@@ -191,10 +191,6 @@ def test_the_papers_figures_in_the_docs_are_those_of_reproduce():
 
 
 def test_every_setting_named_in_the_docs_exists():
-    import re
-
-    from psp_ray.config import Config
-
     text = METHOD.read_text()
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*): [a-z-]+`", text)) | set(re.findall(r"`--([a-z-]+) ", text))
     assert len(named) > 5
