@@ -38,7 +38,7 @@ def check(config: Config) -> Iterator[str]:
     """
     from psp_ray.run import prepare, uses_cached_views
 
-    prepared = prepare(config)
+    prepared = prepare(config.model_copy(update={"oracle": "file"}))  # labels may be missing here
     config, dataset = prepared.config, prepared.dataset
     cache = FeatureCache.open(config.cache)
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)

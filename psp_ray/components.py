@@ -153,8 +153,10 @@ def build_learner(given: LearnerInput, pool: PoolReader) -> LearnerComponent:
     return LearnerComponent(given, pool)
 
 
-def build_pseudo_labeler(settings: str, pool: PoolReader, fresh: FreshSource | None = None) -> PseudoLabelerComponent:
-    return PseudoLabelerComponent(_config(settings), pool, fresh)
+def build_pseudo_labeler(
+    settings: str, pool: PoolReader, fresh: FreshSource | None = None, store: ViewStore | None = None
+) -> PseudoLabelerComponent:
+    return PseudoLabelerComponent(_config(settings), pool, fresh, store)
 
 
 class LearnerComponent:
@@ -262,23 +264,50 @@ class LearnerComponent:
 class PseudoLabelerComponent:
     """UST over cached views, or over views that are encoded anew each round."""
 
-    def __init__(self, config: Config, pool: PoolReader, fresh: FreshSource | None = None):
+    def __init__(
+        self, config: Config, pool: PoolReader, fresh: FreshSource | None = None, store: ViewStore | None = None
+    ):
         from psp_ray.selftrain.service import PseudoLabeler
         from psp_ray.selftrain.settings import SelfTrainingSettings
 
-        self._pool = pool if fresh is None else FreshPool(pool, fresh, config.view_count)
-        self._labeler = PseudoLabeler(self._pool, config.part(SelfTrainingSettings), pool)
+        self._pool = pool if fresh is None or store is not None else FreshPool(pool, fresh, config.view_count)
+        self._views = None
+        if fresh is not None and store is not None:
+            self._views = ViewsOnDemand(fresh, store, config.view_count, pool.dim)
+        self._settings = config.part(SelfTrainingSettings)
+        self._labeler = PseudoLabeler(self._pool, self._settings, pool)
+        self._asked: tuple[TextState, Int64Array] | None = None
 
     def label(
         self, text: TextState, unlabeled: Int64Array, round: int, labeled: Int64Array, labels: Int32Array
     ) -> PseudoLabels:
-        """Pseudo-labels for `unlabeled`; `labeled`, `labels` are what earlier rounds bought."""
+        """Pseudo-labels for `unlabeled`; `labeled`, `labels` are what earlier rounds bought.
+
+        With views on demand whose labels come from the graph, only `drop` knows which samples need views.
+        """
+        if self._views is not None:
+            from psp_ray.selftrain.near import confidences, near_decision
+
+            self._asked = text, unlabeled
+            if self._settings.pseudo_source != "prompt":
+                return PseudoLabels.empty()
+            chosen = near_decision(unlabeled, *confidences(self._pool, text, unlabeled), self._settings)
+            return self._labeler.label(text, chosen, round, labeled, labels, self._views)
         if isinstance(self._pool, FreshPool):
             self._pool.round = round
         return self._labeler.label(text, unlabeled, round, labeled=labeled, labels=labels)
 
     def drop(self, positions: Int64Array, round: int, labeled: Int64Array, labels: Int32Array) -> PseudoLabels:
         """What `label` gave without the query set `positions`; `labeled`, `labels` now hold this round's purchase."""
+        if self._views is not None and self._settings.pseudo_source != "prompt":
+            from psp_ray.selftrain.near import near_decision
+
+            assert self._asked is not None
+            text, unlabeled = self._asked
+            rest = np.setdiff1d(unlabeled, positions, assume_unique=True)
+            rest = np.intersect1d(rest, self._labeler.graph().positions, assume_unique=True)
+            chosen = near_decision(rest, *self._labeler.opinion(rest, labeled, labels), self._settings)
+            return self._labeler.label(text, chosen, round, labeled, labels, self._views)
         return self._labeler.drop(positions, round, labeled=labeled, labels=labels)
 
 
@@ -328,12 +357,46 @@ class FreshPool:
 
 
 @dataclass(frozen=True)
+class ViewStore:
+    """The cache folder of a pool's views, and the images' content hashes (n, 16)."""
+
+    folder: str
+    hashes: np.ndarray
+
+
+class ViewsOnDemand:
+    """Cached views that are encoded when they are asked for; the next round, or run, finds them in the cache."""
+
+    def __init__(self, source: FreshSource, store: ViewStore, n_views: int, dim: int):
+        self._source, self._hashes, self._n_views = source, store.hashes, n_views
+        self._store = FeatureStore(store.folder, "views", n_views * dim)
+
+    def __call__(self, positions: Int64Array) -> Float16Array:
+        """Views (k, L, d) of pool positions."""
+        hashes = self._hashes[positions]
+        lacking = np.flatnonzero(~self._store.contains(hashes))
+        if len(lacking):
+            _, first = np.unique(hashes[lacking], axis=0, return_index=True)
+            wanted = lacking[np.sort(first)]
+            pieces = [positions[wanted[i : i + VIEW_PIECE]] for i in range(0, len(wanted), VIEW_PIECE)]
+            encoded = np.concatenate(self._source.encode(pieces, 0))
+            self._store.write(hashes[wanted], encoded.reshape(len(wanted), -1))
+            self._store.refresh()
+        found = self._store.gather(*self._store.locate(hashes))
+        return found.reshape(len(positions), self._n_views, -1)
+
+
+@dataclass(frozen=True)
 class ViewInput:
-    """What a view worker is built from: the pool's images (`sample_id, path, image, split`) and their hashes."""
+    """What a view worker is built from: the pool's images (`sample_id, path, image, split`) and their hashes.
+
+    `store` is where views on demand are kept.
+    """
 
     settings: str
     manifest: pa.Table
     hashes: np.ndarray
+    store: ViewStore | None = None
 
 
 class ViewEncoder:

@@ -116,7 +116,9 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
 
     # views
     views: str = Field(
-        "cached:5", description="augmented views a sample: a number (L), cached or fresh, or both as fresh:3"
+        "cached:5",
+        description="augmented views a sample: a number (L), and cached, fresh (anew each round) or on-demand (only of "
+        "likely pseudo-labels), as in fresh:3",
     )
     view_scale: float = Field(0.5, gt=0, le=1, description="smallest share of the image area that a view shows")
     view_flip: bool = Field(True, description="views may be mirrored; switch off where mirrored images change class")
@@ -168,7 +170,7 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
 
     @property
     def view_mode(self) -> str:
-        """`cached`: encoded once; `fresh`: encoded anew each round."""
+        """`cached`: encoded once; `fresh`: encoded anew each round; `on-demand`: once, for samples that need them."""
         return parse_views(self.views)[0]
 
     @property
@@ -194,12 +196,12 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
 
 
 def parse_views(text: str) -> tuple[str, int]:
-    """`5`, `cached`, `fresh`, `cached:3`, `fresh:3` -> (mode, count). Raises ValueError otherwise."""
+    """`5`, `cached`, `fresh`, `on-demand`, `cached:3`, `fresh:3` ... -> (mode, count). Raises ValueError otherwise."""
     mode, _, count = text.strip().partition(":")
     if mode.isdigit() and not count:
         mode, count = "cached", mode
-    if mode not in ("cached", "fresh") or not (count or "5").isdigit() or int(count or 5) < 1:
-        raise ValueError("give a number of views of at least 1, 'cached' or 'fresh', or both as 'fresh:3'")
+    if mode not in ("cached", "fresh", "on-demand") or not (count or "5").isdigit() or int(count or 5) < 1:
+        raise ValueError("give a number of views of at least 1, 'cached', 'fresh' or 'on-demand', or both as 'fresh:3'")
     return mode, int(count or 5)
 
 

@@ -61,8 +61,6 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
     if dataset is None:
         dataset = load_data(config)
     config = complete(config, dataset)
-    if config.oracle == "ground-truth":
-        _require_labels(dataset)
     check_budget(config, dataset)
     templates_of(config, dataset)
     descriptions_of(config, dataset)
@@ -124,8 +122,10 @@ def check_budget(config: Config, dataset: Dataset) -> None:
         raise DatasetError(f"{dataset.name}: no val images; choose another --evaluate-on or add some")
 
 
-def _require_labels(dataset: Dataset) -> None:
-    """Ground truth can answer for all of the pool."""
+def _require_labels(config: Config, dataset: Dataset) -> None:
+    """Ground truth, where it is to answer, can do so for all of the pool."""
+    if config.oracle != "ground-truth":
+        return
     unknown = int((dataset.known_labels("pool") < 0).sum())
     if unknown:
         raise DatasetError(
@@ -258,6 +258,7 @@ def dry_run(config: Config) -> str:
     """Check every setting and return the resolved configuration as YAML. Writes and buys nothing."""
     out = Path(config.out) if config.out else default_out(config)
     prepared = prepare(config)
+    _require_labels(config, prepared.dataset)
     check_out(prepared.config, out)
     return prepared.config.to_yaml()
 
@@ -277,6 +278,7 @@ def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
     )
     prepared = prepare(config)
     config = prepared.config
+    _require_labels(config, prepared.dataset)
     experiment_id = open_out(config, out)
     finished = _finished(out)
     if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, reporter):
@@ -372,7 +374,10 @@ def _run_rounds(
     evaluation = data.test if config.evaluate_on == "test" else data.val
     tested = evaluation.n > 0 and evaluation.labels is not None
     if not tested:
-        reporter.note(f"no {config.evaluate_on} images: accuracies are estimated from the draws alone")
+        reporter.note(
+            f"no {config.evaluate_on} images: accuracy is estimated from the draws alone; the larger "
+            f"--audit-fraction (now {config.audit_fraction:g}), the sharper"
+        )
     initial = initial_labels(data.dataset, config.initial_labels) if config.initial_labels else None
     learner = components.LearnerInput(
         settings=settings,
@@ -385,8 +390,12 @@ def _run_rounds(
     )
     oracle = oracle_input(config, data.dataset, out)
     view_input = None
-    if config.self_training != "none" and config.view_mode == "fresh":
-        view_input = components.ViewInput(settings, data.dataset.pool, data.pool.hashes)
+    if config.self_training != "none" and config.view_mode != "cached":
+        store = None
+        if config.view_mode == "on-demand":
+            kept = FeatureCache.open(config.cache).views(_encoder_spec(config), components.view_settings(config))
+            store = components.ViewStore(kept.folder, data.pool.hashes)
+        view_input = components.ViewInput(settings, data.dataset.pool, data.pool.hashes, store)
     crew = runtime.crew(settings, components.PoolSource.of(data.pool, cache), learner, oracle, view_input)
     backbone = crew.learner.submit("backbone").result()
     experiment = Experiment(config, names, crew, out, experiment_id, reporter, initial)
@@ -491,7 +500,8 @@ def _finished(out: Path) -> dict[str, Any] | None:
 
 def _say_goodbye(config: Config, summary: dict[str, Any], state: RunState, out: Path, reporter: Reporter) -> None:
     reporter.console.print()
-    reporter.console.print(rounds_table(state.rows, config.evaluate_on))
+    table = rounds_table(state.rows, config.evaluate_on)
+    reporter.console.print(table, width=None if reporter.console.is_terminal else 120)
     reporter.note(
         f"\n{_accuracy_text(summary, config)} with {summary['labels_used']:,} labels "
         f"({summary['labels_paid']:,} paid now), {duration(summary['wall_seconds'])}"

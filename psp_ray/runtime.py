@@ -48,7 +48,9 @@ class InlineRuntime:
         labeler = None
         if self._config.self_training != "none":
             fresh = components.ViewEncoder(views) if views is not None else None
-            labeler = InlineHandle(components.build_pseudo_labeler(settings, reader, fresh))
+            labeler = InlineHandle(
+                components.build_pseudo_labeler(settings, reader, fresh, views.store if views else None)
+            )
         return Crew(
             oracle=InlineHandle(components.build_oracle(oracle)),
             sampler=InlineHandle(components.build_sampler(settings, reader)),

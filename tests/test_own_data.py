@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -249,3 +254,129 @@ def test_a_stopping_criterion_ends_a_run(options, tmp_path, tiny_folder):
     assert "stable" in summary["stopped"]
     assert len(summary["rounds"]) == 3
     assert summary["status"] == "finished"
+
+
+def views_in(cache):
+    """{content hash: views} of all view stores in a cache folder."""
+    found = {}
+    for file in cache.glob("*/views-*/*.arrow"):
+        with pa.memory_map(str(file)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        found.update(zip(table["content_hash"].to_pylist(), table["views"].to_pylist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("source", ["prompt", "graph"])
+def test_views_on_demand_are_those_that_would_be_cached(options, tmp_path, tiny_folder, source):
+    """The same views (up to rounding: batches are others) and pseudo-labels where every sample is a candidate; where
+    few are, few are encoded."""
+    del options["classes"], options["oracle"]
+    common = {"dataset": str(tiny_folder), "pseudo_source": source, "pseudo_cap": 0, "learning_steps": 1}
+    cached = go(options, **common, cache=str(tmp_path / "one"))
+    lazy = go(options, **common, cache=str(tmp_path / "two"), views="on-demand:2", out=str(tmp_path / "lazy"))
+    assert [row["pseudo_labels"] for row in cached["rounds"]] == [row["pseudo_labels"] for row in lazy["rounds"]]
+    assert cached["rounds"][-1]["pseudo_labels"] > 0
+    one, two = views_in(tmp_path / "one"), views_in(tmp_path / "two")
+    assert len(one) == 42
+    assert 30 < len(two) <= 42
+    assert max(np.abs(np.subtract(one[key], two[key], dtype=np.float64)).max() for key in two) < 2e-3
+    more = {**common, "pseudo_cap": 1, "cache": str(tmp_path / "three"), "out": str(tmp_path / "few")}
+    assert go(options, **more, views="on-demand:2")["status"] == "finished"
+    assert 0 < len(views_in(tmp_path / "three")) <= 24
+
+
+def test_audit_draws_estimate_where_a_strategy_has_no_probabilities(options, tmp_path, tiny_folder):
+    del options["classes"], options["oracle"]
+    common = {"dataset": str(tiny_folder), "self_training": "none", "labels_per_round": 6}
+    plain = go(options, **common, strategy="entropy")
+    assert plain["pool_accuracy_estimate"] is None
+    assert all(row["pool_accuracy_estimate"] is None for row in plain["rounds"])
+    audited = go(options, **common, strategy="entropy+audit", audit_fraction=0.5, out=str(tmp_path / "audited"))
+    assert audited["pool_accuracy_estimate"]["n_effective"] == pytest.approx(3, abs=1e-6)
+    assert audited["labels_used"] == 12
+    labels = pq.read_table(tmp_path / "audited" / "labels.parquet")
+    assert labels["log_prob"].null_count == 6
+
+
+def test_label_studio_files(options, tmp_path):
+    """Out as tasks, back as annotations: the newest counts, a cancelled one is a skip; see also the slow test."""
+    from psp_ray.oracle.label_studio import export_tasks, import_annotations
+
+    out = tmp_path / "run"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OracleError, match="--oracle file first"):
+        export_tasks(tmp_path / "empty")
+    go(options, suggest_labels=True)
+    export_tasks(out)
+    tasks = json.loads((out / "round_01" / "label_studio_tasks.json").read_text())
+    assert len(tasks) == 4
+    assert all(task["data"]["image"].startswith("data:image/png;base64,") for task in tasks)
+    assert all(task["predictions"][0]["result"][0]["value"]["choices"][0] in ("red", "green", "blue") for task in tasks)
+    xml = (out / "round_01" / "label_studio_interface.xml").read_text()
+    assert [c.attrib["value"] for c in ElementTree.fromstring(xml).iter("Choice")] == [
+        "red",
+        "green",
+        "blue",
+        "skip",
+        "ignore",
+    ]
+    export_tasks(out, url="https://images.example.org/", out=tmp_path / "t.json")
+    first = json.loads((tmp_path / "t.json").read_text())[0]["data"]["image"]
+    assert first.startswith("https://images.example.org/round_01/images/001_")
+
+    def annotated(task, *answers):
+        made = [
+            {
+                "updated_at": f"2026-01-0{day}T00:00:00Z",
+                "was_cancelled": answer is None,
+                "result": [] if answer is None else [{"type": "choices", "value": {"choices": [answer]}}],
+            }
+            for day, answer in answers
+        ]
+        return {"data": task["data"], "annotations": made}
+
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps([annotated(tasks[0], (1, "plum"))]))
+    with pytest.raises(OracleError, match="'plum' is no class"):
+        import_annotations(out, export)
+    content = [
+        annotated(tasks[0], (2, "red"), (1, "blue")),
+        annotated(tasks[1], (1, None)),
+        {"sample_id": tasks[2]["data"]["sample_id"], "class": "green", "image": "..."},
+        annotated(tasks[3]),
+    ]
+    export.write_text(json.dumps(content))
+    assert "3 annotations, 3 labels written" in import_annotations(out, export)[0]
+    answers = {row["sample_id"]: row["label"] for row in rows_of(out / "round_01" / "query.csv")}
+    assert [answers[task["data"]["sample_id"]] for task in tasks] == ["red", "skip", "green", ""]
+    assert go(options, suggest_labels=True, resume=True)["awaiting"]["missing"] == 1
+    export_tasks(out)
+    assert len(json.loads((out / "round_01" / "label_studio_tasks.json").read_text())) == 1
+    content[0]["data"] = {"sample_id": "stranger.png"}
+    export.write_text(json.dumps(content))
+    with pytest.raises(OracleError, match=r"'stranger\.png' was never asked"):
+        import_annotations(out, export)
+
+
+@pytest.mark.slow
+@pytest.mark.labelstudio
+def test_label_studio_itself(options, tmp_path):
+    """Tasks into the real package, annotated by its API, its JSON export back. Set PSP_RAY_LABEL_STUDIO to a Python
+    that has label-studio installed (an environment of its own: it wants older versions of our packages)."""
+    from psp_ray.oracle.label_studio import export_tasks, import_annotations
+
+    python = os.environ.get("PSP_RAY_LABEL_STUDIO")
+    if not python:
+        pytest.skip("PSP_RAY_LABEL_STUDIO names no Python with label-studio")
+    out, work = tmp_path / "run", tmp_path / "work"
+    work.mkdir()
+    go(options)
+    export_tasks(out, out=work / "tasks.json")
+    (work / "label_studio_interface.xml").rename(work / "interface.xml")
+    script = Path(__file__).parent / "oracle" / "label_studio_session.py"
+    done = subprocess.run([python, str(script), str(work)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    import_annotations(out, work / "export.json")
+    rows = rows_of(out / "round_01" / "query.csv")
+    assert [row["label"] for row in rows] == ["skip", *(row["sample_id"].split("-")[0] for row in rows[1:])]
+    assert go(options, resume=True)["awaiting"]["round"] == 2

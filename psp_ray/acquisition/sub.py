@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from pydantic import Field
 
@@ -55,6 +57,8 @@ class Subsample:
         part, proposal = self._ask(feedback.state)
         self._last = None
         left = np.setdiff1d(part.unlabeled, proposal.positions, assume_unique=True)
+        answered = np.isin(proposal.positions, feedback.proposal.positions)  # some may have been skipped
+        proposal = replace(proposal, positions=proposal.positions[answered], log_prob=proposal.log_prob[answered])
         own = {"state": part, "proposal": proposal, "unlabeled_next": left}
         return self.inner.observe(Feedback(**{**vars(feedback), **own, "final": feedback.final or not len(left)}))
 

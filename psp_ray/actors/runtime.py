@@ -58,7 +58,7 @@ class RayRuntime:
         ]
         if config.self_training != "none":
             needs.append(Need("pseudo-labeler", 1, CPUS["pseudo-labeler"]))
-            if config.view_mode == "fresh":
+            if config.view_mode != "cached":
                 needs.append(Need("view worker", self._workers, CPUS["view worker"], self._gpu_share()))
         return needs
 
@@ -122,6 +122,7 @@ class RayRuntime:
                     for _ in range(self._workers)
                 ]
                 extra.append(RemoteViews(workers, config.timeout))
+                extra.append(views.store)
             labeler_actor = self._spawn("build_pseudo_labeler", [settings], "pseudo-labeler", extra)
             labeler = ActorHandle("pseudo-labeler", labeler_actor, config.timeout)
         return Crew(

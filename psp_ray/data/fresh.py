@@ -29,12 +29,13 @@ class FreshViews:
     settings: ViewSettings
 
     def encode(self, encoder: ChunkEncoder, positions: Int64Array, round: int) -> Float16Array:
-        """Views (k, L, d) float16 of `positions`, in the order asked for. `round` counts from 1.
+        """Views (k, L, d) float16 of `positions`, in the order asked for. `round` counts from 1; 0 gives the
+        cached views.
 
         Raises:
             DatasetError: a file that could be read when the pool was featurized has gone or changed.
         """
-        if round < 1:
+        if round < 0:
             raise ValueError("rounds count from 1; round 0 is that of the cached views")
         rows = np.asarray(positions, np.int64)
         part = self.manifest.take(pa.array(rows))

@@ -64,7 +64,9 @@ def plot_learning_curve(
     axes.set_ylabel(f"{split} accuracy (%)" if tested and not known else "accuracy (%)")
     axes.set_title(title)
     axes.margins(y=0.12)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-0.03 * max(labels[-1], 1))
+    if known:
+        axes.set_ylim(max(axes.get_ylim()[0], -3), min(axes.get_ylim()[1], 103))
     axes.grid(alpha=0.3)
     if tested or known:
         axes.legend(loc="lower right")
@@ -87,6 +89,6 @@ def plot_calibration(path: Path, curves: dict[str, Reliability], title: str) -> 
     axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), xlabel="probability of the predicted class", ylabel="share that is right")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=150)
     plt.close(figure)

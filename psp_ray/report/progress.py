@@ -136,8 +136,7 @@ def duration(seconds: float) -> str:
 
 def rounds_table(rows: list[dict[str, Any]], split: str) -> Table:
     """The table of rounds that ends a run."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
+    titles = (
         "round",
         "labels",
         "pseudo-labels",
@@ -146,18 +145,23 @@ def rounds_table(rows: list[dict[str, Any]], split: str) -> Table:
         "pool estimate",
         "reward",
         "seconds",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        reward = row["reward"]
-        table.add_row(
+    )
+    cells = [
+        (
             str(row["round"]),
             f"{row['labels_total']:,}",
             f"{row['pseudo_labels']:,}",
             percent(row["pseudo_label_precision"]),
             percent(row["test_accuracy"]),
             interval(row["pool_accuracy_estimate"]),
-            "–" if reward is None or math.isnan(reward) else f"{reward:.2e}",
+            "–" if row["reward"] is None or math.isnan(row["reward"]) else f"{row['reward']:.2e}",
             f"{sum(row['seconds'].values()):.1f}",
         )
+        for row in rows
+    ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    for line in cells:
+        table.add_row(*line)
     return table

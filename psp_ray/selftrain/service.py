@@ -232,11 +232,17 @@ class PseudoLabeler:
         self, scores: _Scores, labeled: Int64Array | None, labels: Int32Array | None
     ) -> tuple[Int32Array, Float32Array]:
         """What the bought labels say, by way of the graph, about the scored samples (-1: nothing), and how surely."""
+        return self.opinion(scores.positions, labeled, labels)
+
+    def opinion(
+        self, positions: Int64Array, labeled: Int64Array | None, labels: Int32Array | None
+    ) -> tuple[Int32Array, Float32Array]:
+        """What bought labels say about samples of the graph (-1: nothing), and how surely; both (k,)."""
         if labeled is None or labels is None or len(labeled) == 0:
-            return np.full(len(scores.positions), -1, np.int32), np.zeros(len(scores.positions), np.float32)
+            return np.full(len(positions), -1, np.int32), np.zeros(len(positions), np.float32)
         graph, seeds = self.graph().with_labeled(np.asarray(labeled, np.int64))
         opinion = propagate(graph, seeds, labels, alpha=self.settings.graph_alpha, balance=self.settings.graph_balance)
-        rows = np.searchsorted(self.graph().positions, scores.positions)
+        rows = np.searchsorted(self.graph().positions, positions)
         return opinion.labels[rows], opinion.confidence[rows]
 
     def _fill(self, scores: _Scores, lacking: Int64Array, blocked: Int64Array) -> Filling:

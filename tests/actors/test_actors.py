@@ -205,3 +205,40 @@ def test_an_absent_cluster_is_one_line(local_ray, monkeypatch):
     monkeypatch.setattr(cluster.ray, "init", refuse)
     with pytest.raises(ResourceError, match=r"--ray-address 127\.0\.0\.1:1: no cluster answers"):
         cluster.start_ray("127.0.0.1:1")
+
+
+def test_labels_by_file_wait_on_ray_too(tiny_model, tiny_folder, cache_folder, tmp_path):
+    """The oracle is an actor; what it waits for reaches the driver, and views on demand are encoded by workers."""
+    import pandas as pd
+    from rich.console import Console
+
+    from psp_ray.config import resolve
+    from psp_ray.report.progress import Reporter
+    from psp_ray.run import run
+
+    options = {
+        "dataset": str(tiny_folder),
+        "model": tiny_model,
+        "cache": str(tmp_path / "cache"),
+        "rounds": 1,
+        "labels_per_round": 4,
+        "learning_steps": 2,
+        "update_steps": 1,
+        "views": "on-demand:2",
+        "pseudo_source": "prompt",
+        "confidence_min": 0.0,
+        "uncertainty_max": 1.0,
+        "oracle": "file",
+        "out": str(tmp_path / "run"),
+        "resume": True,
+        "runner": "ray",
+    }
+    quiet = Reporter(1, Console(quiet=True))
+    assert run(resolve(options), quiet)["status"] == "awaiting_labels"
+    file = tmp_path / "run" / "round_01" / "query.csv"
+    table = pd.read_csv(file, dtype=str)
+    table["label"] = table.sample_id.str.split("/").str[0]
+    table.to_csv(file, index=False)
+    done = run(resolve(options), quiet)
+    assert (done["status"], done["labels_used"]) == ("finished", 4)
+    assert done["rounds"][0]["pseudo_labels"] > 0
