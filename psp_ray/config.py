@@ -31,6 +31,9 @@ RUN_ONLY = frozenset(
         "ray_address",
         "shards",
         "workers",
+        "actor_cpus",
+        "learner_gpus",
+        "worker_gpus",
         "timeout",
         "cache",
         "out",
@@ -137,6 +140,13 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one")
     shards: int = Field(1, ge=1, description="pool shard actors")
     workers: int | None = Field(None, ge=1, description="featurizing workers; default: one a CPU, at most 8")
+    actor_cpus: float = Field(1.0, gt=0, description="factor on the CPU shares that actors ask Ray for")
+    learner_gpus: float | None = Field(
+        None, ge=0, description="share of a GPU for the learner; default: 0.5 where the run uses one"
+    )
+    worker_gpus: float | None = Field(
+        None, ge=0, description="share of a GPU for each worker; default: what the learner leaves of one, evenly"
+    )
     threads: int = Field(1, ge=1, description="threads of each process; part of the result to the last bit")
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for an actor before giving up")
     cache: str | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,9 +35,10 @@ class RayRuntime:
         self._started_here = start_ray(config.ray_address)
         cpus = ray.cluster_resources().get("CPU", 1.0)
         self._workers = config.workers or max(1, min(MAX_WORKERS, int(cpus)))
-        self._gpus = _wants_gpu(config)
-        check_needs(self._crew_needs())
-        check_needs([Need("featurizing worker", self._workers, CPUS["view worker"], self._gpu_share())])
+        gpu = _wants_gpu(config)
+        self._gpus = learner_gpus(config) if gpu else 0.0
+        check_needs(crew_needs(config, gpu, self._workers))
+        check_needs([Need("featurizing worker", self._workers, _cpus(config, "view worker"), self._gpu_share())])
 
     def close(self) -> None:
         """Stop the actors, and Ray itself if it was started here."""
@@ -46,25 +48,8 @@ class RayRuntime:
         if self._started_here:
             ray.shutdown()
 
-    # -- needs ---------------------------------------------------------------------------------------------------------
-
-    def _crew_needs(self) -> list[Need]:
-        config = self._config
-        needs = [
-            Need("learner", 1, CPUS["learner"], self._gpus),
-            Need("sampler", 1, CPUS["sampler"]),
-            Need("oracle", 1, CPUS["oracle"]),
-            Need("pool shard", config.shards, CPUS["pool shard"]),
-        ]
-        if config.self_training != "none":
-            needs.append(Need("pseudo-labeler", 1, CPUS["pseudo-labeler"]))
-            if config.view_mode == "fresh":
-                needs.append(Need("view worker", self._workers, CPUS["view worker"], self._gpu_share()))
-        return needs
-
     def _gpu_share(self) -> float:
-        """Workers share what the learner leaves of one GPU."""
-        return round(0.5 / self._workers, 3) if self._gpus else 0.0
+        return worker_gpus(self._config, self._workers) if self._gpus else 0.0
 
     # -- featurizing ---------------------------------------------------------------------------------------------------
 
@@ -137,7 +122,7 @@ class RayRuntime:
         ends = [*starts[1:], pool.n_blocks]
         shards = [
             ray.remote(PoolShard)
-            .options(num_cpus=CPUS["pool shard"], max_restarts=-1, max_task_retries=3)
+            .options(num_cpus=_cpus(self._config, "pool shard"), max_restarts=-1, max_task_retries=3)
             .remote(pack(source), first, last)
             for first, last in zip(starts, ends, strict=True)
         ]
@@ -149,7 +134,7 @@ class RayRuntime:
     ) -> Any:
         actor = (
             ray.remote(ComponentActor)
-            .options(num_cpus=CPUS[role], num_gpus=gpus)
+            .options(num_cpus=_cpus(self._config, role), num_gpus=gpus)
             .remote(f"psp_ray.components:{factory}", pack(arguments), self._config.threads, extra)
         )
         self._actors.append(actor)
@@ -170,10 +155,40 @@ class RemoteViews:
         return [unpack(wait_for(reference, "view worker", self._timeout)[0]) for reference in references]
 
 
-def _wants_gpu(config: Config) -> float:
-    """Share of a GPU for the learner: half of one where the run uses CUDA, so that workers fit beside it."""
+def crew_needs(config: Config, gpu: bool, workers: int = 1) -> list[Need]:
+    """What the actors of a run ask for, known before any starts. `gpu`: the run uses one."""
+    share = learner_gpus(config) if gpu else 0.0
+    needs = [
+        Need("learner", 1, _cpus(config, "learner"), share),
+        Need("sampler", 1, _cpus(config, "sampler")),
+        Need("oracle", 1, _cpus(config, "oracle")),
+        Need("pool shard", config.shards, _cpus(config, "pool shard")),
+    ]
+    if config.self_training != "none":
+        needs.append(Need("pseudo-labeler", 1, _cpus(config, "pseudo-labeler")))
+        if config.view_mode == "fresh":
+            view_share = worker_gpus(config, workers) if gpu else 0.0
+            needs.append(Need("view worker", workers, _cpus(config, "view worker"), view_share))
+    return needs
+
+
+def learner_gpus(config: Config) -> float:
+    """Share of a GPU for the learner where the run uses one: half, so that workers fit beside it."""
+    return 0.5 if config.learner_gpus is None else config.learner_gpus
+
+
+def worker_gpus(config: Config, workers: int) -> float:
+    """Share of a GPU for each of `workers`: together what the learner leaves of one."""
+    if config.worker_gpus is not None:
+        return config.worker_gpus
+    return math.floor(1000 * max(0.0, 1.0 - learner_gpus(config)) / workers) / 1000
+
+
+def _cpus(config: Config, role: str) -> float:
+    return round(CPUS[role] * config.actor_cpus, 4)
+
+
+def _wants_gpu(config: Config) -> bool:
     if config.device.startswith("cuda"):
-        return 0.5
-    if config.device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0:
-        return 0.5
-    return 0.0
+        return True
+    return config.device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0
