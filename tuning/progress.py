@@ -19,7 +19,7 @@ class TrialLines(Callback):
 
     def __init__(self, folder: Path, plan: Plan, total: int):
         self._folder, self._plan, self._total = folder, plan, total
-        self._ended = 0
+        self.ended = 0
         self._started = time.monotonic()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -44,18 +44,18 @@ class TrialLines(Callback):
         return load_trial(self._folder, name) or TrialResult(name, point)
 
     def _say(self, result: TrialResult) -> None:
-        self._ended += 1
+        self.ended += 1
         elapsed = time.monotonic() - self._started
-        left = elapsed / self._ended * (self._total - self._ended)
+        left = elapsed / self.ended * (self._total - self.ended)
         point = " ".join(f"{key}={shown(value)}" for key, value in result.point.items() if key != BUDGET)
-        head = f"{self._ended}/{self._total} {result.name} {point} {BUDGET}={result.point[BUDGET]}"
+        head = f"{self.ended}/{self._total} {result.name} {point} {BUDGET}={result.point[BUDGET]}"
         if result.status == "failed" or not result.rounds:
             click.echo(f"{head}: FAILED: {result.error}")
             return
         last = result.rounds[-1]
         accuracies = ", ".join(f"{name} {value:.1%}" for name, value in last["accuracy"].items())
         early = f" (stopped after round {last['round']})" if result.status == "stopped" else ""
-        rest = f", about {duration(left)} left" if self._ended < self._total else ""
+        rest = f", about {duration(left)} left" if self.ended < self._total else ""
         click.echo(f"{head}: {accuracies}, score {last['score']:.3f}{early}, {duration(result.seconds)}{rest}")
 
 

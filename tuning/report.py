@@ -131,7 +131,7 @@ class Report:
         writer.writerow(["trial", "status", *keys, "round", "score", *names, "seconds", "error"])
         for trial in self.trials:
             head = [trial.name, trial.status, *(self.values[trial.name][key] for key in keys)]
-            rows: list[Any] = trial.rounds or [None]
+            rows: list[Any] = list(trial.rounds) or [None]
             for row in rows:
                 cells = (
                     [] if row is None else [row[kind][d] for d in self.plan.datasets for kind in ("labels", "accuracy")]

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,7 @@ def run_sweep(
     from tuning.resources import check_trial_fits, trial_bundles
 
     started_here = start_ray(address)
+    _catch_sigterm()  # again: Ray put a handler of its own in its place
     try:
         bundles = trial_bundles(plan, resources)
         room = check_trial_fits(bundles)
@@ -240,6 +242,7 @@ def _tune(
             time_attr="round", max_t=plan.rounds, grace_period=min(plan.grace_rounds, plan.rounds)
         )
     session = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+    lines = TrialLines(out, plan, pending)
     tuner = tune.Tuner(
         tune.with_resources(SweepTrial, tune.PlacementGroupFactory(bundles)),
         tune_config=tune.TuneConfig(
@@ -259,10 +262,12 @@ def _tune(
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[TrialLines(out, plan, pending)],
+            callbacks=[lines],
         ),
     )
-    tuner.fit()
+    tuner.fit()  # Ctrl-C makes it stop its trials and return
+    if lines.ended < pending:
+        raise KeyboardInterrupt
 
 
 def _say_results(out: Path) -> int:
@@ -281,13 +286,20 @@ def _say_results(out: Path) -> int:
     return 0 if done else 1
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exit codes 0, 1 (no trial succeeded), 2 (a setting is wrong), 130 (interrupted: --resume)."""
+def _catch_sigterm() -> None:
+    """Let SIGTERM do what Ctrl-C does, whatever that is at the time: Ray Tune has an orderly way of its own."""
 
     def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        signal.signal(signum, signal.SIG_IGN)  # once is enough
+        signal.raise_signal(signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, interrupt)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; exit codes 0, 1 (no trial succeeded), 2 (a setting is wrong), 130 (interrupted: --resume)."""
+    _catch_sigterm()
     code: Any = 0
     try:
         sweep.main(args=arguments, prog_name="python -m tuning.sweep", standalone_mode=False)
