@@ -1,14 +1,14 @@
 """Many Ray nodes on one machine: `python -m cluster.local --nodes 3 -- python -m psp_ray.main ...`.
 
-For tests and for trying things out. The nodes are processes on loopback, made by Ray's own cluster utilities; with
---autoscale the further ones are added by Ray's autoscaler when something waits for room. The command is run with
-RAY_ADDRESS set; its exit code is handed on.
+For tests and for trying things out. The nodes are processes on loopback, made by Ray's own cluster utilities and closed
+to others by a token. The command is run with RAY_ADDRESS set; its exit code is handed on.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,12 +22,11 @@ def many_nodes(count: int, cpus: float = 1.0) -> Iterator[str]:
     """A cluster of `count` nodes with `cpus` CPUs each; yields its address and ends it. Joins nothing by itself."""
     from ray.cluster_utils import Cluster
 
-    _quiet()
     arguments = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": OBJECT_STORE_BYTES}
     cluster = Cluster(
         initialize_head=True,
         connect=False,
-        head_node_args={**arguments, "include_dashboard": False, "node_ip_address": "127.0.0.1"},
+        head_node_args={**arguments, "include_dashboard": False},
     )
     try:
         for _ in range(count - 1):
@@ -38,34 +37,15 @@ def many_nodes(count: int, cpus: float = 1.0) -> Iterator[str]:
         cluster.shutdown()
 
 
-@contextmanager
-def autoscaling_nodes(most: int, cpus: float = 1.0) -> Iterator[str]:
-    """A head node and an autoscaler that adds up to `most - 1` nodes of `cpus` CPUs; yields the address."""
-    from ray.cluster_utils import AutoscalingCluster
-
-    _quiet()
-    cluster = AutoscalingCluster(
-        head_resources={"CPU": cpus},
-        worker_node_types={
-            "worker": {
-                "resources": {"CPU": cpus, "object_store_memory": OBJECT_STORE_BYTES},
-                "node_config": {},
-                "min_workers": 0,
-                "max_workers": most - 1,
-            }
-        },
-        idle_timeout_minutes=1,
-    )
-    try:
-        cluster.start()
-        yield "127.0.0.1:6379"
-    finally:
-        cluster.shutdown()
-
-
-def _quiet() -> None:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def environment() -> dict[str, str]:
+    """Variables for the nodes and for all who join them: loopback only, and a token that nobody else knows."""
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for staying on 127.0.0.1
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def main() -> None:
@@ -81,8 +61,8 @@ def main() -> None:
     command = words[split + 1 :]
     if not command:
         parser.error("give a command after --")
-    nodes = autoscaling_nodes if given.autoscale else many_nodes
-    with nodes(given.nodes, given.cpus) as address:
+    os.environ.update(environment())  # before ray is imported
+    with many_nodes(given.nodes, given.cpus) as address:
         sys.exit(subprocess.run(command, env={**os.environ, "RAY_ADDRESS": address}).returncode)
 
 

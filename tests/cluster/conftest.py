@@ -13,12 +13,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def three_nodes():
-    from cluster.local import many_nodes
+WAIT = (
+    "import os, sys; print(*(f'{k}={v}' for k, v in os.environ.items() if k.startswith('RAY_')), flush=True); "
+    "sys.stdin.read()"
+)
 
-    with many_nodes(3) as address:
-        yield address
+
+@pytest.fixture(scope="session")
+def three_nodes(s3_server):
+    """Environment for clients of a cluster of three nodes, which have the credentials of the S3 server."""
+    command = [sys.executable, "-m", "cluster.local", "--nodes", "3", "--", sys.executable, "-c", WAIT]
+    given = {**os.environ, **s3_server}
+    cluster = subprocess.Popen(command, cwd=ROOT, env=given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    line = cluster.stdout.readline().split()
+    assert any(word.startswith("RAY_ADDRESS=") for word in line), line
+    yield dict(word.split("=", 1) for word in line)
+    cluster.stdin.close()
+    cluster.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local import environment
 from tests.cluster.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
 HEAD = """
-import os, sys, ray
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+import sys, ray
 context = ray.init(num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0,
-                   _node_ip_address="127.0.0.1", object_store_memory=100 * 2**20, logging_level="ERROR")
+                   object_store_memory=100 * 2**20, logging_level="ERROR")
 print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
 sys.stdin.read()
 """
@@ -25,11 +25,13 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def head():
-    """(address, dashboard URL) of a cluster with a job server, on loopback."""
-    server = subprocess.Popen([sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """Environment for clients of a cluster with a job server, on loopback and with a token."""
+    given = {**os.environ, **environment()}
+    command = [sys.executable, "-c", HEAD]
+    server = subprocess.Popen(command, env=given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     line = server.stdout.readline().split()
     assert len(line) == 2, line
-    yield line[0], f"http://{line[1]}"
+    yield {**given, "RAY_ADDRESS": line[0], "RAY_API_SERVER_ADDRESS": f"http://{line[1]}"}
     server.stdin.close()
     server.wait(timeout=60)
 
@@ -50,13 +52,12 @@ def project(tmp_path_factory):
 
 def submit(head, project, *words, cpus="0.3"):
     ray = str(Path(sys.executable).parent / "ray")
-    command = [ray, "job", "submit", "--address", head[1], "--working-dir", str(project), "--entrypoint-num-cpus", cpus]
-    environment = {**os.environ, "RAY_ADDRESS": head[0]}
-    environment.pop("PYTHONPATH", None)
+    server = head["RAY_API_SERVER_ADDRESS"]
+    command = [ray, "job", "submit", "--address", server, "--working-dir", str(project), "--entrypoint-num-cpus", cpus]
     return subprocess.Popen(
         [*command, "--", sys.executable, *map(str, words)],
         cwd=project,
-        env=environment,
+        env=head,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,11 +65,9 @@ def submit(head, project, *words, cpus="0.3"):
 
 
 def test_two_jobs_share_an_oracle(head, project, tmp_path, tiny_model, tiny_folder, cache_folder):
-    environment = {**os.environ, "RAY_ADDRESS": head[0]}
-
     def oracle(*words):
         command = [sys.executable, "-m", "psp_ray.main", "oracle", *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -49,7 +49,7 @@ def test_three_nodes_and_one_process_agree_sample_by_sample(three_nodes, s3_serv
     )
     out, cache = tmp_path / "three", tmp_path / "cache"
     more = {"storage": "s3://psp/nodes", "workers": 2, "shards": 2, "out": out, "cache": cache, "timeout": 120}
-    env = {**s3_server, "RAY_ADDRESS": three_nodes}
+    env = {**s3_server, **three_nodes}
     code, text = command_line("run", *words({**options, **more}), env=env)
     assert code == 0, text
     wanted, found = selections(alone), selections(out)
@@ -70,7 +70,7 @@ def test_three_nodes_and_one_process_agree_sample_by_sample(three_nodes, s3_serv
 
 def test_what_does_not_fit_fails_with_numbers(three_nodes, options, tmp_path, cache_folder):
     more = {"actor_cpus": 20, "out": tmp_path / "big", "cache": cache_folder}
-    code, text = command_line("run", *words({**options, **more}), env={"RAY_ADDRESS": three_nodes})
+    code, text = command_line("run", *words({**options, **more}), env=three_nodes)
     assert code == 2
     assert "CPUs and 0 GPUs (learner 1 x (6 CPU)" in text
     assert "but the cluster has 3 CPUs and 0 GPUs" in text
@@ -96,7 +96,7 @@ print(len(set(ray.get([actor.node.remote() for actor in actors]))))
 def test_every_node_is_probed_and_shards_are_spread(three_nodes, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SPREAD, str(tmp_path)],
-        env={**os.environ, "RAY_ADDRESS": three_nodes},
+        env={**os.environ, **three_nodes},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -118,9 +118,7 @@ def test_a_pool_of_three_blocks_on_three_shards(three_nodes, options, tmp_path, 
     found = []
     for name, more in (("one", {"runner": "inline"}), ("three", {"shards": 3, "workers": 1})):
         out = tmp_path / name
-        code, text = command_line(
-            "run", *words({**common, **more, "out": out}), env={"RAY_ADDRESS": three_nodes}, timeout=500
-        )
+        code, text = command_line("run", *words({**common, **more, "out": out}), env=three_nodes, timeout=500)
         assert code == 0, text
         found.append(selections(out))
     assert found[0][0].equals(found[1][0])
