@@ -97,7 +97,8 @@ def _by_actor(ledger: str, truth: dict[str, int]) -> Any:
     config = resolve({"oracle": "shared", "oracle_name": "load"})
     names = list(truth)
     labels = np.array(list(truth.values()), np.int32)
-    given = components.OracleInput(components.settings_json(config), list(CLASSES), "", names, labels, names)
+    text = components.settings_json(config)
+    given = components.OracleInput(text, list(CLASSES), "", names, labels, content_hashes=names)
     handle = shared.connect_shared(config, given)
 
     def connect() -> Any:

@@ -85,8 +85,9 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
     config = resolve({"oracle": "shared", "oracle_name": "caps"})
     wrong = np.array([1], np.int32)
     text = components.settings_json(config)
+    contrary = components.OracleInput(text, list(CLASSES), "", ["x"], wrong, content_hashes=["hash0"])
     with pytest.raises(OracleError, match="has class 'dog' here but 'cat' in an earlier one"):
-        shared.connect_shared(config, components.OracleInput(text, list(CLASSES), "", ["x"], wrong, ["hash0"]))
+        shared.connect_shared(config, contrary)
     with pytest.raises(OracleError, match="runs already, with ledger"):
         shared.start_oracle("caps", str(tmp_path / "other.sqlite"))
     (tmp_path / "garbage").write_text("not a database, and longer than a header of one would be: " * 10)
