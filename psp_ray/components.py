@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from psp_ray.records import (
     StateDict,
     TextState,
 )
+from psp_ray.storage import Storage
 
 GPU_BATCH = 128
 """Images per pass of the image tower on a GPU."""
@@ -54,17 +55,32 @@ class PoolSource:
     dim: int
     n_views: int
     manifest: str
+    cache: str = ""
+    storage: str | None = None
+    """Where a node that lacks files of the cache fetches them; None: every node sees the cache folder."""
 
     @classmethod
-    def of(cls, pool: CachedPool, cache_folder: str) -> PoolSource:
-        """Write the pool's manifest file, unless it is there already."""
+    def of(cls, pool: CachedPool, cache_folder: str, storage: str | None = None) -> PoolSource:
+        """Write the pool's manifest file, unless it is there already; with `storage`, put all its files there too."""
         digest = hashlib.blake2b(pool.hashes.tobytes() + pool.keys.tobytes(), digest_size=12).hexdigest()
         path = Path(cache_folder) / "pools" / f"{digest}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(path, {"hashes": pool.hashes, "keys": pool.keys})
         views = pool.views.folder if pool.views is not None else None
-        return cls(pool.features.folder, views, pool.dim, pool.n_views, str(path))
+        source = cls(pool.features.folder, views, pool.dim, pool.n_views, str(path), cache_folder, storage)
+        if storage is not None:
+            place = Storage(storage)
+            place.push(path, source._stored(str(path)))
+            for folder in source._folders():
+                place.push_new(Path(folder), source._stored(folder))
+        return source
+
+    def _folders(self) -> list[str]:
+        return [self.features_folder] + ([self.views_folder] if self.views_folder is not None else [])
+
+    def _stored(self, path: str) -> str:
+        return f"cache/{Path(path).relative_to(self.cache).as_posix()}"
 
     def open(self) -> CachedPool:
         """The pool, memory-mapped.
@@ -72,8 +88,16 @@ class PoolSource:
         Raises:
             OutputError: this machine doesn't see the cache folder.
         """
+        if self.storage is not None:
+            place = Storage(self.storage)
+            if not Path(self.manifest).exists():
+                place.pull(self._stored(self.manifest), Path(self.manifest))
+            for folder in self._folders():
+                place.pull_new(self._stored(folder), Path(folder))
         if not Path(self.manifest).exists():
-            raise OutputError(f"feature cache {self.manifest} is not there; every node must see the --cache folder")
+            raise OutputError(
+                f"feature cache {self.manifest} is not there; every node must see the --cache folder, or give --storage"
+            )
         arrays = read_tensors(Path(self.manifest))
         views = None
         if self.views_folder is not None:
@@ -114,13 +138,14 @@ class OracleInput:
     labels: Int32Array
     folder: str = ""
     manifest: pa.Table | None = None
+    content_hashes: list[str] = field(default_factory=list)
 
 
 def settings_json(config: Config) -> str:
     return json.dumps(config.model_dump(mode="json"))
 
 
-def _config(text: str) -> Config:
+def config_of(text: str) -> Config:
     return Config(**json.loads(text))
 
 
@@ -131,7 +156,7 @@ def build_sampler(settings: str, pool: PoolReader) -> Any:
     """The acquisition function that `strategy` names."""
     from psp_ray.acquisition.base import create
 
-    config = _config(settings)
+    config = config_of(settings)
     return create(config.strategy, pool, config)
 
 
@@ -139,14 +164,21 @@ def build_oracle(given: OracleInput) -> Any:
     """The oracle over its ledger, with the annotator that `oracle` names."""
     from psp_ray.oracle import Oracle, OracleSettings, make_annotator
 
-    config = _config(given.settings)
+    config = config_of(given.settings)
+    pairs = zip(given.sample_ids, given.labels.tolist(), strict=True)
+    truth = {name: label for name, label in pairs if label >= 0}
     if config.oracle == "file":
         assert given.manifest is not None
         annotator = make_annotator("file", folder=given.folder, class_names=given.classes, manifest=given.manifest)
+    elif config.annotators is not None:
+        from psp_ray.oracle.backends.crowd import load_crowd
+
+        group = load_crowd(config.annotators)
+        annotator = make_annotator("crowd", labels=truth, crowd=group, n_classes=len(given.classes))
     else:
-        pairs = zip(given.sample_ids, given.labels.tolist(), strict=True)
-        annotator = make_annotator("ground-truth", labels={name: label for name, label in pairs if label >= 0})
-    return Oracle(given.ledger, annotator, given.classes, OracleSettings(label_cap=config.label_cap))
+        annotator = make_annotator("ground-truth", labels=truth)
+    settings = OracleSettings(label_cap=config.label_cap, cost_cap=config.cost_cap)
+    return Oracle(given.ledger, annotator, given.classes, settings)
 
 
 def build_learner(given: LearnerInput, pool: PoolReader) -> LearnerComponent:
@@ -156,7 +188,7 @@ def build_learner(given: LearnerInput, pool: PoolReader) -> LearnerComponent:
 def build_pseudo_labeler(
     settings: str, pool: PoolReader, fresh: FreshSource | None = None, store: ViewStore | None = None
 ) -> PseudoLabelerComponent:
-    return PseudoLabelerComponent(_config(settings), pool, fresh, store)
+    return PseudoLabelerComponent(config_of(settings), pool, fresh, store)
 
 
 class LearnerComponent:
@@ -168,7 +200,7 @@ class LearnerComponent:
         from psp_ray.learn.trainer import PromptLearner
 
         self._given, self._pool = given, pool
-        config = _config(given.settings)
+        config = config_of(given.settings)
         backbone = load_backbone(backbone_spec(config), towers="text")
         assert backbone.text is not None
         self._backbone = backbone.describe()
@@ -405,7 +437,7 @@ class ViewEncoder:
     def __init__(self, given: ViewInput):
         from psp_ray.data.fresh import FreshViews
 
-        config = _config(given.settings)
+        config = config_of(given.settings)
         self._views = FreshViews(given.manifest, given.hashes, view_settings(config))
         self._encoder = make_encoder(config)
 
@@ -467,7 +499,7 @@ def make_encoder(config: Config) -> Any:
 
 
 def build_encoder(settings: str) -> Any:
-    return make_encoder(_config(settings))
+    return make_encoder(config_of(settings))
 
 
 def first_blocks(n: int, shards: int) -> list[int]:

@@ -31,6 +31,11 @@ RUN_ONLY = frozenset(
         "ray_address",
         "shards",
         "workers",
+        "workers_max",
+        "storage",
+        "actor_cpus",
+        "learner_gpus",
+        "worker_gpus",
         "timeout",
         "cache",
         "out",
@@ -38,6 +43,8 @@ RUN_ONLY = frozenset(
         "data_root",
         "ledger",
         "label_cap",
+        "cost_cap",
+        "oracle_name",
     }
 )
 """Keys that say where and how a run is executed, not what it computes: they may change when it is resumed."""
@@ -125,13 +132,20 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     view_seed: int = Field(0, ge=0, description="seed of the cached views (part of the cache key)")
 
     # labels
-    oracle: Literal["ground-truth", "file"] = Field(
-        "ground-truth", description="who labels: the data set's own labels, or people who fill in query.csv"
+    oracle: Literal["ground-truth", "file", "shared"] = Field(
+        "ground-truth",
+        description="who labels: the data set's own labels, people by query.csv, or the cluster's --oracle-name",
     )
     suggest_labels: bool = Field(False, description="show the predicted class in query.csv (it may bias people)")
     ledger: str | None = Field(
-        None, description="label ledger: a SQLite file or a database URL; default: in the output folder"
+        None,
+        description="label ledger: a SQLite file or a database URL; default: PSP_RAY_LEDGER, else in the output folder",
     )
+    oracle_name: str = Field("default", description="name of a shared oracle; see `psp-ray oracle start`")
+    annotators: str | None = Field(
+        None, description="YAML file of simulated annotators with costs and mistakes; default: the true labels"
+    )
+    cost_cap: float | None = Field(None, ge=0, description="refuse labels worth more than this, bought or reused")
     label_cap: int | None = Field(None, ge=1, description="refuse to use more labels than this, bought or reused")
 
     # execution
@@ -139,6 +153,20 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one")
     shards: int = Field(1, ge=1, description="pool shard actors")
     workers: int | None = Field(None, ge=1, description="featurizing workers; default: one a CPU, at most 8")
+    workers_max: int | None = Field(
+        None, ge=1, description="workers that may join as an autoscaler adds nodes; default: as many as --workers"
+    )
+    storage: str | None = Field(
+        None,
+        description="folder or URI (s3://, gs://, ...) that keeps a copy of the run and its features for all nodes",
+    )
+    actor_cpus: float = Field(1.0, gt=0, description="factor on the CPU shares that actors ask Ray for")
+    learner_gpus: float | None = Field(
+        None, ge=0, description="share of a GPU for the learner; default: 0.5 where the run uses one"
+    )
+    worker_gpus: float | None = Field(
+        None, ge=0, description="share of a GPU for each worker; default: what the learner leaves of one, evenly"
+    )
     threads: int = Field(1, ge=1, description="threads of each process; part of the result to the last bit")
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for an actor before giving up")
     cache: str | None = Field(

@@ -21,6 +21,7 @@ import click
 from psp_ray.compare.settings import OWN_KEYS, StudySettings
 from psp_ray.config import Config, resolve
 from psp_ray.errors import UserError
+from psp_ray.oracle_cli import oracle
 from psp_ray.settings import option_name
 from psp_ray.version import __version__
 
@@ -36,6 +37,7 @@ COMMANDS = (
     "export",
     "check-data",
     "cache",
+    "oracle",
     "tasks",
     "doctor",
 )
@@ -311,6 +313,9 @@ def doctor(with_ray: bool) -> None:
 
     if not examine(with_ray):
         raise SystemExit(2)
+
+
+cli.add_command(oracle)
 
 
 def arguments_with_command(arguments: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from psp_ray.results import (
 )
 from psp_ray.runtime import InlineRuntime, Runtime
 from psp_ray.settings import option_name
+from psp_ray.storage import RunMirror, Storage
 from psp_ray.threads import limit_threads
 
 DIGITS_IMAGE_SIZE = 96
@@ -111,7 +112,7 @@ def check_budget(config: Config, dataset: Dataset) -> None:
     per_round = _with_pool_size(config, dataset).labels_per_round
     assert isinstance(per_round, int)
     n, wanted = dataset.pool.num_rows, config.rounds * per_round
-    if per_round > n or (wanted > n and config.oracle == "ground-truth"):
+    if per_round > n or (wanted > n and config.oracle != "file"):
         raise ConfigError(
             f"--rounds {config.rounds} x --labels-per-round {config.labels_per_round} = {wanted} labels, but the pool "
             f"has {n} images; lower one of them"
@@ -124,7 +125,7 @@ def check_budget(config: Config, dataset: Dataset) -> None:
 
 def _require_labels(config: Config, dataset: Dataset) -> None:
     """Ground truth, where it is to answer, can do so for all of the pool."""
-    if config.oracle != "ground-truth":
+    if config.oracle == "file":
         return
     unknown = int((dataset.known_labels("pool") < 0).sum())
     if unknown:
@@ -273,6 +274,8 @@ def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
     limit_threads(config.threads)
     out = Path(config.out) if config.out else default_out(config)
     check_out(config, out)
+    if config.storage is not None and RunMirror(Storage(config.storage), out).restore(config.resume):
+        reporter.note(f"restored {out} from {config.storage}")
     reporter.note(
         f"psp-ray: {config.shown_strategy} on {config.dataset}, {config.rounds} rounds, seed {config.seed} -> {out}"
     )
@@ -384,11 +387,11 @@ def _run_rounds(
         classes=data.dataset.prompt_names,
         templates=templates_of(config, data.dataset),
         descriptions=descriptions_of(config, data.dataset),
-        evaluation=components.PoolSource.of(evaluation.reader, cache) if tested else None,
+        evaluation=components.PoolSource.of(evaluation.reader, cache, config.storage) if tested else None,
         evaluation_labels=evaluation.labels if tested and evaluation.labels is not None else np.zeros(0, np.int32),
         pool_labels=pool_labels,
     )
-    oracle = oracle_input(config, data.dataset, out)
+    oracle = oracle_input(config, data.dataset, out, data.content_hashes)
     view_input = None
     if config.self_training != "none" and config.view_mode != "cached":
         store = None
@@ -396,14 +399,25 @@ def _run_rounds(
             kept = FeatureCache.open(config.cache).views(_encoder_spec(config), components.view_settings(config))
             store = components.ViewStore(kept.folder, data.pool.hashes)
         view_input = components.ViewInput(settings, data.dataset.pool, data.pool.hashes, store)
-    crew = runtime.crew(settings, components.PoolSource.of(data.pool, cache), learner, oracle, view_input)
+    crew = runtime.crew(
+        settings, components.PoolSource.of(data.pool, cache, config.storage), learner, oracle, view_input
+    )
     backbone = crew.learner.submit("backbone").result()
     experiment = Experiment(config, names, crew, out, experiment_id, reporter, initial)
-    experiment.on_round = lambda state: _write_round(out, state, names)
+    mirror = RunMirror(Storage(config.storage), out) if config.storage is not None else None
+
+    def on_round(state: RunState) -> None:
+        _write_round(out, state, names)
+        if mirror is not None:
+            mirror.save()
+
+    experiment.on_round = on_round
     try:
         state = experiment.run()
     except AwaitingLabels as error:
         reporter.stop()
+        if mirror is not None:
+            mirror.save()
         return _await(config, experiment, out, error, time.perf_counter() - started, backbone, reporter)
     except BaseException as error:
         reporter.stop()
@@ -418,21 +432,29 @@ def _run_rounds(
     reporter.stop()
     wall = experiment.wall_seconds + experiment.started - started
     summary = write_summary(out, config, "finished", state, wall, backbone["image_size"][0], extra)
+    if mirror is not None:
+        mirror.save()
     _say_goodbye(config, summary, state, out, reporter)
     return summary
 
 
-def oracle_input(config: Config, dataset: Dataset, out: Path) -> components.OracleInput:
-    """What the oracle needs: for labels by file the pool's images, else the labels that it answers with."""
+def oracle_input(
+    config: Config, dataset: Dataset, out: Path, content_hashes: Sequence[str] = ()
+) -> components.OracleInput:
+    """What the oracle needs: for labels by file the pool's images, else the labels that it answers with.
+
+    `content_hashes` of the pool's images: a shared oracle knows them by these.
+    """
     by_file = config.oracle == "file"
     return components.OracleInput(
         settings=components.settings_json(config),
         classes=list(dataset.classes),
-        ledger=config.ledger or str((out / "ledger.sqlite").resolve()),
+        ledger=config.ledger or os.environ.get("PSP_RAY_LEDGER") or str((out / "ledger.sqlite").resolve()),
         sample_ids=dataset.pool["sample_id"].to_pylist(),
         labels=dataset.known_labels("pool"),
         folder=str(out.resolve()) if by_file else "",
         manifest=dataset.pool if by_file else None,
+        content_hashes=list(content_hashes),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from psp_ray import components
 from psp_ray.config import Config
-from psp_ray.crew import Crew, InlineHandle
+from psp_ray.crew import Crew, Handle, InlineHandle
 from psp_ray.data.encoder import ChunkResult, ChunkTask
 
 
@@ -51,8 +51,15 @@ class InlineRuntime:
             labeler = InlineHandle(
                 components.build_pseudo_labeler(settings, reader, fresh, views.store if views else None)
             )
+        answering: Handle
+        if self._config.oracle == "shared":
+            from psp_ray.actors.oracle import connect_shared
+
+            answering = connect_shared(self._config, oracle)
+        else:
+            answering = InlineHandle(components.build_oracle(oracle))
         return Crew(
-            oracle=InlineHandle(components.build_oracle(oracle)),
+            oracle=answering,
             sampler=InlineHandle(components.build_sampler(settings, reader)),
             learner=InlineHandle(components.build_learner(learner, reader)),
             pseudo_labeler=labeler,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
-from ray.util import ActorPool
 
 from psp_ray import components
 from psp_ray.actors.cluster import Need, check_needs, start_ray
 from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool
-from psp_ray.actors.shell import ActorHandle, ComponentActor, naming, wait_for
-from psp_ray.actors.transport import pack, unpack
+from psp_ray.actors.preflight import alive_nodes, check_storage
+from psp_ray.actors.shell import ActorHandle, ComponentActor
+from psp_ray.actors.transport import pack
+from psp_ray.actors.workers import WorkerGroup
 from psp_ray.config import Config
-from psp_ray.crew import Crew
+from psp_ray.crew import Crew, Handle
+from psp_ray.data.cache import FeatureCache
 from psp_ray.data.encoder import ChunkResult, ChunkTask
 from psp_ray.records import Float16Array, Int64Array
 from psp_ray.report.progress import Reporter
@@ -23,6 +26,7 @@ CPUS = {"learner": 0.3, "sampler": 0.2, "pseudo-labeler": 0.15, "oracle": 0.05, 
 """CPU shares that the actors ask for. They say where actors may be placed, not how many threads run: on a laptop all
 of them must fit beside each other, or they would wait for ever."""
 MAX_WORKERS = 8
+PROBE_SECONDS = 120.0
 
 
 class RayRuntime:
@@ -34,9 +38,13 @@ class RayRuntime:
         self._started_here = start_ray(config.ray_address)
         cpus = ray.cluster_resources().get("CPU", 1.0)
         self._workers = config.workers or max(1, min(MAX_WORKERS, int(cpus)))
-        self._gpus = _wants_gpu(config)
-        check_needs(self._crew_needs())
-        check_needs([Need("featurizing worker", self._workers, CPUS["view worker"], self._gpu_share())])
+        gpu = _wants_gpu(config)
+        self._gpus = learner_gpus(config) if gpu else 0.0
+        check_needs(crew_needs(config, gpu, self._workers))
+        if len(alive_nodes()) > 1:
+            place, setting = config.storage or FeatureCache.open(config.cache).folder, "--cache"
+            check_storage(place, "--storage" if config.storage else setting, min(config.timeout, PROBE_SECONDS))
+        check_needs([Need("featurizing worker", self._workers, _cpus(config, "view worker"), self._gpu_share())])
 
     def close(self) -> None:
         """Stop the actors, and Ray itself if it was started here."""
@@ -46,57 +54,28 @@ class RayRuntime:
         if self._started_here:
             ray.shutdown()
 
-    # -- needs ---------------------------------------------------------------------------------------------------------
-
-    def _crew_needs(self) -> list[Need]:
-        config = self._config
-        needs = [
-            Need("learner", 1, CPUS["learner"], self._gpus),
-            Need("sampler", 1, CPUS["sampler"]),
-            Need("oracle", 1, CPUS["oracle"]),
-            Need("pool shard", config.shards, CPUS["pool shard"]),
-        ]
-        if config.self_training != "none":
-            needs.append(Need("pseudo-labeler", 1, CPUS["pseudo-labeler"]))
-            if config.view_mode != "cached":
-                needs.append(Need("view worker", self._workers, CPUS["view worker"], self._gpu_share()))
-        return needs
-
     def _gpu_share(self) -> float:
-        """Workers share what the learner leaves of one GPU."""
-        return round(0.5 / self._workers, 3) if self._gpus else 0.0
+        return worker_gpus(self._config, self._workers) if self._gpus else 0.0
 
     # -- featurizing ---------------------------------------------------------------------------------------------------
 
     def map_chunks(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkResult]:
         """Encode chunks on workers, a few under way on each; results come as they are done."""
-        settings = components.settings_json(self._config)
-        workers = [
-            self._spawn("build_encoder", [settings], "view worker", gpus=self._gpu_share())
-            for _ in range(self._workers)
-        ]
-        pool = ActorPool(workers)
-        waiting = 0
+        group = self._workers_for("build_encoder", components.settings_json(self._config), "featurizing worker")
         try:
-            for task in tasks:
-                if waiting >= 2 * len(workers):
-                    yield self._next(pool)
-                    waiting -= 1
-                pool.submit(lambda actor, item: actor.call.remote("encode_chunk", pack([item])), task)
-                waiting += 1
-            while waiting:
-                yield self._next(pool)
-                waiting -= 1
+            for _, result in group.imap("encode_chunk", ([task] for task in tasks)):
+                yield result
         finally:
-            for worker in workers:
+            for worker in group.actors:
                 self._actors.remove(worker)
-                ray.kill(worker)
+            group.close()
 
-    def _next(self, pool: ActorPool) -> ChunkResult:
-        with naming("featurizing worker", self._config.timeout):
-            packet, _ = pool.get_next_unordered(timeout=self._config.timeout)
-        result: ChunkResult = unpack(packet)
-        return result
+    def _workers_for(self, factory: str, argument: Any, what: str) -> WorkerGroup:
+        def spawn() -> Any:
+            return self._spawn(factory, [argument], "view worker", gpus=self._gpu_share())
+
+        most = self._config.workers_max or self._workers
+        return WorkerGroup(spawn, self._workers, most, what, self._config.timeout)
 
     # -- the crew ------------------------------------------------------------------------------------------------------
 
@@ -112,25 +91,31 @@ class RayRuntime:
         reader = self._shards(pool)
         learner_actor = self._spawn("build_learner", [learner], "learner", [reader], self._gpus)
         sampler_actor = self._spawn("build_sampler", [settings], "sampler", [reader])
-        oracle_actor = self._spawn("build_oracle", [oracle], "oracle")
+        answering: Handle
+        if config.oracle == "shared":
+            from psp_ray.actors.oracle import connect_shared
+
+            answering = connect_shared(config, oracle)
+        else:
+            answering = ActorHandle("oracle", self._spawn("build_oracle", [oracle], "oracle"), config.timeout)
         labeler = None
         if config.self_training != "none":
             extra: list[Any] = [reader]
             if views is not None:
-                workers = [
-                    self._spawn("build_view_encoder", [views], "view worker", gpus=self._gpu_share())
-                    for _ in range(self._workers)
-                ]
-                extra.append(RemoteViews(workers, config.timeout))
+                extra.append(RemoteViews(self._view_workers(views), config.timeout))
                 extra.append(views.store)
             labeler_actor = self._spawn("build_pseudo_labeler", [settings], "pseudo-labeler", extra)
             labeler = ActorHandle("pseudo-labeler", labeler_actor, config.timeout)
         return Crew(
-            oracle=ActorHandle("oracle", oracle_actor, config.timeout),
+            oracle=answering,
             sampler=ActorHandle("sampler", sampler_actor, config.timeout),
             learner=ActorHandle("learner", learner_actor, config.timeout),
             pseudo_labeler=labeler,
         )
+
+    def _view_workers(self, views: components.ViewInput) -> list[Any]:
+        most = max(self._workers, self._config.workers_max or 0)
+        return [self._spawn("build_view_encoder", [views], "view worker", gpus=self._gpu_share()) for _ in range(most)]
 
     def _shards(self, source: components.PoolSource) -> ShardedPool:
         pool = source.open()
@@ -138,7 +123,12 @@ class RayRuntime:
         ends = [*starts[1:], pool.n_blocks]
         shards = [
             ray.remote(PoolShard)
-            .options(num_cpus=CPUS["pool shard"], max_restarts=-1, max_task_retries=3)
+            .options(
+                num_cpus=_cpus(self._config, "pool shard"),
+                max_restarts=-1,
+                max_task_retries=3,
+                scheduling_strategy="SPREAD",  # each node maps its own part of the pool
+            )
             .remote(pack(source), first, last)
             for first, last in zip(starts, ends, strict=True)
         ]
@@ -148,9 +138,11 @@ class RayRuntime:
     def _spawn(
         self, factory: str, arguments: list[Any], role: str, extra: list[Any] | None = None, gpus: float = 0.0
     ) -> Any:
+        # A worker keeps no state: one that a pre-empted node took along starts again elsewhere.
+        lasting = {"max_restarts": 3, "max_task_retries": 3} if role == "view worker" else {}
         actor = (
             ray.remote(ComponentActor)
-            .options(num_cpus=CPUS[role], num_gpus=gpus)
+            .options(num_cpus=_cpus(self._config, role), num_gpus=gpus, **lasting)
             .remote(f"psp_ray.components:{factory}", pack(arguments), self._config.threads, extra)
         )
         self._actors.append(actor)
@@ -158,23 +150,57 @@ class RayRuntime:
 
 
 class RemoteViews:
-    """Fresh views from a group of view workers: a `FreshSource`. Pieces are dealt out in turn."""
+    """Fresh views from a group of view workers: a `FreshSource`."""
 
     def __init__(self, workers: list[Any], timeout: float):
         self._workers, self._timeout = workers, timeout
+        self._group: WorkerGroup | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_workers": self._workers, "_timeout": self._timeout, "_group": None}
 
     def encode(self, pieces: list[Int64Array], round: int) -> list[Float16Array]:
-        references = [
-            self._workers[i % len(self._workers)].call.remote("encode_piece", pack([piece, round]))
-            for i, piece in enumerate(pieces)
-        ]
-        return [unpack(wait_for(reference, "view worker", self._timeout)[0]) for reference in references]
+        if self._group is None:
+            handles = iter(self._workers)
+            self._group = WorkerGroup(lambda: next(handles), len(self._workers), 0, "view worker", self._timeout)
+        done = dict(self._group.imap("encode_piece", ([piece, round] for piece in pieces)))
+        return [done[place] for place in range(len(pieces))]
 
 
-def _wants_gpu(config: Config) -> float:
-    """Share of a GPU for the learner: half of one where the run uses CUDA, so that workers fit beside it."""
+def crew_needs(config: Config, gpu: bool, workers: int = 1) -> list[Need]:
+    """What the actors of a run ask for, known before any starts. `gpu`: the run uses one."""
+    share = learner_gpus(config) if gpu else 0.0
+    needs = [
+        Need("learner", 1, _cpus(config, "learner"), share),
+        Need("sampler", 1, _cpus(config, "sampler")),
+        Need("oracle", int(config.oracle != "shared"), _cpus(config, "oracle")),
+        Need("pool shard", config.shards, _cpus(config, "pool shard")),
+    ]
+    if config.self_training != "none":
+        needs.append(Need("pseudo-labeler", 1, _cpus(config, "pseudo-labeler")))
+        if config.view_mode == "fresh":
+            view_share = worker_gpus(config, workers) if gpu else 0.0
+            needs.append(Need("view worker", workers, _cpus(config, "view worker"), view_share))
+    return [need for need in needs if need.count]
+
+
+def learner_gpus(config: Config) -> float:
+    """Share of a GPU for the learner where the run uses one: half, so that workers fit beside it."""
+    return 0.5 if config.learner_gpus is None else config.learner_gpus
+
+
+def worker_gpus(config: Config, workers: int) -> float:
+    """Share of a GPU for each of `workers`: together what the learner leaves of one."""
+    if config.worker_gpus is not None:
+        return config.worker_gpus
+    return math.floor(1000 * max(0.0, 1.0 - learner_gpus(config)) / workers) / 1000
+
+
+def _cpus(config: Config, role: str) -> float:
+    return round(CPUS[role] * config.actor_cpus, 4)
+
+
+def _wants_gpu(config: Config) -> bool:
     if config.device.startswith("cuda"):
-        return 0.5
-    if config.device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0:
-        return 0.5
-    return 0.0
+        return True
+    return config.device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -99,15 +100,15 @@ class Ledger:
         In all of these cases nothing is written.
         """
         order = replace(order, ledger=self.name)
-        return self._transact(lambda connection: purchase.advance(connection, order))
+        return self.transact(lambda connection: purchase.advance(connection, order))
 
     def store(self, order: Order, bought: Sequence[tuple[str, int]]) -> None:
         """Make (content hash, label) pairs durable, paid for by `order`'s experiment unless already bought."""
-        self._transact(lambda connection: purchase.store(connection, order, bought))
+        self.transact(lambda connection: purchase.store(connection, order, bought))
 
     def release(self, order: Order) -> None:
         """Give back what a failed `order` claimed and reserved; what it bought stays bought."""
-        self._transact(lambda connection: purchase.release(connection, order))
+        self.transact(lambda connection: purchase.release(connection, order))
 
     # ---- correcting ---------------------------------------------------------------------------------------------
 
@@ -118,11 +119,11 @@ class Ledger:
         history. Content that nobody has bought, and labels that are so already, are left alone. Returns how many
         labels changed.
         """
-        return self._transact(lambda connection: purchase.correct(connection, order, changes))
+        return self.transact(lambda connection: purchase.correct(connection, order, changes))
 
     def corrected(self, order: Order) -> dict[str, int]:
         """{sample_id: label} of all samples of the experiment, up to and with the order's round, ever corrected."""
-        return self._transact(lambda connection: purchase.corrected(connection, order))
+        return self.transact(lambda connection: purchase.corrected(connection, order))
 
     def corrections(self, content_hash: str | None = None) -> list[Correction]:
         """The history of corrections, oldest first; of one image where its hash is given."""
@@ -139,21 +140,21 @@ class Ledger:
         )
         if content_hash is not None:
             statement = statement.where(corrections.c.content_hash == content_hash)
-        return self._transact(lambda connection: [Correction(*row) for row in connection.execute(statement)])
+        return self.transact(lambda connection: [Correction(*row) for row in connection.execute(statement)])
 
     # ---- looking -----------------------------------------------------------------------------------------------
 
     def labels_used(self, experiment: str, through_round: int | None = None) -> int:
         """Answers that `experiment` was given but for skips, reused ones included; up to a round where one is named."""
-        return self._transact(lambda connection: count_used(connection, experiment, through_round))
+        return self.transact(lambda connection: count_used(connection, experiment, through_round))
 
     def labels_paid(self, experiment: str, through_round: int | None = None) -> int:
         """Labels that `experiment` added to the ledger at its own cost."""
-        return self._transact(lambda connection: count_paid(connection, experiment, through_round)[0])
+        return self.transact(lambda connection: count_paid(connection, experiment, through_round)[0])
 
     def cost_paid(self, experiment: str, through_round: int | None = None) -> float:
         """What `experiment` paid, in the annotators' unit."""
-        return self._transact(lambda connection: count_paid(connection, experiment, through_round)[1])
+        return self.transact(lambda connection: count_paid(connection, experiment, through_round)[1])
 
     def counts(self, order: Order) -> tuple[int, int, int]:
         """(labels paid by this request, labels used, labels paid by its experiment up to and with its round)."""
@@ -167,7 +168,7 @@ class Ledger:
             used = count_used(connection, order.experiment, order.round)
             return newly, used, count_paid(connection, order.experiment, order.round)[0]
 
-        return self._transact(read)
+        return self.transact(read)
 
     def history(self, experiment: str) -> list[Use]:
         """Everything `experiment` was told, by round and in the order asked."""
@@ -177,7 +178,7 @@ class Ledger:
             .where(uses.c.experiment == experiment, uses.c.label.is_not(None))
             .order_by(uses.c.round, requests.c.created_at, uses.c.request_id, uses.c.ordinal)
         )
-        return self._transact(lambda connection: [Use(*row) for row in connection.execute(statement)])
+        return self.transact(lambda connection: [Use(*row) for row in connection.execute(statement)])
 
     def status(self) -> dict[str, Any]:
         """Counts of the whole ledger and of each experiment, as plain JSON values."""
@@ -213,9 +214,18 @@ class Ledger:
                 "experiments": rows,
             }
 
-        return self._transact(read)
+        return self.transact(read)
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that sees the ledger as it is at one moment, for reading."""
+        engine = self._engine
+        if engine.dialect.name != "sqlite":  # there, a transaction holds writers off anyway
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with engine.begin() as connection:
+            yield connection
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction, again where the database asks for it: every step may be repeated."""
         for attempt in range(_ATTEMPTS):
             try:

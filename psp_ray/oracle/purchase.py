@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from psp_ray.errors import BudgetError, OracleError
+from psp_ray.oracle import limits
 from psp_ray.oracle.answers import SKIP
 from psp_ray.oracle.backends.base import Item
 from psp_ray.oracle.schema import corrections, experiments, label_spaces, labels, requests, uses
@@ -90,6 +91,8 @@ def advance(connection: Connection, order: Order) -> Progress:
     if not waiting and len(known) + len(mine) < len(by_hash):
         # On PostgreSQL a claim can be given back between our insert and our look: it is free the next time.
         waiting = "an image is being labeled for another experiment"
+    if mine:
+        limits.check(connection, order, len(mine))
     if mine or waiting:
         place = {content_hash: at for at, content_hash in enumerate(by_hash)}
         return Progress(None, tuple(sorted(mine, key=lambda item: place[item.content_hash])), waiting)
@@ -115,7 +118,7 @@ def advance(connection: Connection, order: Order) -> Progress:
 def store(connection: Connection, order: Order, bought: Sequence[tuple[str, int]]) -> None:
     """Write (content hash, label) pairs, paid for by the order's experiment; what is already bought stays."""
     now = now_of(connection)
-    statement = _insert(connection, labels)
+    statement = insert_of(connection, labels)
     new = statement.excluded
     statement = statement.on_conflict_do_update(
         index_elements=list(labels.primary_key.columns),
@@ -153,12 +156,12 @@ def _enroll(connection: Connection, order: Order, now: float) -> None:
     """Note the experiment, and on PostgreSQL let one request of it in at a time (its caps are checked next)."""
     names = json.dumps(list(order.class_names))
     connection.execute(
-        _insert(connection, label_spaces)
+        insert_of(connection, label_spaces)
         .values(label_space=order.label_space, class_names=names)
         .on_conflict_do_nothing()
     )
     connection.execute(
-        _insert(connection, experiments)
+        insert_of(connection, experiments)
         .values(
             experiment=order.experiment,
             label_space=order.label_space,
@@ -185,7 +188,7 @@ def _enroll(connection: Connection, order: Order, now: float) -> None:
 def _register(connection: Connection, order: Order, now: float) -> bool:
     """Note the request. True where it has been answered before."""
     connection.execute(
-        _insert(connection, requests)
+        insert_of(connection, requests)
         .values(
             request_id=order.request_id,
             experiment=order.experiment,
@@ -269,7 +272,7 @@ def _claim(connection: Connection, order: Order, content_hashes: list[str], now:
         return
     lease = {"lease_until": now + order.lease_seconds}
     connection.execute(
-        _insert(connection, labels).on_conflict_do_nothing(),
+        insert_of(connection, labels).on_conflict_do_nothing(),
         [_label_row(order, content_hash) | lease for content_hash in content_hashes],
     )
     for part in _chunks(content_hashes):
@@ -436,7 +439,7 @@ def now_of(connection: Connection) -> float:
     return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
 
 
-def _insert(connection: Connection, table: sa.Table) -> Any:
+def insert_of(connection: Connection, table: sa.Table) -> Any:
     """The dialect's own insert, which knows on-conflict clauses."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from psp_ray.errors import OracleError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the tables below. Raise it together with a step in `MIGRATIONS`."""
 
 BUSY_SECONDS = 60.0
@@ -104,7 +104,34 @@ corrections = sa.Table(
     sa.Column("corrected_at", sa.Double, nullable=False),
 )
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: corrections.create}
+# At most one row: what all experiments together may buy. NULL: no limit.
+limits = sa.Table(
+    "limits",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("label_cap", sa.Integer),
+    sa.Column("cost_cap", sa.Double),
+)
+
+# Where several people label an image: what each of them said. `labels` holds what was made of it, by the annotator
+# that asked them.
+votes = sa.Table(
+    "votes",
+    metadata,
+    sa.Column("label_space", sa.ForeignKey("label_spaces.label_space"), primary_key=True),
+    sa.Column("annotator", sa.Text, primary_key=True),
+    sa.Column("content_hash", sa.Text, primary_key=True),
+    sa.Column("voter", sa.Text, primary_key=True),
+    sa.Column("label", sa.Integer, nullable=False),
+    sa.Column("cost", sa.Double, nullable=False),
+    sa.Column("paid_by", sa.Text, nullable=False),
+    sa.Column("voted_at", sa.Double, nullable=False),
+)
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {
+    2: corrections.create,
+    3: lambda connection: metadata.create_all(connection, tables=[limits, votes]),
+}
 """`MIGRATIONS[v]` turns a ledger of version v - 1 into one of version v, inside the opening transaction."""
 
 

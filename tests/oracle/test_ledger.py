@@ -16,6 +16,7 @@ from psp_ray.oracle import (
     label_space_of,
     resolve_ledger_url,
 )
+from psp_ray.oracle.schema import SCHEMA_VERSION
 from tests.oracle.clients import request, truth
 from tests.oracle.conftest import CLASSES
 
@@ -73,7 +74,7 @@ def test_newer_ledger_is_refused_in_one_line(tmp_path):
     Ledger(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_version SET version = 99")
-    with pytest.raises(OracleError, match="has version 99, this psp-ray knows 2; upgrade psp-ray"):
+    with pytest.raises(OracleError, match=f"has version 99, this psp-ray knows {SCHEMA_VERSION}; upgrade psp-ray"):
         Ledger(path)
 
 
@@ -95,7 +96,9 @@ def test_older_ledger_is_migrated_once_and_keeps_its_labels(tmp_path):
             assert oracle.correct("e", {"s0": 2}) == (1 if turn == 0 else 0)
             assert [(c.previous, c.label) for c in ledger.corrections()] == [(0, 2)]
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM schema_version ORDER BY version").fetchall() == [(1,), (2,)]
+        assert connection.execute("SELECT version FROM schema_version ORDER BY version").fetchall() == [
+            (version,) for version in range(1, SCHEMA_VERSION + 1)
+        ]
 
 
 def test_commits_reach_the_disk(tmp_path):

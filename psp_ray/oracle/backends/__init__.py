@@ -7,11 +7,13 @@ from psp_ray.oracle.backends.base import (
     make_annotator,
     register_annotator,
 )
+from psp_ray.oracle.backends.crowd import CrowdAnnotator
 from psp_ray.oracle.backends.file import FileAnnotator
 from psp_ray.oracle.backends.ground_truth import GroundTruthAnnotator
 
 __all__ = [
     "Annotator",
+    "CrowdAnnotator",
     "FileAnnotator",
     "GroundTruthAnnotator",
     "Item",

@@ -1,0 +1,54 @@
+"""Caps over all experiments of a ledger, kept in the ledger itself, so that they hold across clusters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from psp_ray.errors import BudgetError
+from psp_ray.oracle.answers import SKIP
+from psp_ray.oracle.schema import labels, limits
+
+if TYPE_CHECKING:
+    from psp_ray.oracle.purchase import Order
+
+
+def set_limits(connection: Connection, label_cap: int | None, cost_cap: float | None) -> None:
+    """Set both caps; None lifts one. They may be below what is bought already: then nothing more is."""
+    connection.execute(limits.delete())
+    connection.execute(limits.insert().values(id=1, label_cap=label_cap, cost_cap=cost_cap))
+
+
+def get_limits(connection: Connection) -> tuple[int | None, float | None]:
+    """(label_cap, cost_cap) of all experiments together."""
+    row = connection.execute(sa.select(limits.c.label_cap, limits.c.cost_cap)).first()
+    return (None, None) if row is None else (row.label_cap, row.cost_cap)
+
+
+def check(connection: Connection, order: Order, claimed: int) -> None:
+    """Refuse what `order` has just claimed where all purchases and claims together overrun a cap.
+
+    Claims count as if bought. The row lock makes transactions that claim pass here one after the other: whoever comes
+    second sees the first one's claims. Raises BudgetError; the transaction is then rolled back.
+    """
+    row = connection.execute(sa.select(limits).with_for_update()).first()
+    if row is None or (row.label_cap is None and row.cost_cap is None):
+        return
+    counted = sa.or_(labels.c.label.is_(None), labels.c.label != SKIP)
+    count, cost = connection.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(labels.c.cost), 0.0)).where(counted)
+    ).one()
+    if row.label_cap is not None and count > row.label_cap:
+        raise BudgetError(
+            f"label_cap {row.label_cap} of ledger {order.ledger}: all experiments have bought or claimed "
+            f"{count - claimed} labels and this request needs {claimed} more; raise it with "
+            "`psp-ray oracle start --label-cap` or ask for fewer"
+        )
+    if row.cost_cap is not None and cost > row.cost_cap * (1 + 1e-12) + 1e-9 * min(order.cost, 1.0):
+        raise BudgetError(
+            f"cost_cap {row.cost_cap:g} of ledger {order.ledger}: all experiments have spent or claimed "
+            f"{cost - claimed * order.cost:g} and this request needs {claimed * order.cost:g} more; raise it with "
+            "`psp-ray oracle start --cost-cap` or ask for fewer"
+        )

@@ -1,0 +1,192 @@
+"""`psp-ray oracle`: one oracle for many experiments, and the books of any ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from psp_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@click.group()
+def oracle() -> None:
+    """One oracle for many experiments: start and stop it, see who paid for what, move labels in and out.
+
+    Commands other than start and stop also work on a ledger without an oracle: give --ledger in place of --name.
+    """
+
+
+def _which(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine"),
+        click.option("--ledger", metavar="URL", help="a ledger itself: SQLite file or database URL"),
+        click.option("--name", metavar="N", help="a running oracle  [default]"),
+    ):
+        command = option(command)
+    return command
+
+
+@oracle.command()
+@click.option("--name", default="default", show_default=True, help="its name; runs give it as --oracle-name")
+@click.option(
+    "--ledger",
+    required=True,
+    envvar="PSP_RAY_LEDGER",
+    metavar="URL",
+    help="default: PSP_RAY_LEDGER; SQLite file (on the node of the actor) or database URL",
+)
+@click.option("--label-cap", type=click.IntRange(min=0), help="most labels that all experiments together may buy")
+@click.option("--cost-cap", type=click.FloatRange(min=0), help="most that these may cost")
+@click.option("--annotators", metavar="FILE", help="YAML file of simulated annotators; default: the true labels")
+@click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine")
+def start(
+    name: str,
+    ledger: str,
+    label_cap: int | None,
+    cost_cap: float | None,
+    annotators: str | None,
+    ray_address: str | None,
+) -> None:
+    """Start an oracle that outlives this command. A running one gets the new caps."""
+    from psp_ray.oracle import resolve_ledger_url
+    from psp_ray.oracle.backends.crowd import load_crowd
+
+    crowd = load_crowd(annotators) if annotators else None
+    resolve_ledger_url(ledger)
+    path = ledger if "://" in ledger else str(Path(ledger).expanduser().absolute())
+    with _cluster(ray_address) as actors:
+        found = actors.start_oracle(name, path, crowd, label_cap, cost_cap)
+    click.echo(f"oracle {name} runs with ledger {found['ledger']}; use it with --oracle shared --oracle-name {name}")
+
+
+@oracle.command()
+@click.option("--name", default="default", show_default=True)
+@click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine")
+def stop(name: str, ray_address: str | None) -> None:
+    """Stop an oracle. Its ledger keeps every label."""
+    with _cluster(ray_address) as actors:
+        actors.stop_oracle(name)
+    click.echo(f"oracle {name} is stopped; its ledger stays")
+
+
+@oracle.command()
+@_which
+@click.option("--json", "as_json", is_flag=True, help="the same as JSON")
+def status(name: str | None, ledger: str | None, ray_address: str | None, as_json: bool) -> None:
+    """Labels bought, caps, and what each experiment used and paid."""
+    with _books(name, ledger, ray_address) as books:
+        found = books("status")
+    click.echo(json.dumps(found, indent=2) if as_json else _shown(found))
+
+
+@oracle.command("export")
+@_which
+@click.option("--experiment", help="only what this experiment paid for")
+@click.argument("file", type=click.Path(path_type=Path))
+def export_command(
+    name: str | None, ledger: str | None, ray_address: str | None, experiment: str | None, file: Path
+) -> None:
+    """Write every purchase to FILE (.parquet or .csv): image, class, annotator, cost, who paid, round, time."""
+    from psp_ray.oracle.books import check_export, write_account
+
+    check_export(file)
+    with _books(name, ledger, ray_address) as books:
+        table = books("account", experiment)
+    write_account(table, file)
+    click.echo(f"{table.num_rows:,} labels in {file}")
+
+
+@oracle.command("import")
+@_which
+@click.argument("file", type=click.Path(path_type=Path))
+def import_command(name: str | None, ledger: str | None, ray_address: str | None, file: Path) -> None:
+    """Take the labels of an exported FILE into the ledger; what it holds already stays."""
+    from psp_ray.oracle.books import read_account
+
+    table: pa.Table = read_account(file)
+    with _books(name, ledger, ray_address) as books:
+        new, known, differing = books("take_in", table, file.name)
+    click.echo(f"{new:,} new labels, {known:,} known already")
+    if differing:
+        click.echo(f"warning: {differing:,} labels differ from the ledger's, which stay", err=True)
+
+
+@oracle.command("backup")
+@_which
+@click.argument("file", type=click.Path(path_type=Path))
+def backup_command(name: str | None, ledger: str | None, ray_address: str | None, file: Path) -> None:
+    """Copy the whole ledger to FILE, a SQLite ledger in its own right."""
+    from psp_ray.files import write_bytes
+
+    if file.exists() or not file.absolute().parent.is_dir():
+        raise ConfigError(f"{file}: exists already, or its folder does not; choose another name")
+    with _books(name, ledger, ray_address) as books:
+        write_bytes(file, books("backup"))
+    click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB; go on with it as --ledger {file}")
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """The actors' module, with the cluster joined."""
+    import ray
+
+    from psp_ray.actors import oracle as actors
+
+    joined = ray.is_initialized()
+    actors.join_cluster(address)
+    try:
+        yield actors
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+@contextmanager
+def _books(name: str | None, ledger: str | None, address: str | None) -> Iterator[Callable[..., Any]]:
+    """Calls a method of a running oracle, or its like on a ledger."""
+    if name is not None and ledger is not None:
+        raise ConfigError("--name and --ledger: give one of them")
+    if ledger is None:
+        with _cluster(address) as actors:
+            yield lambda method, *arguments: actors.call_oracle(name or "default", method, *arguments)
+        return
+    from psp_ray.oracle.books import Books
+
+    _must_exist(ledger)
+    with Books(ledger) as books:
+        yield lambda method, *arguments: getattr(books, method)(*arguments)
+
+
+def _must_exist(ledger: str) -> None:
+    """A mistyped path must not become a new, empty ledger."""
+    if "://" not in ledger and not Path(ledger).expanduser().is_file():
+        raise ConfigError(f"--ledger {ledger}: no such file")
+
+
+def _shown(found: dict[str, Any]) -> str:
+    caps = [f"{key} {found[key]:g}" for key in ("label_cap", "cost_cap") if found.get(key) is not None]
+    lines = [
+        f"ledger   {found['ledger']}",
+        f"bought   {found['labels_bought']:,} labels for {found['cost']:g}"
+        + (f", {found['labels_claimed']:,} being bought" if found["labels_claimed"] else ""),
+        f"caps     {', '.join(caps) or 'none'} (all experiments together)",
+    ]
+    if found["experiments"]:
+        lines += ["", f"{'experiment':34}{'annotator':18}{'used':>8}{'paid':>8}{'cost':>10}"]
+        for row in found["experiments"]:
+            lines.append(
+                f"{row['experiment']:34}{row['annotator']:18}{row['labels_used']:>8,}{row['labels_paid']:>8,}"
+                f"{row['cost_paid']:>10g}"
+            )
+    if found.get("voters"):
+        lines += ["", f"{'annotator':18}{'voter':34}{'answers':>8}{'cost':>10}"]
+        lines += [f"{r['annotator']:18}{r['voter']:34}{r['answers']:>8,}{r['cost']:>10g}" for r in found["voters"]]
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""One oracle for many experiments: a detached actor on a real Ray, restarts, caps, versions, and whole runs."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from psp_ray import components
+from psp_ray.actors import oracle as shared
+from psp_ray.config import resolve
+from psp_ray.errors import BudgetError, ConfigError, OracleError
+from psp_ray.main import cli
+from psp_ray.oracle import Ledger
+from psp_ray.oracle.backends.crowd import CrowdSettings
+from psp_ray.oracle.books import account
+from psp_ray.report.progress import Reporter
+from psp_ray.run import run
+from tests.oracle.clients import request
+from tests.oracle.conftest import CLASSES
+
+
+@pytest.fixture
+def started(local_ray, tmp_path):
+    """Starts oracles and stops them again."""
+    names = []
+
+    def start(name, ledger=None, **more):
+        names.append(name)
+        return shared.start_oracle(name, str(ledger or tmp_path / f"{name}.sqlite"), **more)
+
+    yield start
+    for name in names:
+        if name in shared.oracle_names():
+            shared.stop_oracle(name)
+
+
+def client(name, numbers=range(60), classes=CLASSES, **settings):
+    config = resolve({"oracle": "shared", "oracle_name": name, **settings})
+    given = components.OracleInput(
+        settings=components.settings_json(config),
+        classes=list(classes),
+        ledger="",
+        sample_ids=[f"s{i}" for i in numbers],
+        labels=np.array([i % 3 for i in numbers], np.int32),
+        content_hashes=[f"hash{i}" for i in numbers],
+    )
+    return shared.connect_shared(config, given)
+
+
+def test_two_experiments_pay_once_and_a_restarted_actor_forgets_nothing(started, local_ray, tmp_path):
+    assert started("one")["protocol"] == shared.PROTOCOL
+    assert started("one")["name"] == "one", "starting it again finds it"
+    assert shared.oracle_names() == ["one"]
+    a, b = client("one"), client("one", range(30))
+    first = a.submit("label", request("a1", "a", 1, range(10))).result()
+    assert first.labels.tolist() == [i % 3 for i in range(10)]
+    second = b.submit("label", request("b1", "b", 1, range(5, 15))).result()
+    assert (first.newly_paid, second.newly_paid, second.labels_used) == (10, 5, 10)
+    assert a.submit("label", request("a1", "a", 1, range(10))).result().newly_paid == 10, "a request repeats its answer"
+
+    local_ray.kill(shared.find_oracle("one"), no_restart=False)
+    third = b.submit("label", request("b2", "b", 2, range(15, 20))).result()
+    assert third.labels.tolist() == [i % 3 for i in range(15, 20)], "the client enrolled again by itself"
+    status = shared.call_oracle("one", "status")
+    assert status["labels_bought"] == 20
+    paid = {row["experiment"]: row["labels_paid"] for row in status["experiments"]}
+    assert paid == {"a": 10, "b": 10}
+    shared.stop_oracle("one")
+    with pytest.raises(OracleError, match=r"no such oracle in this cluster .running: none.; start it"):
+        client("one")
+    with Ledger(tmp_path / "one.sqlite") as ledger:
+        assert account(ledger).num_rows == 20
+
+
+def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
+    started("caps", label_cap=12, cost_cap=None)
+    a, b = client("caps", label_cap=8), client("caps")
+    assert len(a.submit("label", request("a1", "a", 1, range(8))).result().labels) == 8
+    with pytest.raises(BudgetError, match="label_cap 8: experiment 'a'"):
+        a.submit("label", request("a2", "a", 2, [8])).result()
+    with pytest.raises(BudgetError, match="label_cap 12 of ledger"):
+        b.submit("label", request("b1", "b", 1, range(8, 13))).result()
+    assert len(b.submit("label", request("b1b", "b", 1, range(4, 12))).result().labels) == 8
+    config = resolve({"oracle": "shared", "oracle_name": "caps"})
+    wrong = np.array([1], np.int32)
+    text = components.settings_json(config)
+    contrary = components.OracleInput(text, list(CLASSES), "", ["x"], wrong, content_hashes=["hash0"])
+    with pytest.raises(OracleError, match="has class 'dog' here but 'cat' in an earlier one"):
+        shared.connect_shared(config, contrary)
+    with pytest.raises(OracleError, match="runs already, with ledger"):
+        shared.start_oracle("caps", str(tmp_path / "other.sqlite"))
+    (tmp_path / "garbage").write_text("not a database, and longer than a header of one would be: " * 10)
+    with pytest.raises(OracleError, match=r"oracle broken: can't be started .*can't be opened"):
+        shared.start_oracle("broken", str(tmp_path / "garbage"))
+    assert "broken" not in shared.oracle_names()
+    monkeypatch.setattr(shared, "PROTOCOL", 99)
+    with pytest.raises(OracleError, match="speaks protocol 1, this psp-ray 99; install the same version"):
+        client("caps")
+
+
+def test_whole_runs_share_an_oracle_with_noisy_annotators(
+    started, local_ray, tmp_path, tiny_model, tiny_folder, cache_folder
+):
+    people = [{"name": name, "cost": 0.1, "accuracy": 0.8} for name in ("ann", "bob", "cem")]
+    started("noisy", crowd=CrowdSettings(annotators=people, aggregation="dawid-skene"))
+    options = {
+        "dataset": str(tiny_folder),
+        "model": tiny_model,
+        "cache": str(cache_folder),
+        "rounds": 2,
+        "labels_per_round": 3,
+        "learning_steps": 3,
+        "update_steps": 2,
+        "views": "2",
+        "runner": "inline",
+        "oracle": "shared",
+        "oracle_name": "noisy",
+        "strategy": "random",
+    }
+    from rich.console import Console
+
+    found = []
+    for number in range(2):
+        config = resolve({**options, "out": str(tmp_path / f"run{number}")})
+        found.append(run(config, Reporter(2, Console(quiet=True))))
+    assert [(summary["labels_used"], summary["labels_paid"]) for summary in found] == [(6, 6), (6, 0)]
+    assert not (tmp_path / "run0" / "ledger.sqlite").exists()
+    result = CliRunner().invoke(cli, ["oracle", "status", "--name", "noisy", "--json"], standalone_mode=False)
+    assert result.exception is None
+    status = json.loads(result.output)
+    assert status["labels_bought"] == 6
+    assert status["cost"] == pytest.approx(6 * 0.3)
+    assert [(row["voter"], row["answers"]) for row in status["voters"]] == [("ann", 6), ("bob", 6), ("cem", 6)]
+    runner = CliRunner()
+    exported = runner.invoke(
+        cli, ["oracle", "export", "--name", "noisy", str(tmp_path / "a.csv")], standalone_mode=False
+    )
+    assert "6 labels" in exported.output
+    stopped = runner.invoke(cli, ["oracle", "stop", "--name", "noisy"], standalone_mode=False)
+    assert "stopped" in stopped.output
+    with pytest.raises(OracleError, match="no such oracle"):
+        run(resolve({**options, "out": str(tmp_path / "run2")}), Reporter(2, Console(quiet=True)))
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match="--oracle"):
+        resolve({"oracle": "somebody"})

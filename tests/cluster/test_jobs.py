@@ -1,0 +1,124 @@
+"""`ray job submit` for real: a small package, exit codes, logs, entry-point resources, two jobs and one oracle."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.local import environment
+from tests.cluster.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+HEAD = """
+import sys, ray
+context = ray.init(num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0,
+                   object_store_memory=100 * 2**20, logging_level="ERROR")
+print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def head():
+    """Environment for clients of a cluster with a job server, on loopback and with a token."""
+    given = {**os.environ, **environment()}
+    command = [sys.executable, "-c", HEAD]
+    server = subprocess.Popen(command, env=given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    line = server.stdout.readline().split()
+    assert len(line) == 2, line
+    yield {**given, "RAY_ADDRESS": line[0], "RAY_API_SERVER_ADDRESS": f"http://{line[1]}"}
+    server.stdin.close()
+    server.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A checkout with the clutter of daily work in it."""
+    folder = tmp_path_factory.mktemp("project")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in {*tracked, ".rayignore"}:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    (folder / "runs").mkdir()
+    (folder / "runs" / "huge.bin").write_bytes(os.urandom(3 * 2**20))
+    return folder
+
+
+def submit(head, project, *words, cpus="0.3"):
+    ray = str(Path(sys.executable).parent / "ray")
+    server = head["RAY_API_SERVER_ADDRESS"]
+    command = [ray, "job", "submit", "--address", server, "--working-dir", str(project), "--entrypoint-num-cpus", cpus]
+    return subprocess.Popen(
+        [*command, "--", sys.executable, *map(str, words)],
+        cwd=project,
+        env=head,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_jobs_share_an_oracle(head, project, tmp_path, tiny_model, tiny_folder, cache_folder):
+    def oracle(*words):
+        command = [sys.executable, "-m", "psp_ray.main", "oracle", *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    oracle("start", "--name", "jobs", "--ledger", tmp_path / "ledger.sqlite", "--label-cap", 40)
+    common = ["--dataset", tiny_folder, "--model", tiny_model, "--cache", cache_folder, "--rounds", 2]
+    common += ["--labels-per-round", 6, "--learning-steps", 3, "--update-steps", 2, "--views", 2, "--runner", "inline"]
+    common += ["--oracle", "shared", "--oracle-name", "jobs", "--strategy", "random", "--self-training", "none"]
+    jobs = [
+        submit(head, project, "-m", "psp_ray.main", "run", *common, "--seed", seed, "--out", tmp_path / f"job{seed}")
+        for seed in (0, 1)
+    ]
+    texts = [job.communicate(timeout=280)[0] for job in jobs]
+    for job, text in zip(jobs, texts, strict=True):
+        assert job.returncode == 0, text
+        assert "succeeded" in text
+        assert "round 2/2: 12 labels" in text, "the run's own lines are in the job's log"
+    found = [json.loads((tmp_path / f"job{seed}" / "summary.json").read_text()) for seed in (0, 1)]
+    status = json.loads(oracle("status", "--name", "jobs", "--json"))
+    rows = {row["experiment"]: row for row in status["experiments"]}
+    ids = [json.loads((tmp_path / f"job{seed}" / "run.json").read_text())["experiment"] for seed in (0, 1)]
+    assert [rows[name]["labels_used"] for name in ids] == [12, 12]
+    assert [rows[name]["labels_paid"] for name in ids] == [summary["labels_paid"] for summary in found]
+    bought = set()
+    for seed in (0, 1):
+        import pyarrow.parquet as pq
+
+        bought |= set(pq.read_table(tmp_path / f"job{seed}" / "labels.parquet")["sample_id"].to_pylist())
+    assert status["labels_bought"] == len(bought) == sum(summary["labels_paid"] for summary in found) < 24
+
+    again = submit(head, project, "-m", "psp_ray.main", "run", *common, "--out", tmp_path / "job0", "--resume")
+    text = again.communicate(timeout=200)[0]
+    assert again.returncode == 0, text
+    assert "already finished" in text
+    oracle("stop", "--name", "jobs")
+
+
+def test_a_wrong_setting_fails_the_job_in_one_line(head, project):
+    job = submit(head, project, "-m", "psp_ray.main", "run", "--rounds", "0")
+    text = job.communicate(timeout=120)[0]
+    assert job.returncode == 1
+    assert "error: --rounds" in text
+    assert "failed" in text
+
+
+def test_the_package_is_small_and_resources_are_kept(head, project):
+    code = "import os, ray; ray.init(); print('HERE', sorted(os.listdir('.')), ray.available_resources()['CPU'])"
+    job = submit(head, project, "-c", code, cpus="0.5")
+    text = job.communicate(timeout=120)[0]
+    assert job.returncode == 0, text
+    line = next(line for line in text.splitlines() if line.startswith("HERE"))
+    assert "psp_ray" in line
+    assert "'runs'" not in line
+    assert "'tests'" not in line
+    assert line.endswith("1.5"), "the entry point holds half a CPU"

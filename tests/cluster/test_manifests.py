@@ -1,0 +1,258 @@
+"""KubeRay, cloud launcher, compose and images: against schemas, linters, and the command line they call.
+
+Pods are checked against Kubernetes' own schemas (package kubernetes-validate), the launcher's file against Ray's own.
+KubeRay publishes its schemas in no package registry, so the fields around the pods are checked against the list below,
+written by hand from the types of its API version ray.io/v1.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import ray
+import yaml
+
+from cluster.health import raylet_runs, should_be_node
+from cluster.start import command_of
+from psp_ray.version import __version__
+from tests.cluster.conftest import ROOT, command_line
+
+KUBERAY = sorted((ROOT / "cluster" / "kuberay").glob("*.yaml"))
+STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+COUNT = {"type": "integer", "minimum": 0}
+CLUSTER = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["headGroupSpec", "rayVersion"],
+    "properties": {
+        "rayVersion": {"type": "string"},
+        "enableInTreeAutoscaling": {"type": "boolean"},
+        "autoscalerOptions": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "idleTimeoutSeconds": COUNT,
+                "upscalingMode": {"enum": ["Default", "Aggressive", "Conservative"]},
+            },
+        },
+        "headGroupSpec": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["rayStartParams", "template"],
+            "properties": {"rayStartParams": STRINGS, "template": {"type": "object"}},
+        },
+        "workerGroupSpecs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"],
+                "properties": {
+                    "groupName": {"type": "string"},
+                    "replicas": COUNT,
+                    "minReplicas": COUNT,
+                    "maxReplicas": COUNT,
+                    "rayStartParams": STRINGS,
+                    "template": {"type": "object"},
+                },
+            },
+        },
+    },
+}
+JOB = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["entrypoint"],
+    "properties": {
+        "entrypoint": {"type": "string"},
+        "entrypointNumCpus": {"type": "number"},
+        "submissionMode": {"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
+        "backoffLimit": COUNT,
+        "submitterConfig": {"type": "object", "additionalProperties": False, "properties": {"backoffLimit": COUNT}},
+        "activeDeadlineSeconds": {"type": "integer", "minimum": 1},
+        "shutdownAfterJobFinishes": {"type": "boolean"},
+        "ttlSecondsAfterFinished": COUNT,
+        "clusterSelector": STRINGS,
+        "rayClusterSpec": CLUSTER,
+    },
+}
+
+
+def load(path):
+    return yaml.safe_load(path.read_text())
+
+
+def cluster_of(manifest):
+    return manifest["spec"] if manifest["kind"] == "RayCluster" else manifest["spec"].get("rayClusterSpec")
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
+def test_kuberay_manifests(path):
+    validate = pytest.importorskip("kubernetes_validate").validate
+    manifest = load(path)
+    assert manifest["apiVersion"] == "ray.io/v1"
+    assert re.fullmatch(r"[a-z0-9-]{1,40}", manifest["metadata"]["name"]), "KubeRay puts suffixes behind it"
+    jsonschema.validate(manifest["spec"], CLUSTER if manifest["kind"] == "RayCluster" else JOB)
+    cluster = cluster_of(manifest)
+    if cluster is None:
+        return
+    assert cluster["rayVersion"] == ray.__version__
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for group in groups:
+        template = group["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **template["metadata"]}}
+        validate({**pod, "spec": template["spec"]}, "1.30", strict=True)
+        assert template["spec"]["securityContext"]["runAsNonRoot"]
+        (container,) = template["spec"]["containers"]
+        assert container["image"].startswith(f"psp-ray:{__version__}-")
+        resources = container["resources"]
+        assert resources["requests"] == resources["limits"], "Ray counts what it is given for good"
+        assert container["envFrom"] == [{"secretRef": {"name": "psp-ray"}}]
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert ("nvidia.com/gpu" in str(group["template"])) == (group["groupName"] == "gpu")
+
+
+def test_both_kinds_of_cluster_are_the_same():
+    cluster, job = (load(ROOT / "cluster" / "kuberay" / name) for name in ("raycluster.yaml", "rayjob.yaml"))
+    assert job["spec"]["rayClusterSpec"] == cluster["spec"]
+    shared = load(ROOT / "cluster" / "kuberay" / "rayjob-shared.yaml")["spec"]
+    assert shared["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "rayjob-shared.yaml"])
+def test_jobs_are_safe_to_run_twice_and_end(name):
+    spec = load(ROOT / "cluster" / "kuberay" / name)["spec"]
+    assert spec["backoffLimit"] == 0
+    assert spec["submitterConfig"]["backoffLimit"] == 0
+    assert spec["activeDeadlineSeconds"] > 0
+    assert spec["shutdownAfterJobFinishes"] == ("rayClusterSpec" in spec), "a shared cluster must outlive the job"
+    words = shlex.split(spec["entrypoint"])
+    assert words[:2] == ["psp-ray", "run"]
+    assert "--resume" in words
+    assert words[words.index("--storage") + 1].startswith("s3://")
+    code, text = command_line(*words[1:], "--dry-run")
+    assert code == 0, text
+    assert yaml.safe_load(text)["resume"] is True
+
+
+def test_no_secret_is_in_a_file():
+    for path in [*KUBERAY, ROOT / "cluster/cloud/aws.yaml", ROOT / "docker/compose.yaml"]:
+        text = path.read_text()
+        assert not re.search(r"(?i)(password|secret_access_key|token)\s*[:=]\s*[\"']?[A-Za-z0-9/+]{6,}", text), path
+
+
+def test_the_cloud_launcher_accepts_its_file():
+    config = load(ROOT / "cluster" / "cloud" / "aws.yaml")
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(config, schema)
+    assert config["head_node_type"] in config["available_node_types"]
+    assert "spot" not in str(config["available_node_types"][config["head_node_type"]])
+    assert f"psp-ray:{__version__}-" in config["docker"]["image"]
+
+
+def test_compose():
+    services = load(ROOT / "docker" / "compose.yaml")["services"]
+    assert set(services) == {"head", "worker", "postgres"}
+    assert services["worker"]["deploy"]["replicas"] == 2
+    for service in services.values():
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), "reachable from outside"
+    for name in ("head", "worker"):
+        assert services[name]["environment"]["RAY_AUTH_MODE"] == "token"
+        assert command_of(services[name]["command"], {"RAY_AUTH_TOKEN": "x"})[:2] == ["ray", "start"]
+        assert services[name]["depends_on"]
+    dockerfile = (ROOT / "docker" / "cpu.Dockerfile").read_text()
+    made = re.search(r"install -d -o psp -g psp (.*)", dockerfile).group(1).split()
+    for volume in services["head"]["volumes"]:
+        assert volume.split(":")[1] in made, "a volume takes its owner from the image's folder"
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_images_fit_the_project(name):
+    text = (ROOT / "docker" / f"{name}.Dockerfile").read_text()
+    assert text.count("FROM ") == 2, "multi-stage"
+    assert re.search(r"^USER 10001$", text, re.M)
+    assert "HEALTHCHECK" in text
+    assert not re.search(r"FROM \S+:latest|FROM [^:\s]+\s", text), "pinned"
+    for source in re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(.+)$", text, re.M):
+        for path in source.split()[:-1]:
+            assert (ROOT / path).exists(), path
+    constraints = (ROOT / "constraints.txt").read_text()
+    for pinned in re.findall(r"\b(torch(?:vision)?==[\d.]+)", text):
+        assert pinned in constraints
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for source in re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(.+)$", text, re.M):
+        assert all(path.split("/")[0] in allowed for path in source.split()[:-1]), "left out of the context"
+
+
+def test_linters():
+    yamllint = shutil.which("yamllint", path=str(Path(sys.executable).parent)) or shutil.which("yamllint")
+    if yamllint is None:
+        pytest.skip("yamllint is not installed")
+    done = subprocess.run([yamllint, "-c", ".yamllint", "cluster", "docker"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    hadolint = shutil.which("hadolint")
+    if hadolint is not None:
+        files = sorted(str(path) for path in (ROOT / "docker").glob("*.Dockerfile"))
+        done = subprocess.run([hadolint, *files], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_container_commands():
+    token = {"RAY_AUTH_TOKEN": "x"}
+    assert command_of(["psp-ray", "doctor"], {}) == ["psp-ray", "doctor"]
+    assert "--head" in command_of(["head", "--num-cpus=1"], token)
+    assert command_of(["worker", "head:6379"], token)[2] == "--address=head:6379"
+    for words, environment in ((["head"], {}), (["worker", "head:6379"], {}), (["worker"], token)):
+        with pytest.raises(ValueError, match=r"RAY_AUTH_TOKEN|address"):
+            command_of(words, environment)
+    done = subprocess.run([sys.executable, "-m", "cluster.start", "head"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_health_of_a_container(tmp_path):
+    assert should_be_node(b"/opt/psp-ray/bin/python\0/opt/psp-ray/bin/ray\0start\0--head\0")
+    assert not should_be_node(b"/opt/psp-ray/bin/python\0psp-ray\0run\0")
+    for number, command in (("1", b"python\0"), ("27", b"/x/raylet\0--raylet_socket_name\0")):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "cmdline").write_bytes(command)
+        assert raylet_runs(tmp_path) == (number == "27")
+
+
+def test_a_job_ships_what_it_needs_and_no_more(tmp_path):
+    """Packed by Ray's own code as `ray job submit --working-dir .` does."""
+    from ray._private.runtime_env.packaging import create_package
+
+    here = tmp_path / "project"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in {*tracked, ".rayignore"}:
+        if (ROOT / name).is_file():
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, here / name)
+    for name in (
+        ".git/objects/pack",
+        ".venv/lib/big.so",
+        "runs/old/ledger.sqlite",
+        "mine.sqlite-wal",
+        "x/__pycache__/y.pyc",
+    ):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(bytes(10_000))
+    package = tmp_path / "package.zip"
+    create_package(str(here), package, include_gitignore=True, excludes=[])
+    import zipfile
+
+    names = set(zipfile.ZipFile(package).namelist())
+    assert {"psp_ray/main.py", "tuning/sweep.py", "cluster/local.py", "pyproject.toml"} <= names
+    assert "psp_ray/clip/psp_lite/psp-lite.safetensors" in names
+    foreign = [
+        n for n in names if n.split("/")[0] in (".git", ".venv", "runs", "tests", "docs") or "sqlite" in n or "pyc" in n
+    ]
+    assert foreign == []
+    assert package.stat().st_size < 60 * 2**20

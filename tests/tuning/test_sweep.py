@@ -1,0 +1,163 @@
+"""Sweeps for real, on Ray with a tiny model: shared work, failures, resuming, interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from psp_ray.errors import ConfigError, OutputError, ResourceError
+from psp_ray.oracle import Ledger
+from tuning.plan import load_references, load_trials, references_file, save_plan, trial_name
+from tuning.report import Report
+from tuning.resources import check_trial_fits
+from tuning.space import random_points
+from tuning.sweep import make_plan, name_datasets, run_sweep
+
+SMALL = {"CPU": 0.5, "GPU": 0.0}
+
+
+def mtimes(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*/summary.json")}
+
+
+def test_a_sweep_with_a_failing_trial_is_resumed_without_repeating_the_others(local_ray, given, tmp_path, capfd):
+    plan = make_plan(given)
+    assert list(plan.classes.values()) == [3, 2]
+    out = tmp_path / "sweep"
+    points = random_points(plan.dimensions, plan.labels_per_class, 3, plan.seed)
+    names = [trial_name(number, point) for number, point in enumerate(points)]
+    victim = out / "trials" / names[1] / next(iter(plan.datasets))
+    save_plan(out, plan, False)
+    victim.mkdir(parents=True)
+    (victim / "foreign.txt").write_text("not a run")
+    with pytest.raises(OutputError, match="add --resume"):
+        run_sweep(plan, out, False, 3, SMALL, 1, None)
+    assert run_sweep(plan, out, True, 3, SMALL, 1, None) == 0
+    before = mtimes(out)
+    printed = capfd.readouterr()
+    assert f"{names[1]}" in printed.out
+    assert "FAILED" in printed.out
+    assert "holds something else" in printed.err, "the summary shows the error"
+    assert "holds something else" in (out / "trials" / names[1] / "error.txt").read_text()
+    assert [trial.status for trial in load_trials(out)] == ["finished", "failed", "finished"]
+
+    (victim / "foreign.txt").unlink()
+    assert run_sweep(plan, out, True, 3, SMALL, 1, None) == 0
+    trials = load_trials(out)
+    assert [(trial.name, trial.status) for trial in trials] == [(name, "finished") for name in names]
+    assert [trial.point for trial in trials] == points
+    after = mtimes(out)
+    assert (len(before), len(after)) == (4, 6)
+    assert all(after[path] == stamp for path, stamp in before.items()), "a finished trial ran again"
+
+    references = load_references(out, plan)
+    for trial in trials:
+        assert [row["round"] for row in trial.rounds] == [1, 2]
+        for name, classes in plan.classes.items():
+            budget = trial.point["labels_per_class"] * classes
+            assert [row["labels"][name] for row in trial.rounds] == [budget, 2 * budget]
+            summary = json.loads((out / "trials" / trial.name / name / "summary.json").read_text())
+            assert summary["evaluate_on"] == "val"
+            assert summary["final_accuracy"] == trial.rounds[-1]["accuracy"][name]
+        wanted = sum(references[n].normalized(a) for n, a in trial.rounds[-1]["accuracy"].items()) / 2
+        assert trial.score == pytest.approx(wanted)
+    with Ledger(out / "ledger.sqlite") as ledger:
+        status = ledger.status()
+    used = sum(row["labels_used"] for row in status["experiments"])
+    assert used == sum(sum(trial.rounds[-1]["labels"].values()) for trial in trials)
+    assert status["labels_bought"] < used, "trials share the ledger: a label is bought once"
+    stamp = references_file(out, next(iter(plan.datasets))).stat().st_mtime_ns
+    assert run_sweep(plan, out, True, 3, SMALL, 1, None) == 0
+    assert "0 trials to run, 3 done before" in capfd.readouterr().out
+    assert references_file(out, next(iter(plan.datasets))).stat().st_mtime_ns == stamp
+
+    events = list((out / "tune").rglob("events.out.tfevents.*"))
+    assert len(events) == 4, "TensorBoard events: three trials, then the repaired one"
+    assert b"score" in b"".join(path.read_bytes() for path in events)
+    assert len(Report(out).best_lines()) == 3
+
+
+def test_what_cannot_work_fails_before_anything_is_written(local_ray, given, tmp_path):
+    for change, message in [
+        ({"labels_per_class": "1,x"}, "whole numbers"),
+        ({"labels_per_class": "100"}, "labels, but the pool"),
+        ({"vary": ("betta=1,2",)}, "not a setting"),
+        ({"vary": ("seed=-1,1",)}, "--seed"),
+        ({"vary": ("out=a,b",)}, "can't be varied"),
+        ({"beta": "1..0"}, "LOW must be below HIGH"),
+        ({"fixed": (*given["fixed"], "nothing:seed=1")}, "DATASET:KEY=VALUE"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            make_plan(given | change)
+    plan = make_plan(given)
+    with pytest.raises(ResourceError, match=r"needs 500 CPUs and 2 GPUs .* but the cluster has [\d.]+ CPUs and 0 GPUs"):
+        run_sweep(plan, tmp_path / "big", False, 1, {"CPU": 500.0, "GPU": 2.0}, None, None)
+    assert not (tmp_path / "big").exists()
+    assert check_trial_fits([{"CPU": 0.5}]) >= 2
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").write_text("")
+    with pytest.raises(OutputError, match="not an empty folder"):
+        run_sweep(plan, tmp_path / "used", False, 1, SMALL, None, None)
+
+
+def test_a_resumed_sweep_must_be_the_same(given, tmp_path):
+    save_plan(tmp_path / "sweep", make_plan(given), False)
+    with pytest.raises(OutputError, match="--seed 0, now it is 1"):
+        save_plan(tmp_path / "sweep", make_plan(given | {"seed": 1}), True)
+
+
+def test_data_sets_get_names_of_their_own(tmp_path):
+    names = name_datasets(f"digits, {tmp_path}/x/colors,{tmp_path}/y/colors,digits")
+    assert list(names) == ["digits", "colors", "colors-2", "digits-2"]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_was(given, tmp_path):
+    """The whole command with Optuna and ASHA, killed after its first trial, interrupted after its third."""
+    out = tmp_path / "sweep"
+    command = [sys.executable, "-m", "tuning.sweep", "--out", str(out), "--resume", "--num-samples", "6"]
+    command += [
+        "--datasets",
+        given["datasets"],
+        "--labels-per-class",
+        "1",
+        "--scheduler",
+        "asha",
+        "--grace-rounds",
+        "1",
+    ]
+    command += ["--concurrent", "1", "--cpus-per-trial", "0.5", "--beta", "0..1", "--searcher", "optuna"]
+    for item in given["fixed"]:
+        command += ["--set", item.replace("rounds=2", "rounds=4")]
+
+    def run(until=None, stop=signal.SIGKILL):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline:
+            if until is not None and sum(t.status != "running" for t in load_trials(out)) >= until:
+                process.send_signal(stop)
+                break
+            time.sleep(0.05)
+        return process.communicate(timeout=120)[0], process.returncode
+
+    output, code = run(until=1)
+    assert code == -signal.SIGKILL, output
+    first = {t.name: t for t in load_trials(out) if t.status in ("finished", "stopped")}
+    stamps = mtimes(out)
+    output, code = run(until=3, stop=signal.SIGTERM)
+    assert code == 130, output
+    assert "--resume" in output
+    output, code = run()
+    assert code == 0, output
+    trials = load_trials(out)
+    assert len(trials) == 6, output
+    assert {t.status for t in trials} <= {"finished", "stopped"}
+    assert any(len(t.rounds) < 4 for t in trials if t.status == "stopped") or "stopped" not in {
+        t.status for t in trials
+    }
+    now = mtimes(out)
+    assert all(now[path] == stamp for path, stamp in stamps.items() if path.parts[-3] in first)
+    assert Report(out).best_lines()

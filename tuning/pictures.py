@@ -1,0 +1,94 @@
+"""Pictures of a sweep: accuracy against budget, and against each setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tuning.space import BUDGET
+
+if TYPE_CHECKING:
+    from tuning.report import Report
+
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def draw_pareto(report: Report, path: Path) -> None:
+    """A panel a data set: every trial's rounds as faint lines by budget, the Pareto front, and the references."""
+    plt = _pyplot()
+    names = list(report.plan.datasets)
+    figure, axes = plt.subplots(1, len(names), figsize=(5.2 * len(names), 4.2), layout="constrained", squeeze=False)
+    for panel, name in zip(axes[0], names, strict=True):
+        for place, budget in enumerate(report.plan.labels_per_class):
+            color = COLORS[place % len(COLORS)]
+            label: str | None = f"{budget} label{'s' if budget > 1 else ''} a class and round"
+            for trial in report.trials:
+                if trial.point[BUDGET] != budget or not trial.rounds:
+                    continue
+                labels = [row["labels"][name] for row in trial.rounds]
+                accuracy = [100 * row["accuracy"][name] for row in trial.rounds]
+                panel.plot(labels, accuracy, color=color, alpha=0.3, linewidth=1, label=label)
+                panel.plot(labels[-1:], accuracy[-1:], "o", color=color, markersize=4)
+                label = None
+        front = report.pareto(name)
+        panel.step([p[0] for p in front], [100 * p[1] for p in front], "k-", where="post", linewidth=1.5,
+                   label="best so far")  # fmt: skip
+        found = report.references.get(name)
+        if found is not None:
+            for value, text, style in ((found.full, "all labels", "--"), (found.random, "random", ":")):
+                panel.axhline(100 * value, color="tab:gray", linestyle=style, linewidth=1, label=text)
+        panel.set_xlabel("labels bought")
+        panel.set_ylabel("val accuracy (%)")
+        panel.set_title(name)
+        panel.grid(alpha=0.3)
+        panel.legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_sensitivity(report: Report, path: Path) -> None:
+    """A panel a setting: accuracy less the mean of its budget, a dot a trial, with the trend of each data set."""
+    from tuning.report import ordinal, trend
+
+    plt = _pyplot()
+    keys = report.sensitivity_keys()
+    columns = min(3, len(keys))
+    rows = -(-len(keys) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 3.6 * rows), layout="constrained", squeeze=False, sharey=True
+    )
+    logarithmic = {d.key for d in report.plan.dimensions if d.log}
+    for place, key in enumerate(keys):
+        panel = axes.flat[place]
+        values, effects = report.effects(key)
+        numbers, names = ordinal(values)
+        for color, (dataset, effect) in zip(COLORS * len(effects), effects.items(), strict=False):
+            panel.plot(numbers, effect, "o", color=color, alpha=0.5, markersize=4, label=dataset)
+            if len(set(numbers)) > 1:
+                panel.plot(*trend(np.array(numbers), effect), "-", color=color, linewidth=1.5)
+        panel.axhline(0, color="tab:gray", linewidth=0.8)
+        if key in logarithmic:
+            panel.set_xscale("log")
+        if names is not None:
+            panel.set_xticks(range(len(names)), names, rotation=20)
+        panel.set_xlabel(key)
+        panel.grid(alpha=0.3)
+        if place % columns == 0:
+            panel.set_ylabel("accuracy less mean of\nits budget (points)")
+        if place == 0:
+            panel.legend(fontsize=8)
+    for panel in axes.flat[len(keys) :]:
+        panel.set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
