@@ -178,7 +178,7 @@ def crew_needs(config: Config, gpu: bool, workers: int = 1) -> list[Need]:
     ]
     if config.self_training != "none":
         needs.append(Need("pseudo-labeler", 1, _cpus(config, "pseudo-labeler")))
-        if config.view_mode == "fresh":
+        if config.view_mode != "cached":
             view_share = worker_gpus(config, workers) if gpu else 0.0
             needs.append(Need("view worker", workers, _cpus(config, "view worker"), view_share))
     return [need for need in needs if need.count]
