@@ -1,8 +1,9 @@
 """One round without learning on a large pool of one's own: 50,000 images, 200 classes, made-up features.
 
 What a team waits for between two query sets, but for the prompts' learning: the policy's proposal, pseudo-labels over
-the views, its update, the accuracy estimate, and predictions for the whole pool. Goal: 60 s on two cores. Each part is
-also given as a multiple of the time that one pass of predictions over the pool takes, which any machine can compare.
+the views, its update, the accuracy estimate, and predictions for the whole pool. Goal: 60 s on two cores, which the
+policy's update on all images misses (`--strategy vssp`) and `vssp+sub` is for. Each part is also given as a multiple of
+the time that one pass of predictions over the pool takes, which any machine can compare.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=200)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--strategy", default="vssp+sub")
+    parser.add_argument("--sub-size", type=int, default=5000)
     arguments = parser.parse_args()
     limit_threads(arguments.threads)
     import torch  # noqa: F401  (seconds that belong to no round)
@@ -74,7 +77,8 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     pool = MadePool(arguments.images, arguments.classes, arguments.dim, 5)
     made = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    config = resolve({"strategy": "psp", "threads": arguments.threads})
+    given = {"strategy": arguments.strategy, "self_training": "ust", "sub_size": arguments.sub_size}
+    config = resolve({**given, "threads": arguments.threads})
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -127,7 +131,13 @@ def main() -> None:
         truth = float(np.mean(right == pool.labels))
         print(f"estimate {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), truth {truth:.3f}")
     print(f"memory: {before:.0f} MiB with torch, {made:.0f} with the features, {peak:.0f} at most")
-    record = {"benchmark": "own_data", "images": pool.n, "classes": arguments.classes, "round_seconds": total}
+    record = {
+        "benchmark": "own_data",
+        "strategy": config.strategy,
+        "images": pool.n,
+        "classes": arguments.classes,
+        "round_seconds": total,
+    }
     print(json.dumps({**record, "peak_mib": peak, "goal_met": total <= 60.0}))
 
 
