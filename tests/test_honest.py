@@ -71,7 +71,8 @@ def test_round_estimates_are_those_of_each_round_alone():
         # A uniform policy: nearly a plain mean.
         assert estimate.value == pytest.approx(right[audit.asked[rows]].mean(), abs=1e-6)
         assert estimate.n_effective == pytest.approx(20, abs=1e-6)
-    assert recent_estimate(audit, 300, 3).n_effective == pytest.approx(60)
+    # 60 but for each round's threshold, which is drawn.
+    assert recent_estimate(audit, 300, 3).n_effective == pytest.approx(60, rel=0.05)
     assert recent_estimate(audit, 300, 1).value == pytest.approx(round_estimates(audit, 300)[3].value)
 
 

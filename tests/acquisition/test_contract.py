@@ -18,7 +18,16 @@ from psp_ray.records import FeatureBlock, PoolReader, PoolState, TextState
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
-COMPOSED = ["badge+pcb", "random+pcb", "vssp+pcb", "trustset+pcb", "entropy+sub", "vssp+sub", "alfa-mix+sub+pcb"]
+COMPOSED = [
+    "badge+pcb",
+    "random+pcb",
+    "vssp+pcb",
+    "trustset+pcb",
+    "entropy+sub",
+    "vssp+sub",
+    "alfa-mix+sub+pcb",
+    "badge+audit",
+]
 NAMES = [*strategy_names(), *COMPOSED]
 BLIND = {"random", "random+pcb"}  # never look at a feature in their first round
 SMALL = {"hidden": 8, "rank_image": 2, "rank_class": 2, "update_steps": 2, "sub_size": 40, "seed": 0}

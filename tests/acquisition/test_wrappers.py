@@ -210,3 +210,42 @@ def test_estimates_from_a_part_are_unbiased_for_the_pool(name):
 def test_no_odds_stay_no_odds():
     world = World(n=60)
     assert np.isnan(build("margin+sub", world, sub_size=30).propose(world.state()).log_prob).all()
+
+
+def test_audit_draws_its_share_by_chance_and_leaves_the_rest_to_the_strategy():
+    world = World(n=100)
+    state = world.state(n_query=10)
+    proposal = build("entropy+audit", world, audit_fraction=0.3).propose(state)
+    drawn, chosen = proposal.positions[:3], proposal.positions[3:]
+    np.testing.assert_allclose(proposal.log_prob[:3], -np.log(100))
+    assert np.isnan(proposal.log_prob[3:]).all()
+    assert np.isfinite(proposal.next_key)
+    rest = world.state(n_query=7, unlabeled=np.setdiff1d(state.unlabeled, drawn))
+    np.testing.assert_array_equal(chosen, build("entropy", world).propose(rest).positions)
+    # However small the share, one image is drawn: else nothing could be estimated.
+    assert np.isfinite(build("entropy+audit", world, audit_fraction=0.01).propose(state).log_prob).sum() == 1
+
+
+def test_estimates_from_an_audit_are_unbiased_for_the_pool():
+    world = World(n=40)
+    truth = np.random.default_rng(0).random(40)
+    estimates = []
+    for seed in range(400):
+        strategy = build("entropy+audit", world, audit_fraction=0.5)
+        proposal = strategy.propose(world.state(n_query=12, seed=seed))
+        drawn = np.isfinite(proposal.log_prob)
+        q = inclusion_probabilities(proposal.log_prob[drawn], proposal.next_key)
+        estimates.append((truth[proposal.positions[drawn]] / q).sum() / 40)
+    assert np.mean(estimates) == pytest.approx(truth.mean(), abs=4 * np.std(estimates) / 20)
+
+
+def test_a_learner_behind_an_audit_is_told_of_its_own_choices_only(learner):
+    world = World(n=100)
+    strategy = build(learner + "+audit", world, audit_fraction=0.4)
+    state = world.state(n_query=5)
+    proposal = strategy.propose(state)
+    strategy.observe(world.feedback(state, proposal))
+    told = strategy.inner.told[0]
+    np.testing.assert_array_equal(told.proposal.positions, proposal.positions[2:])
+    assert len(told.labels) == len(told.outcome.gap_new) == 3
+    assert not np.isin(proposal.positions[:2], told.state.unlabeled).any()

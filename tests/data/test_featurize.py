@@ -415,8 +415,10 @@ def test_fresh_views_differ_by_round_and_not_by_company(dataset, cache):
     assert not np.array_equal(first, fresh.encode(toy_encoder(), positions, round=2))
     assert not np.array_equal(first, done.pool.block(0, views=True).views[positions])
     assert fresh.encode(toy_encoder(), positions[:0], round=1).shape == (0, 3, 0)
+    cached = done.pool.block(0, views=True).views[positions]
+    np.testing.assert_allclose(fresh.encode(toy_encoder(), positions, round=0), cached, atol=1e-3)
     with pytest.raises(ValueError, match="round 0"):
-        fresh.encode(toy_encoder(), positions, round=0)
+        fresh.encode(toy_encoder(), positions, round=-1)
 
 
 def test_fresh_views_of_an_image_twice_in_the_pool(tmp_path, cache):

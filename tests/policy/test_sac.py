@@ -228,7 +228,7 @@ def test_log_odds_input_is_log_n_a():
     policy, actions = strategy._policy, strategy._actions
     block = policy.reader.read(strategy._view(state), 0)
     found = policy._action_input(torch.from_numpy(actions.u), block, actions.normalizer, 80)
-    logits = 5 * actions.u.astype(np.float64) + block.prior
+    logits = settings.kappa * actions.u.astype(np.float64) + block.prior
     a = 0.8 * np.exp(logits) / np.exp(logits).sum() + 0.2 / 80
     np.testing.assert_allclose(found.numpy(), np.log(80 * a), atol=1e-4)
     u = torch.zeros(80, requires_grad=True)
@@ -283,7 +283,7 @@ def test_update_sample_uses_that_many_blocks():
 def test_policy_moves_mass_to_what_it_is_paid_for(gap):
     """A bandit: two of six classes carry no gap (or the others don't); the policy must find them from 30 labels."""
     world = World(n=400, n_classes=6, dim=24, seed=3)
-    settings = PolicySettings(reward_form="per-sample", reward_gap="after", prior="none")
+    settings = PolicySettings(reward_form="per-sample", reward_gap="after", prior="none", kappa=5.0)
     strategy = VSSP(world.pool, settings)
     good = np.isin(world.truth, (0, 1)) if gap == "good-low" else ~np.isin(world.truth, (0, 1))
     shares = []
