@@ -8,8 +8,9 @@ labels, judged on that part. With a part of the labels missing this errs on the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,14 @@ from numpy.typing import NDArray
 from psp_ray.oracle.answers import IGNORE
 from psp_ray.records import Float32Array, Float64Array, Int32Array, Int64Array
 from psp_ray.selftrain.estimate import Estimate, estimate_mean, inclusion_probabilities
+
+FEWEST_DRAWS = 5.0
+"""Estimates from a smaller effective number of draws aren't shown or extrapolated: they would only confuse."""
+
+
+def telling(estimate: Mapping[str, float] | None) -> TypeGuard[Mapping[str, float]]:
+    """Whether an estimate rests on draws enough to be shown; `summary.json` has it in any case."""
+    return estimate is not None and estimate["n_effective"] >= FEWEST_DRAWS
 
 
 @dataclass(frozen=True)

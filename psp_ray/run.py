@@ -24,7 +24,9 @@ from psp_ray.errors import ConfigError, DatasetError, OutputError
 from psp_ray.experiment import Experiment, PoolNames, RunState
 from psp_ray.files import read_json, write_json, write_text
 from psp_ray.finish import finish, pool_names
+from psp_ray.honest import telling
 from psp_ray.oracle.answers import AwaitingLabels
+from psp_ray.policy.settings import AUDIT_FRACTION, AUDIT_FRACTION_UNTESTED
 from psp_ray.report.progress import Reporter, duration, interval, percent, rounds_table
 from psp_ray.results import (
     SUMMARY,
@@ -97,6 +99,9 @@ def complete(config: Config, dataset: Dataset) -> Config:
         updates["image_size"] = DIGITS_IMAGE_SIZE
     if not dataset.mirror and config.view_flip:
         updates["view_flip"] = False
+    if config.audit_fraction == "auto":
+        tested = (dataset.val if config.evaluate_on == "val" else dataset.test).num_rows > 0
+        updates["audit_fraction"] = AUDIT_FRACTION if tested else AUDIT_FRACTION_UNTESTED
     return config.model_copy(update=updates)
 
 
@@ -379,7 +384,7 @@ def _run_rounds(
     if not tested:
         reporter.note(
             f"no {config.evaluate_on} images: accuracy is estimated from the draws alone; the larger "
-            f"--audit-fraction (now {config.audit_fraction:g}), the sharper"
+            f"--audit-fraction (now {config.eps:g}), the sharper"
         )
     initial = initial_labels(data.dataset, config.initial_labels) if config.initial_labels else None
     learner = components.LearnerInput(
@@ -523,7 +528,7 @@ def _finished(out: Path) -> dict[str, Any] | None:
 def _say_goodbye(config: Config, summary: dict[str, Any], state: RunState, out: Path, reporter: Reporter) -> None:
     reporter.console.print()
     table = rounds_table(state.rows, config.evaluate_on)
-    reporter.console.print(table, width=None if reporter.console.is_terminal else 120)
+    reporter.console.print(table, width=None if reporter.console.is_terminal else 100)
     reporter.note(
         f"\n{_accuracy_text(summary, config)} with {summary['labels_used']:,} labels "
         f"({summary['labels_paid']:,} paid now), {duration(summary['wall_seconds'])}"
@@ -544,7 +549,7 @@ def _accuracy_text(summary: dict[str, Any], config: Config) -> str:
             f"{config.evaluate_on} accuracy"
         )
     estimate = summary.get("pool_accuracy_estimate")
-    if estimate is not None:
+    if telling(estimate):
         of = "" if estimate["round"] == len(summary["rounds"]) else f" after round {estimate['round']}"
         texts.append(f"pool accuracy{of} about {interval(estimate)}")
     return ", ".join(texts) or "accuracy unknown (no test set, and no estimate from the draws)"

@@ -22,6 +22,7 @@ from scipy.optimize import least_squares
 
 from psp_ray import noise
 from psp_ray.errors import ConfigError
+from psp_ray.honest import telling
 from psp_ray.records import Int64Array
 
 WINDOW = 3
@@ -97,9 +98,9 @@ def expected_gain(
     """Expected gain of `more` labels on top of the last entry of `labels`.
 
     `labels[i]` had been used when prompts were learned whose accuracy is `estimates[i]` (None: not known yet). None
-    with fewer than three estimates.
+    with fewer than three estimates that rest on `FEWEST_DRAWS` draws.
     """
-    known = [(m, e) for m, e in zip(labels, estimates, strict=True) if e is not None and m > 0]
+    known = [(m, e) for m, e in zip(labels, estimates, strict=True) if telling(e) and m > 0]
     if len(known) < WINDOW:
         return None
     m = np.array([m for m, _ in known], np.float64)
@@ -152,7 +153,7 @@ def outlook(expectation: Expectation | None, changed: float, more: int) -> str:
     """The line after a round: what the next one is expected to bring."""
     moved = "" if math.isnan(changed) else f"{100 * changed:.1f} % of predictions changed in this round"
     if expectation is None:
-        return f"next round: too few estimates to foresee its gain{'; ' + moved if moved else ''}"
+        return f"next round: too few draws by chance to foresee its gain{'; ' + moved if moved else ''}"
     each = 100 * expectation.gain / max(more, 1)
     gain = f"next round: about +{100 * expectation.gain:.1f} points expected ({each:.2f} a label)"
     return gain + (f"; {moved}" if moved else "")

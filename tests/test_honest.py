@@ -156,12 +156,13 @@ def test_agreement_is_kappa():
 def test_expected_gain_of_a_known_curve():
     m = np.array([10, 20, 30, 40, 60])
     value = 0.9 - 0.4 * (m / 10.0) ** -0.7
-    estimates = [{"value": v, "low": v - 0.01, "high": v + 0.01} for v in value]
+    estimates = [{"value": v, "low": v - 0.01, "high": v + 0.01, "n_effective": 900.0} for v in value]
     found = expected_gain([*m, 80], [*estimates, None], 20)
     true = 0.4 * (8.0**-0.7 - 10.0**-0.7)
     assert found.gain == pytest.approx(true, abs=0.01)
     assert found.now == pytest.approx(0.9 - 0.4 * 8.0**-0.7, abs=0.02)
     assert expected_gain(m[:2], estimates[:2], 10) is None
+    assert expected_gain(m, [{**e, "n_effective": 4.0} for e in estimates], 10) is None
     assert "about +" in outlook(found, 0.1, 20)
     assert "too few" in outlook(None, 0.1, 20)
 

@@ -215,7 +215,7 @@ class VSSP:
         for index in policy.reader.blocks(view.alive):
             block = policy.reader.read(view, index, digest)
             logits = policy.logits(actions.u[policy.reader.inside(view.alive, index)], block)
-            log_a = sampling.log_probabilities(logits, actions.normalizer, n, self.settings.audit_fraction)
+            log_a = sampling.log_probabilities(logits, actions.normalizer, n, self.settings.eps)
             gumbel = np.zeros(len(log_a))
             if self.settings.sampling == "gumbel":
                 gumbel = noise.gumbel(state.seed, "vssp-draw", block.keys, round=state.round)

@@ -90,7 +90,7 @@ class Agent:
             return u
         prior = torch.from_numpy(block.prior).to(u)
         log_odds = self.settings.kappa * u + prior - (normalizer - math.log(n))
-        eps = self.settings.audit_fraction
+        eps = self.settings.eps
         if eps == 0:
             return log_odds
         uniform = torch.full_like(log_odds, math.log(eps))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from psp_ray.calibration import Reliability
+from psp_ray.honest import telling
 
 
 def plot_learning_curve(
@@ -29,7 +30,7 @@ def plot_learning_curve(
     start = rows[0]["labels_total"] - rows[0]["labels_new"] if rows else 0
     labels = [start, *(row["labels_total"] for row in rows)]
     estimates = [zero_shot_estimate, *(row["pool_accuracy_estimate"] for row in rows)]
-    known = [(x, e) for x, e in zip(labels, estimates, strict=True) if e is not None]
+    known = [(x, e) for x, e in zip(labels, estimates, strict=True) if telling(e)]
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     if known:
         value = [100 * e["value"] for _, e in known]

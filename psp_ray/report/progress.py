@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from psp_ray.honest import telling
 from psp_ray.records import Evaluation
 
 _SHOWN = {
@@ -92,7 +94,7 @@ class Reporter:
 
     def prospect(self, row: dict[str, Any], judged: dict[str, float] | None, outlook: str) -> None:
         """What a round's draws say of the prompts that it began with, and what the next one should bring."""
-        if judged is not None:
+        if telling(judged):
             before = "zero-shot prompts" if row["round"] == 1 else f"prompts of round {row['round'] - 1}"
             self.note(f"  by its draws, the {before} are right on {interval(judged)} of the pool")
         if outlook:
@@ -118,7 +120,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def interval(estimate: dict[str, float] | None) -> str:
+def interval(estimate: Mapping[str, float] | None) -> str:
     """`61.2 % (52.0 to 69.5 %)`: an estimate with its 95 % interval."""
     if estimate is None:
         return "–"
@@ -135,33 +137,25 @@ def duration(seconds: float) -> str:
 
 
 def rounds_table(rows: list[dict[str, Any]], split: str) -> Table:
-    """The table of rounds that ends a run."""
-    titles = (
-        "round",
-        "labels",
-        "pseudo-labels",
-        "precision",
-        f"{split} accuracy",
-        "pool estimate",
-        "reward",
-        "seconds",
-    )
-    cells = [
-        (
-            str(row["round"]),
-            f"{row['labels_total']:,}",
-            f"{row['pseudo_labels']:,}",
-            percent(row["pseudo_label_precision"]),
-            percent(row["test_accuracy"]),
-            interval(row["pool_accuracy_estimate"]),
-            "–" if row["reward"] is None or math.isnan(row["reward"]) else f"{row['reward']:.2e}",
-            f"{sum(row['seconds'].values()):.1f}",
-        )
-        for row in rows
-    ]
+    """The table of rounds that ends a run; it fits 80 columns."""
+    columns = {
+        "round": [str(row["round"]) for row in rows],
+        "labels": [f"{row['labels_total']:,}" for row in rows],
+        "pseudo-\nlabels": [f"{row['pseudo_labels']:,}" for row in rows],
+        "of these\nright": [percent(row["pseudo_label_precision"]) for row in rows],
+        f"{split}\naccuracy": [percent(row["test_accuracy"]) for row in rows],
+        "estimate\nfor the pool (95 %)": [
+            interval(e) if telling(e := row["pool_accuracy_estimate"]) else "–" for row in rows
+        ],
+        "reward": [
+            "–" if row["reward"] is None or math.isnan(row["reward"]) else f"{row['reward']:.3g}" for row in rows
+        ],
+        "seconds": [f"{sum(row['seconds'].values()):.1f}" for row in rows],
+    }
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    for line in cells:
-        table.add_row(*line)
+    shown = [title for title, cells in columns.items() if set(cells) != {"–"}]  # what is never known needs no room
+    for title in shown:
+        table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
+    for number in range(len(rows)):
+        table.add_row(*(columns[title][number] for title in shown))
     return table
