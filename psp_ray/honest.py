@@ -8,7 +8,7 @@ labels, judged on that part. With a part of the labels missing this errs on the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -71,8 +71,24 @@ def round_estimates(audit: Answers, n_pool: int) -> dict[int, Estimate | None]:
     estimates = {}
     for number in audit.next_keys:
         rows = (audit.asked_in == number) & np.isfinite(q) & np.isfinite(correct)
-        estimates[number] = estimate_mean(correct[rows], q[rows])
+        share = represented(audit, q, n_pool, [number])
+        estimates[number] = estimate_mean(correct[rows], q[rows], represented=share)
     return estimates
+
+
+def represented(
+    audit: Answers, q: Float64Array, n_pool: int, rounds: Iterable[int] | None = None, *, whole: bool = False
+) -> float:
+    """What the draws of some rounds (default: all) stand for, as a share of what they should: `sum 1/q` over n."""
+    found = wanted = 0.0
+    for number in audit.next_keys if rounds is None else rounds:
+        rows = (audit.asked_in == number) & np.isfinite(q)
+        before = int((audit.asked_in < number).sum())
+        size, left = float(rows.sum()), n_pool - before
+        counted = (1.0 / q[rows]).sum()
+        found += size * (before + counted) / n_pool if whole else size * counted / max(left, 1)
+        wanted += size
+    return found / wanted if wanted else 1.0
 
 
 def pooled_weights(audit: Answers, n_pool: int, *, whole: bool = True) -> tuple[Float64Array, Float64Array]:
@@ -101,23 +117,29 @@ def pooled_weights(audit: Answers, n_pool: int, *, whole: bool = True) -> tuple[
 def pooled_estimate(audit: Answers, cosines: Float32Array, n_pool: int) -> Estimate | None:
     """Accuracy of prompts whose cosines (m, C) to everything asked come from learning without it (cross-fitting)."""
     weights, q = pooled_weights(audit, n_pool)
+    share = represented(audit, q, n_pool, whole=True)
     rows = weights > 0
     right = (cosines.argmax(axis=1) == audit.answers).astype(np.float64)
-    return estimate_mean(right[rows], q[rows], weights=weights[rows])
+    return estimate_mean(right[rows], q[rows], weights=weights[rows], represented=share)
 
 
 def recent_estimate(audit: Answers, n_pool: int, rounds: int) -> Estimate | None:
     """Accuracy by the draws of the last `rounds` rounds together: of prompts somewhat older than the present ones."""
     weights, q = pooled_weights(audit, n_pool, whole=False)
-    rows = (weights > 0) & (audit.asked_in > max(audit.next_keys, default=0) - rounds)
-    return estimate_mean(audit.correct[rows], q[rows], weights=weights[rows])
+    latest = [number for number in audit.next_keys if number > max(audit.next_keys) - rounds]
+    rows = (weights > 0) & np.isin(audit.asked_in, latest)
+    share = represented(audit, q, n_pool, latest)
+    return estimate_mean(audit.correct[rows], q[rows], weights=weights[rows], represented=share)
 
 
 def share_of_none(audit: Answers, n_pool: int) -> Estimate | None:
     """Share of the pool that belongs to none of the classes, from `ignore` answers; None where unknown."""
     q = inclusion(audit, n_pool)
     rows = np.isfinite(q) & ((audit.answers >= 0) | (audit.answers == IGNORE)) & (audit.asked_in > 0)
-    return estimate_mean((audit.answers[rows] == IGNORE).astype(np.float64), q[rows]) if rows.any() else None
+    if not rows.any():
+        return None
+    none = (audit.answers[rows] == IGNORE).astype(np.float64)
+    return estimate_mean(none, q[rows], represented=represented(audit, q, n_pool))
 
 
 def folds(audit: Answers, count: int) -> list[NDArray[Any]]:

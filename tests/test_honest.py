@@ -61,6 +61,29 @@ def test_intervals_of_pooled_rounds_cover_the_truth(rounds, k, peak):
     assert np.mean([e.high - e.low for e in found]) < 0.45
 
 
+@pytest.mark.parametrize("audit", [0.03, 0.2])
+@pytest.mark.parametrize(("rounds", "k"), [(1, 10), (8, 10), (4, 60)])
+def test_a_policy_that_is_nearly_sure_of_its_query_set_does_not_vouch_for_the_pool(rounds, k, audit):
+    """Anchors of log odds far above the rest, and harder than it: often nothing else is drawn, with weights all alike."""
+    draw = np.random.default_rng(7)
+    n = 1000
+    truth = draw.integers(0, 2, n)
+    score = np.zeros(n)
+    anchors = draw.permutation(n)[: 2 * rounds * k]
+    score[anchors] = 9.0 + draw.random(len(anchors))
+    right = draw.random(n) < np.where(score > 0, 0.4, 0.8)
+    found = []
+    for _ in range(300):
+        answers = one_run(draw, truth, right, score, rounds, k, audit)
+        found.append(pooled_estimate(answers, answers.cosines, n))
+    covered = np.mean([e.low <= right.mean() <= e.high for e in found])
+    assert covered >= 0.92, covered
+    # As many draws as come from the uniform share, and not the size of the query set, carry the estimate.
+    assert np.mean([e.n_effective for e in found]) < 3 + 3 * audit * rounds * k
+    if audit * rounds * k >= 40:
+        assert np.mean([e.high - e.low for e in found]) < 0.5
+
+
 def test_round_estimates_are_those_of_each_round_alone():
     draw = np.random.default_rng(0)
     truth = draw.integers(0, 2, 300)

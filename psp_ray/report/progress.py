@@ -144,11 +144,14 @@ def rounds_table(rows: list[dict[str, Any]], split: str) -> Table:
         "pseudo-\nlabels": [f"{row['pseudo_labels']:,}" for row in rows],
         "of these\nright": [percent(row["pseudo_label_precision"]) for row in rows],
         f"{split}\naccuracy": [percent(row["test_accuracy"]) for row in rows],
-        "estimate\nfor the pool (95 %)": [
-            interval(e) if telling(e := row["pool_accuracy_estimate"]) else "–" for row in rows
+        "pool accuracy\nby the draws": [
+            f"{100 * e['value']:.0f} % ({100 * e['low']:.0f}–{100 * e['high']:.0f})"
+            if telling(e := row["pool_accuracy_estimate"])
+            else "–"
+            for row in rows
         ],
         "reward": [
-            "–" if row["reward"] is None or math.isnan(row["reward"]) else f"{row['reward']:.3g}" for row in rows
+            "–" if row["reward"] is None or math.isnan(row["reward"]) else f"{row['reward']:.2g}" for row in rows
         ],
         "seconds": [f"{sum(row['seconds'].values()):.1f}" for row in rows],
     }

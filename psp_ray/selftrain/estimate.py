@@ -51,7 +51,12 @@ def inclusion_probabilities(log_prob: Float64Array, next_key: float, n: int) -> 
 
 
 def estimate_mean(
-    outcomes: Float64Array, q: Float64Array, *, weights: Float64Array | None = None, level: float = 0.95
+    outcomes: Float64Array,
+    q: Float64Array,
+    *,
+    weights: Float64Array | None = None,
+    represented: float = 1.0,
+    level: float = 0.95,
 ) -> Estimate | None:
     """Mean of an outcome in 0..1 (say, "the teacher is right") over the round's whole pool, drawn samples included.
 
@@ -60,6 +65,11 @@ def estimate_mean(
     the normal, since that variance is itself estimated (from the draws and, so that it is never zero by luck, half a
     right and half a wrong draw of mean weight). It counts the finite pool: q = 1 tells all. None for an empty sample.
     `weights` (m,): instead of 1/q, for the draws of several rounds; within a round they must go as 1/q.
+
+    `represented`: what the draws' `1/q` add up to, as a share of the pool's size. A policy that is nearly sure of its
+    query set mostly draws nothing else; then all weights are alike and near 1, and hide that they speak for a handful
+    of images. What is missing from the pool's size, beyond the draw's own luck (two standard deviations), counts as
+    one draw of unknown outcome.
     """
     y = np.asarray(outcomes, np.float64)
     if len(y) == 0:
@@ -67,14 +77,16 @@ def estimate_mean(
     if y.min() < 0 or y.max() > 1:
         raise ValueError("outcomes must lie in 0..1")
     weight = 1.0 / np.asarray(q, np.float64) if weights is None else np.asarray(weights, np.float64)
-    total = weight.sum()
-    value = float(np.clip((weight * y).sum() / total, 0.0, 1.0))
-    n_effective = float(total**2 / (weight**2).sum())
+    seen = weight.sum()
+    value = float(np.clip((weight * y).sum() / seen, 0.0, 1.0))
+    missing = seen * max(1.0 - 2.0 / np.sqrt(len(y)) - represented, 0.0) / max(represented, 1e-9)
+    total = seen + missing
+    n_effective = float(total**2 / ((weight**2).sum() + missing**2))
     unseen = (1.0 - q) * weight**2  # a draw's part in the variance, but for (y - value)^2
-    if unseen.sum() <= 0:
+    if unseen.sum() + missing <= 0:
         return Estimate(value, value, value, n_effective)
     n = len(y)
-    luck = 0.5 * unseen.mean() * (value**2 + (1.0 - value) ** 2)
+    luck = 0.5 * (unseen.mean() + missing**2) * (value**2 + (1.0 - value) ** 2)
     variance = float(((unseen * (y - value) ** 2).sum() + luck) / total**2) * n / (n + 1)
     smoothed = (value * n + 0.5) / (n + 1)
     size = smoothed * (1.0 - smoothed) / variance
