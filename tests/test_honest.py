@@ -64,7 +64,7 @@ def test_intervals_of_pooled_rounds_cover_the_truth(rounds, k, peak):
 @pytest.mark.parametrize("audit", [0.03, 0.2])
 @pytest.mark.parametrize(("rounds", "k"), [(1, 10), (8, 10), (4, 60)])
 def test_a_policy_that_is_nearly_sure_of_its_query_set_does_not_vouch_for_the_pool(rounds, k, audit):
-    """Anchors of log odds far above the rest, and harder than it: often nothing else is drawn, with weights all alike."""
+    """Anchors far above the rest, and harder than it: often nothing else is drawn, with weights all alike."""
     draw = np.random.default_rng(7)
     n = 1000
     truth = draw.integers(0, 2, n)
