@@ -102,7 +102,7 @@ def main() -> None:
     pcb = {"images": images * unit["image"], "text": steps * unit["text_step"]}
     print(
         f"PCB's recipe, {arguments.rounds} rounds x {sizes['classes']} labels: {sum(pcb.values()):.0f} s for "
-        f"{images:,} images at {1e3 * unit['image']:.2f} ms and {steps:,} text steps at {1e3 * unit['text_step']:.1f} ms"
+        f"{images:,} images at {1e3 * unit['image']:.2f} ms, {steps:,} text steps at {1e3 * unit['text_step']:.1f} ms"
     )
     command = [piece for key, value in options.items() for piece in ("--" + key.replace("_", "-"), str(value))]
     command += ["--rounds", str(arguments.rounds), "--runner", "inline"]
