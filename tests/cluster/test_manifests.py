@@ -269,6 +269,8 @@ def test_a_job_ships_what_it_needs_and_no_more(tmp_path):
         ".git/objects/pack",
         ".venv/lib/big.so",
         "runs/old/ledger.sqlite",
+        "sweeps/first/tune/events.out",
+        "studies/mine/results.csv",
         "mine.sqlite-wal",
         "x/__pycache__/y.pyc",
     ):
@@ -282,7 +284,11 @@ def test_a_job_ships_what_it_needs_and_no_more(tmp_path):
     assert {"psp_ray/main.py", "tuning/sweep.py", "cluster/local.py", "pyproject.toml"} <= names
     assert "psp_ray/clip/psp_lite/psp-lite.safetensors" in names
     foreign = [
-        n for n in names if n.split("/")[0] in (".git", ".venv", "runs", "tests", "docs") or "sqlite" in n or "pyc" in n
+        name
+        for name in names
+        if name.split("/")[0] in (".git", ".venv", "runs", "sweeps", "studies", "tests", "docs")
+        or "sqlite" in name
+        or "pyc" in name
     ]
     assert foreign == []
     assert package.stat().st_size < 60 * 2**20
