@@ -21,7 +21,7 @@ import click
 
 from psp_ray.errors import ConfigError, UserError
 from psp_ray.report.progress import duration
-from tuning.plan import DONE, Plan, TrialResult, load_trials, parse_settings, save_plan
+from tuning.plan import DONE, LEDGER_VARIABLE, Plan, TrialResult, load_trials, parse_settings, save_plan
 from tuning.space import BUDGET, Dimension, Point, grid_points, random_points
 
 DEFAULT_SPACE = {"beta": "0..1", "tau": "0.01..0.5:log", "gamma": "0.5..0.99"}
@@ -87,8 +87,9 @@ def make_plan(given: dict[str, Any]) -> Plan:
     for key in settings:
         space.pop(key, None)  # a fixed setting is not searched
     settings = {"threads": 1, **settings, "runner": given["runner"]}
-    if "cache" in settings:
-        settings["cache"] = os.path.abspath(settings["cache"])
+    for key in ("cache", "ledger"):
+        if key in settings and "://" not in str(settings[key]):
+            settings[key] = os.path.abspath(settings[key])
     space = {key: Dimension.parse(key, text).text() for key, text in space.items()}
     plan = Plan(
         {name: own[name] | {"dataset": path} for name, path in datasets.items()},
@@ -99,6 +100,7 @@ def make_plan(given: dict[str, Any]) -> Plan:
         given["scheduler"],
         given["grace_rounds"],
         given["seed"],
+        ledger_from_environment="ledger" not in settings and bool(os.environ.get(LEDGER_VARIABLE)),
     )
     middle = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
     classes = {name: len(prepare(plan.config(name, middle)).dataset.classes) for name in datasets}

@@ -109,6 +109,23 @@ def test_a_resumed_sweep_must_be_the_same(given, tmp_path):
         save_plan(tmp_path / "sweep", make_plan(given | {"seed": 1}), True)
 
 
+def test_the_ledger_of_the_environment_is_used_on_every_node_and_not_written_down(given, tmp_path, monkeypatch):
+    monkeypatch.delenv("PSP_RAY_LEDGER", raising=False)
+    assert make_plan(given).ledger(tmp_path) == str(tmp_path / "ledger.sqlite")
+    named = make_plan(given | {"fixed": (*given["fixed"], "ledger=/data/mine.sqlite")})
+    monkeypatch.setenv("PSP_RAY_LEDGER", "postgresql://somebody:secret@nowhere/labels")
+    assert named.ledger(tmp_path) == "/data/mine.sqlite"
+    plan = make_plan(given)
+    save_plan(tmp_path / "sweep", plan, False)
+    assert plan.ledger(tmp_path) is None, "a run looks at the variable itself"
+    assert "secret" not in (tmp_path / "sweep" / "sweep.json").read_text()
+    monkeypatch.delenv("PSP_RAY_LEDGER")
+    with pytest.raises(ConfigError, match="PSP_RAY_LEDGER: set where the sweep was started, but not on this node"):
+        plan.ledger(tmp_path)
+    with pytest.raises(OutputError, match="PSP_RAY_LEDGER set: true, now it is false"):
+        save_plan(tmp_path / "sweep", make_plan(given), True)
+
+
 def test_data_sets_get_names_of_their_own(tmp_path):
     names = name_datasets(f"digits, {tmp_path}/x/colors,{tmp_path}/y/colors,digits")
     assert list(names) == ["digits", "colors", "colors-2", "digits-2"]
