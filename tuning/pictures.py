@@ -43,6 +43,8 @@ def draw_pareto(report: Report, path: Path) -> None:
                 panel.plot(labels[-1:], accuracy[-1:], "o", color=color, markersize=4)
                 label = None
         front = report.pareto(name)
+        most = max(row["labels"][name] for trial in report.trials for row in trial.rounds)
+        front.append((most, front[-1][1]))
         panel.step([p[0] for p in front], [100 * p[1] for p in front], "k-", where="post", linewidth=1.5,
                    label="best with so many labels")  # fmt: skip
         found = report.references.get(name)
@@ -66,7 +68,7 @@ def draw_pareto(report: Report, path: Path) -> None:
 
 def draw_sensitivity(report: Report, path: Path) -> None:
     """A panel a setting: accuracy less the mean of its budget, a mark a trial, with the trend of each data set."""
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     from tuning.report import ordinal, trend
 
@@ -92,6 +94,7 @@ def draw_sensitivity(report: Report, path: Path) -> None:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.xaxis.set_minor_formatter(NullFormatter())
         if names is not None:
             panel.set_xticks(range(len(names)), names, rotation=20)
         panel.set_xlabel(key)
