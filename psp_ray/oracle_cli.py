@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,23 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+class Cap(click.ParamType):
+    """A number, or none (infinity) to lift a cap."""
+
+    name = "cap"
+
+    def __init__(self, whole: bool):
+        self._kind = click.IntRange(min=0) if whole else click.FloatRange(min=0)
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> float:
+        if str(value).strip().lower() == "none":
+            return math.inf
+        return float(self._kind.convert(value, parameter, context))
+
+    def get_metavar(self, param: Any, ctx: Any = None) -> str:
+        return "N|none"
+
+
 @oracle.command()
 @click.option("--name", default="default", show_default=True, help="its name; runs give it as --oracle-name")
 @click.option(
@@ -43,19 +61,19 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="URL",
     help="default: PSP_RAY_LEDGER; SQLite file (on the node of the actor) or database URL",
 )
-@click.option("--label-cap", type=click.IntRange(min=0), help="most labels that all experiments together may buy")
-@click.option("--cost-cap", type=click.FloatRange(min=0), help="most that these may cost")
+@click.option("--label-cap", type=Cap(True), help="most labels that all experiments together may buy; none lifts it")
+@click.option("--cost-cap", type=Cap(False), help="most that these may cost")
 @click.option("--annotators", metavar="FILE", help="YAML file of simulated annotators; default: the true labels")
 @click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine")
 def start(
     name: str,
     ledger: str,
-    label_cap: int | None,
+    label_cap: float | None,
     cost_cap: float | None,
     annotators: str | None,
     ray_address: str | None,
 ) -> None:
-    """Start an oracle that outlives this command. A running one gets the new caps."""
+    """Start an oracle that outlives this command. A running one gets the caps that are given and keeps the others."""
     from psp_ray.oracle import resolve_ledger_url
     from psp_ray.oracle.backends.crowd import load_crowd
 
@@ -87,21 +105,40 @@ def status(name: str | None, ledger: str | None, ray_address: str | None, as_jso
     click.echo(json.dumps(found, indent=2) if as_json else _shown(found))
 
 
+@oracle.command()
+@_which
+@click.option("--experiment", help="only what this experiment paid for")
+@click.option("--each", is_flag=True, help="a line for each label in place of each round")
+def account(name: str | None, ledger: str | None, ray_address: str | None, experiment: str | None, each: bool) -> None:
+    """Who paid for what, and when: a line for each experiment, round and annotator."""
+    with _books(name, ledger, ray_address) as books:
+        table = books("account", experiment)
+    click.echo("\n".join(_each_label(table) if each else _each_round(table)))
+
+
 @oracle.command("export")
 @_which
 @click.option("--experiment", help="only what this experiment paid for")
+@click.option("--corrections", is_flag=True, help="the history of corrected labels instead")
 @click.argument("file", type=click.Path(path_type=Path))
 def export_command(
-    name: str | None, ledger: str | None, ray_address: str | None, experiment: str | None, file: Path
+    name: str | None,
+    ledger: str | None,
+    ray_address: str | None,
+    experiment: str | None,
+    corrections: bool,
+    file: Path,
 ) -> None:
     """Write every purchase to FILE (.parquet or .csv): image, class, annotator, cost, who paid, round, time."""
     from psp_ray.oracle.books import check_export, write_account
 
     check_export(file)
+    if corrections and experiment is not None:
+        raise ConfigError("--corrections and --experiment: give one of them")
     with _books(name, ledger, ray_address) as books:
-        table = books("account", experiment)
+        table = books("history") if corrections else books("account", experiment)
     write_account(table, file)
-    click.echo(f"{table.num_rows:,} labels in {file}")
+    click.echo(f"{table.num_rows:,} {'correction' if corrections else 'label'}{'s'[: table.num_rows != 1]} in {file}")
 
 
 @oracle.command("import")
@@ -117,6 +154,23 @@ def import_command(name: str | None, ledger: str | None, ray_address: str | None
     click.echo(f"{new:,} new labels, {known:,} known already")
     if differing:
         click.echo(f"warning: {differing:,} labels differ from the ledger's, which stay", err=True)
+
+
+@oracle.command("correct")
+@_which
+@click.option("--by", default="oracle correct", show_default=True, help="who says so, for the history")
+@click.argument("file", type=click.Path(path_type=Path))
+def correct_command(name: str | None, ledger: str | None, ray_address: str | None, by: str, file: Path) -> None:
+    """Make labels what FILE says: an exported account whose column `class` was edited; other rows may be left out.
+
+    Every experiment that uses such an image is told with its next request; `export --corrections` has the history.
+    """
+    from psp_ray.oracle.books import read_account
+
+    table: pa.Table = read_account(file)
+    with _books(name, ledger, ray_address) as books:
+        changed, right = books("correct", table, file.name, by)
+    click.echo(f"corrected {changed:,} of {changed + right:,} labels, the others were so already")
 
 
 @oracle.command("backup")
@@ -169,6 +223,37 @@ def _must_exist(ledger: str) -> None:
     """A mistyped path must not become a new, empty ledger."""
     if "://" not in ledger and not Path(ledger).expanduser().is_file():
         raise ConfigError(f"--ledger {ledger}: no such file")
+
+
+def _each_round(table: pa.Table) -> list[str]:
+    keys = ["paid_by", "round", "annotator"]
+    groups = table.group_by(keys).aggregate(
+        [("label", "count"), ("cost", "sum"), ("paid_at", "min"), ("paid_at", "max")]
+    )
+    rows = groups.sort_by([("paid_at_min", "ascending"), *((key, "ascending") for key in keys)]).to_pylist()
+    lines = [f"{'paid by':34}{'round':>6}  {'annotator':16}{'labels':>8}{'cost':>10}  {'first':20} {'last'}"]
+    for row in rows:
+        number = "-" if row["round"] is None else str(row["round"])
+        lines.append(
+            f"{row['paid_by']:34}{number:>6}  {row['annotator']:16}{row['label_count']:>8,}{row['cost_sum']:>10g}  "
+            f"{_time(row['paid_at_min']):20} {_time(row['paid_at_max'])}"
+        )
+    return lines
+
+
+def _each_label(table: pa.Table) -> list[str]:
+    lines = [f"{'image':34}{'class':20}{'annotator':16}{'cost':>8}  {'paid by':34}{'round':>6}  when"]
+    for row in table.to_pylist():
+        number = "-" if row["round"] is None else str(row["round"])
+        lines.append(
+            f"{row['content_hash']:34}{row['class']:20}{row['annotator']:16}{row['cost']:>8g}  "
+            f"{row['paid_by']:34}{number:>6}  {_time(row['paid_at'])}"
+        )
+    return lines
+
+
+def _time(at: Any) -> str:
+    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _shown(found: dict[str, Any]) -> str:

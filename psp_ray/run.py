@@ -225,7 +225,8 @@ def open_out(config: Config, out: Path) -> str:
         if changed:
             raise OutputError(f"--resume: {out} was started with {changed}; give the same settings, or another --out")
         return str(record["experiment"])
-    experiment = uuid.uuid4().hex
+    # Unique for ever, and readable in the ledger's account.
+    experiment = f"{out.absolute().name[:20]}-{uuid.uuid4().hex[:12]}"
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "config.yaml", config.to_yaml())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tuning.report import Report
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+MARKERS = "os^Dvp*X"
 
 
 def _pyplot() -> Any:
@@ -42,23 +43,33 @@ def draw_pareto(report: Report, path: Path) -> None:
                 panel.plot(labels[-1:], accuracy[-1:], "o", color=color, markersize=4)
                 label = None
         front = report.pareto(name)
+        most = max(row["labels"][name] for trial in report.trials for row in trial.rounds)
+        front.append((most, front[-1][1]))
         panel.step([p[0] for p in front], [100 * p[1] for p in front], "k-", where="post", linewidth=1.5,
-                   label="best so far")  # fmt: skip
+                   label="best with so many labels")  # fmt: skip
         found = report.references.get(name)
         if found is not None:
-            for value, text, style in ((found.full, "all labels", "--"), (found.random, "random", ":")):
+            for value, text, style in (
+                (found.full, "all labels (score 1)", "--"),
+                (found.random, "random, smallest budget (score 0)", ":"),
+            ):
                 panel.axhline(100 * value, color="tab:gray", linestyle=style, linewidth=1, label=text)
         panel.set_xlabel("labels bought")
         panel.set_ylabel("val accuracy (%)")
         panel.set_title(name)
         panel.grid(alpha=0.3)
-        panel.legend(loc="lower right", fontsize=8)
+    handles = {text: handle for panel in axes[0] for handle, text in zip(*panel.get_legend_handles_labels())}  # noqa: B905
+    legend = figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
 def draw_sensitivity(report: Report, path: Path) -> None:
-    """A panel a setting: accuracy less the mean of its budget, a dot a trial, with the trend of each data set."""
+    """A panel a setting: accuracy less the mean of its budget, a mark a trial, with the trend of each data set."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     from tuning.report import ordinal, trend
 
     plt = _pyplot()
@@ -73,13 +84,17 @@ def draw_sensitivity(report: Report, path: Path) -> None:
         panel = axes.flat[place]
         values, effects = report.effects(key)
         numbers, names = ordinal(values)
-        for color, (dataset, effect) in zip(COLORS * len(effects), effects.items(), strict=False):
-            panel.plot(numbers, effect, "o", color=color, alpha=0.5, markersize=4, label=dataset)
+        looks = zip(COLORS * len(effects), MARKERS * len(effects), effects.items(), strict=False)
+        for color, marker, (dataset, effect) in looks:
+            panel.plot(numbers, effect, marker, color=color, alpha=0.5, markersize=5, label=dataset)
             if len(set(numbers)) > 1:
                 panel.plot(*trend(np.array(numbers), effect), "-", color=color, linewidth=1.5)
         panel.axhline(0, color="tab:gray", linewidth=0.8)
         if key in logarithmic:
             panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.xaxis.set_minor_formatter(NullFormatter())
         if names is not None:
             panel.set_xticks(range(len(names)), names, rotation=20)
         panel.set_xlabel(key)

@@ -4,7 +4,7 @@ DIR/sweep.json                    the plan; a resumed sweep must agree with it
 DIR/references/DATASET/           random and full, run once: 0 and 1 of the normalized scale
 DIR/trials/NAME/result.json       rewritten after every round: the ledger of what is done
 DIR/trials/NAME/DATASET/          the run itself, with its checkpoints
-DIR/ledger.sqlite                 one label ledger for all trials (unless the settings name another)
+DIR/ledger.sqlite                 one label ledger for all trials (unless PSP_RAY_LEDGER or the settings name another)
 DIR/tune/SESSION/                 Ray Tune's own files, TensorBoard events among them
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from psp_ray.settings import option_name
 from tuning.space import BUDGET, Dimension, Point
 
 PLAN = "sweep.json"
+LEDGER_VARIABLE = "PSP_RAY_LEDGER"
 RESULT = "result.json"
 DONE = ("finished", "stopped")
 SMALLEST_SPAN = 0.01
@@ -48,6 +50,8 @@ class Plan:
     seed: int = 0
     classes: dict[str, int] = field(default_factory=dict)
     """Classes of each data set, filled in when the plan is checked."""
+    ledger_from_environment: bool = False
+    """Whether PSP_RAY_LEDGER names the ledger. The URL itself may hold a password and is not written down."""
 
     @property
     def dimensions(self) -> list[Dimension]:
@@ -64,6 +68,22 @@ class Plan:
         if budget is not None and dataset in self.classes:
             given["labels_per_round"] = int(budget) * self.classes[dataset]
         return resolve({**given, "evaluate_on": "val", **more})
+
+    def ledger(self, folder: Path) -> str | None:
+        """The ledger of all trials; None: the one that PSP_RAY_LEDGER names here.
+
+        Raises:
+            ConfigError: it was set where the sweep was started, and isn't on this node.
+        """
+        if "ledger" in self.settings:
+            return str(self.settings["ledger"])
+        if not self.ledger_from_environment:
+            return str((folder / "ledger.sqlite").resolve())
+        if not os.environ.get(LEDGER_VARIABLE):
+            raise ConfigError(
+                f"{LEDGER_VARIABLE}: set where the sweep was started, but not on this node; set it on all"
+            )
+        return None
 
     def shown(self, dataset: str, point: Mapping[str, Any]) -> dict[str, Any]:
         """beta, tau, gamma, labels_per_class and what else is varied, with the values in force."""
@@ -82,13 +102,14 @@ def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise OutputError(f"--out {folder}: holds a sweep; add --resume to go on with it, or choose another folder")
-        old = read_json(path)
+        old = asdict(load_plan(folder))
         new = json.loads(json.dumps(asdict(plan)))
-        changed = [key for key in new if key != "grace_rounds" and old.get(key) != new[key]]
+        changed = [key for key in new if key != "grace_rounds" and old[key] != new[key]]
         if changed:
             key = changed[0]
+            name = f"{LEDGER_VARIABLE} set:" if key == "ledger_from_environment" else option_name(key)
             raise OutputError(
-                f"--resume: {folder} was begun with {option_name(key)} {json.dumps(old.get(key))}, now it is "
+                f"--resume: {folder} was begun with {name} {json.dumps(old[key])}, now it is "
                 f"{json.dumps(new[key])}; give the same options, or another --out"
             )
         return

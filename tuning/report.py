@@ -66,6 +66,21 @@ class Report:
         lines.append(f"best overall: {self.describe(trial)} score={trial.rounds[-1]['score']:.4f} {accuracies}")
         return lines
 
+    def tie_lines(self) -> list[str]:
+        """Where several trials with as few labels are equally good, what the best line says of the others."""
+        lines = []
+        for dataset in (*self.plan.datasets, None):
+            best = self.best(dataset)
+            assert best is not None
+            value = best.score if dataset is None else self.accuracy(best, dataset)
+            same = [t for t in self.full_length if t.point[BUDGET] == best.point[BUDGET]]
+            equal = sum((t.score if dataset is None else self.accuracy(t, dataset)) == value for t in same)
+            if equal > 1:
+                how_many = f"all {equal}" if equal == len(same) else f"{equal} of the {len(same)}"
+                where = "overall" if dataset is None else f"on {dataset}"
+                lines.append(f"- {where}, {how_many} trials with this budget are equally good; shown is the first")
+        return ["", *lines] if lines else []
+
     def describe(self, trial: TrialResult) -> str:
         values = self.values[trial.name]
         keys = [*CORE, BUDGET, *(key for key in values if key not in (*CORE, BUDGET))]
@@ -149,6 +164,7 @@ class Report:
             "```text",
             *self.best_lines(),
             "```",
+            *self.tie_lines(),
             "",
             f"Trials: {by_status}; {plan.rounds} rounds each; searcher {plan.searcher}, scheduler {plan.scheduler}, "
             f"seed {plan.seed}. Accuracies are on the validation part; a score is the mean over the data sets of the "
@@ -187,8 +203,9 @@ class Report:
             "",
             "![accuracy against each setting](sensitivity.png)",
             "",
-            "Accuracy less the mean of the trials with the same budget. Rank correlation near 0 and a small spread: "
-            "the setting hardly matters in this range.",
+            "Accuracy less the mean of the trials with the same budget; lines join the means at each value, or of "
+            "thirds of the trials where there are many values. Rank correlation near 0 and a small spread: the "
+            "setting hardly matters in this range.",
             "",
             "| setting | data set | rank correlation | spread of means (points) |",
             "|---|---|---|---|",

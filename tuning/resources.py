@@ -11,10 +11,14 @@ Bundle = dict[str, float]
 
 
 def trial_bundles(plan: Plan, resources: dict[str, float]) -> list[Bundle]:
-    """Placement bundles of a trial: its own process, and the actors of its runs where `runner` is ray."""
-    own = {"CPU": resources["CPU"]} | ({"GPU": resources["GPU"]} if resources["GPU"] else {})
-    bundles: list[Bundle] = [own]
-    if plan.settings.get("runner") == "ray":
+    """Placement bundles of a trial: its own process, and the actors of its runs where `runner` is ray.
+
+    The GPU share is that of the process which learns; actors ask for `learner_gpus` and `worker_gpus`.
+    """
+    bundles: list[Bundle] = [{"CPU": resources["CPU"]}]
+    if plan.settings.get("runner") != "ray":
+        bundles[0] |= {"GPU": resources["GPU"]} if resources["GPU"] else {}
+    else:
         from psp_ray.actors.runtime import crew_needs
 
         for name in plan.datasets:

@@ -21,7 +21,7 @@ import click
 
 from psp_ray.errors import ConfigError, UserError
 from psp_ray.report.progress import duration
-from tuning.plan import DONE, Plan, TrialResult, load_trials, parse_settings, save_plan
+from tuning.plan import DONE, LEDGER_VARIABLE, Plan, TrialResult, load_trials, parse_settings, save_plan
 from tuning.space import BUDGET, Dimension, Point, grid_points, random_points
 
 DEFAULT_SPACE = {"beta": "0..1", "tau": "0.01..0.5:log", "gamma": "0.5..0.99"}
@@ -41,7 +41,7 @@ NOT_VARIED = ("out", "resume", "dataset", "evaluate_on", "runner", "ledger", "ca
 @click.option("--num-samples", default=12, show_default=True, type=click.IntRange(min=1), help="trials in all")
 @click.option("--searcher", type=click.Choice(["random", "grid", "optuna"]), default="random", show_default=True)
 @click.option("--scheduler", type=click.Choice(["none", "asha"]), default="none", show_default=True,
-              help="asha: stop weak trials early, by round")  # fmt: skip
+              help="asha: stop the weaker half of each budget early")  # fmt: skip
 @click.option(
     "--grace-rounds", default=2, show_default=True, type=click.IntRange(min=1), help="rounds before asha stops"
 )
@@ -87,8 +87,9 @@ def make_plan(given: dict[str, Any]) -> Plan:
     for key in settings:
         space.pop(key, None)  # a fixed setting is not searched
     settings = {"threads": 1, **settings, "runner": given["runner"]}
-    if "cache" in settings:
-        settings["cache"] = os.path.abspath(settings["cache"])
+    for key in ("cache", "ledger"):
+        if key in settings and "://" not in str(settings[key]):
+            settings[key] = os.path.abspath(settings[key])
     space = {key: Dimension.parse(key, text).text() for key, text in space.items()}
     plan = Plan(
         {name: own[name] | {"dataset": path} for name, path in datasets.items()},
@@ -99,6 +100,7 @@ def make_plan(given: dict[str, Any]) -> Plan:
         given["scheduler"],
         given["grace_rounds"],
         given["seed"],
+        ledger_from_environment="ledger" not in settings and bool(os.environ.get(LEDGER_VARIABLE)),
     )
     middle = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
     classes = {name: len(prepare(plan.config(name, middle)).dataset.classes) for name in datasets}
@@ -160,7 +162,7 @@ def run_sweep(
         )
         if pending:
             _prepare_shared(plan, out, resources)
-            _tune(plan, out, source, pending, bundles, together, num_samples)
+            _tune(plan, out, source, earlier, pending, bundles, together)
     finally:
         if started_here:
             ray.shutdown()
@@ -219,10 +221,10 @@ def _tune(
     plan: Plan,
     out: Path,
     source: Any,
+    earlier: list[TrialResult],
     pending: int,
     bundles: list[dict[str, float]],
     together: int,
-    num_samples: int,
 ) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(together))
@@ -230,17 +232,14 @@ def _tune(
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # TrialLines says what failed, in a line
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+    from ray.tune.schedulers import FIFOScheduler
 
+    from tuning.halving import HalvingByBudget
     from tuning.progress import TrialLines
     from tuning.search import PointSearcher
     from tuning.trial import SweepTrial
 
-    scheduler: Any = FIFOScheduler()
-    if plan.scheduler == "asha":
-        scheduler = ASHAScheduler(
-            time_attr="round", max_t=plan.rounds, grace_period=min(plan.grace_rounds, plan.rounds)
-        )
+    scheduler = HalvingByBudget(plan, earlier) if plan.scheduler == "asha" else FIFOScheduler()
     session = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
     lines = TrialLines(out, plan, pending)
     tuner = tune.Tuner(

@@ -75,7 +75,7 @@ class SweepTrial(tune.Trainable):
 
     def _config_of(self, dataset: str) -> Any:
         out = self._folder / "trials" / self._result.name / dataset
-        ledger = self._plan.settings.get("ledger") or str((self._folder / "ledger.sqlite").resolve())
+        ledger = self._plan.ledger(self._folder)
         return self._plan.config(dataset, self._result.point, out=str(out), resume=True, ledger=ledger)
 
     def cleanup(self) -> None:

@@ -27,13 +27,13 @@ from psp_ray.errors import OracleError
 from psp_ray.oracle import Ledger, Oracle, OracleSettings, label_space_of, make_annotator, resolve_ledger_url
 from psp_ray.oracle.backends.base import Item
 from psp_ray.oracle.backends.crowd import CrowdAnnotator, CrowdSettings
-from psp_ray.oracle.books import Books, load_votes, record_votes, set_limits
+from psp_ray.oracle.books import Books, change_limits, load_votes, record_votes
 from psp_ray.oracle.schema import shown
 from psp_ray.oracle.service import LabelRequest, LabelResponse
 from psp_ray.records import Int32Array
 
 NAMESPACE = "psp-ray"
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of what client and actor say to each other. Raise it with every change of a method or record."""
 CONCURRENCY = 64
 """Requests that the actor works on at a time; more wait in line."""
@@ -79,7 +79,8 @@ class SharedOracle:
     def hello(self, protocol: int) -> dict[str, Any]:
         """The handshake. Raises OracleError for a client of another protocol."""
         self._check(protocol)
-        return {"name": self._name, "protocol": PROTOCOL, "ledger": self._ledger.name}
+        annotators = self._crowd.digest if self._crowd else "ground truth"
+        return {"name": self._name, "protocol": PROTOCOL, "ledger": self._ledger.name, "annotators": annotators}
 
     def enroll(self, protocol: int, packet: Packet) -> None:
         """Take in a data set's classes and truth. Raises OracleError where another client said otherwise."""
@@ -118,10 +119,10 @@ class SharedOracle:
             "requests": self._requests,
         }
 
-    def limit(self, protocol: int, label_cap: int | None, cost_cap: float | None) -> None:
-        """Set what all experiments together may buy."""
+    def limit(self, protocol: int, label_cap: float | None, cost_cap: float | None) -> None:
+        """Set what all experiments together may buy: None leaves a cap as it is, infinity lifts it."""
         self._check(protocol)
-        set_limits(self._ledger, label_cap, cost_cap)
+        change_limits(self._ledger, label_cap, cost_cap)
 
     def account(self, protocol: int, experiment: str | None) -> pa.Table:
         """Who paid for what, and when (`psp_ray.oracle.books.ACCOUNT_SCHEMA`)."""
@@ -132,6 +133,16 @@ class SharedOracle:
         """Import an account: (new, known already, known otherwise)."""
         self._check(protocol)
         return self._books.take_in(table, origin)
+
+    def correct(self, protocol: int, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
+        """Make labels what the table says: (changed, right already)."""
+        self._check(protocol)
+        return self._books.correct(table, origin, by)
+
+    def history(self, protocol: int) -> pa.Table:
+        """Every correction, oldest first."""
+        self._check(protocol)
+        return self._books.history()
 
     def backup(self, protocol: int) -> bytes:
         """The whole ledger as a SQLite file."""
@@ -302,15 +313,17 @@ def start_oracle(
     name: str,
     ledger: str,
     crowd: CrowdSettings | None = None,
-    label_cap: int | None = None,
+    label_cap: float | None = None,
     cost_cap: float | None = None,
     cpus: float = 0.05,
     timeout: float = 120.0,
 ) -> dict[str, Any]:
     """Start the named oracle, or find it running; returns its handshake. It lives until it is stopped.
 
+    `label_cap`, `cost_cap`: None leaves the ledger's cap as it is, infinity lifts it.
+
     Raises:
-        OracleError: the ledger can't be opened, or the running one has another ledger or protocol.
+        OracleError: the ledger can't be opened, or the running one has another ledger, protocol or annotators.
         ResourceError: it can't be placed in `timeout` seconds.
     """
     check_needs([Need("oracle", 1, cpus)])
@@ -336,6 +349,10 @@ def start_oracle(
         raise OracleError(
             f"oracle {name}: runs already, with ledger {found['ledger']}; choose another --name, or stop it first"
         )
+    if crowd is not None and found["annotators"] != crowd.digest:
+        raise OracleError(
+            f"oracle {name}: runs already, with other annotators; choose another --name, or stop it first"
+        )
     if label_cap is not None or cost_cap is not None:
         ray.get(actor.limit.remote(PROTOCOL, label_cap, cost_cap), timeout=timeout)
     return found
@@ -347,7 +364,7 @@ def stop_oracle(name: str) -> None:
 
 
 def call_oracle(name: str, method: str, *args: Any, timeout: float = 600.0) -> Any:
-    """Call a managing method (status, account, take_in, backup) of a running oracle."""
+    """Call a managing method (status, account, take_in, correct, history, backup) of a running oracle."""
     return wait_for(getattr(find_oracle(name), method).remote(PROTOCOL, *args), f"oracle {name}.{method}", timeout)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from psp_ray.errors import OracleError
 from psp_ray.files import write_bytes, write_parquet
 from psp_ray.oracle import limits
+from psp_ray.oracle.amend import correct_labels, correction_history
 from psp_ray.oracle.answers import answer_name
 from psp_ray.oracle.backends.crowd import Vote
 from psp_ray.oracle.ledger import Ledger
@@ -144,7 +145,7 @@ def import_labels(ledger: Ledger, table: pa.Table, origin: str) -> tuple[int, in
 
 
 def read_account(path: Path) -> pa.Table:
-    """An account from a .parquet or .csv file. Raises OracleError where it can't be read."""
+    """An account from a .parquet or .csv file, edited or not. Raises OracleError where it can't be read."""
     try:
         if path.suffix == ".csv":
             kinds = {field.name: field.type for field in ACCOUNT_SCHEMA}
@@ -271,6 +272,11 @@ def set_limits(ledger: Ledger, label_cap: int | None, cost_cap: float | None) ->
     ledger.transact(lambda connection: limits.set_limits(connection, label_cap, cost_cap))
 
 
+def change_limits(ledger: Ledger, label_cap: float | None, cost_cap: float | None) -> None:
+    """Set the caps that are given: None leaves one as it is, infinity lifts it."""
+    ledger.transact(lambda connection: limits.change_limits(connection, label_cap, cost_cap))
+
+
 def get_limits(ledger: Ledger) -> tuple[int | None, float | None]:
     return ledger.transact(limits.get_limits)
 
@@ -298,6 +304,12 @@ class Books:
 
     def take_in(self, table: pa.Table, origin: str) -> tuple[int, int, int]:
         return import_labels(self._ledger, table, origin)
+
+    def correct(self, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
+        return correct_labels(self._ledger, table, origin, by)
+
+    def history(self) -> pa.Table:
+        return correction_history(self._ledger)
 
     def backup(self) -> bytes:
         """The whole ledger as a SQLite file."""

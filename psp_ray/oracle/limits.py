@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -19,6 +20,16 @@ def set_limits(connection: Connection, label_cap: int | None, cost_cap: float | 
     """Set both caps; None lifts one. They may be below what is bought already: then nothing more is."""
     connection.execute(limits.delete())
     connection.execute(limits.insert().values(id=1, label_cap=label_cap, cost_cap=cost_cap))
+
+
+def change_limits(connection: Connection, label_cap: float | None, cost_cap: float | None) -> None:
+    """Set the caps that are given; None leaves one as it is, infinity lifts it."""
+    labels_now, cost_now = get_limits(connection)
+    if label_cap is not None:
+        labels_now = None if math.isinf(label_cap) else int(label_cap)
+    if cost_cap is not None:
+        cost_now = None if math.isinf(cost_cap) else cost_cap
+    set_limits(connection, labels_now, cost_now)
 
 
 def get_limits(connection: Connection) -> tuple[int | None, float | None]:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -53,7 +54,9 @@ def test_two_experiments_pay_once_and_a_restarted_actor_forgets_nothing(started,
     assert started("one")["name"] == "one", "starting it again finds it"
     assert shared.oracle_names() == ["one"]
     a, b = client("one"), client("one", range(30))
-    first = a.submit("label", request("a1", "a", 1, range(10))).result()
+    under_way = [a.submit("label", request("a1", "a", 1, range(10))) for _ in range(4)]
+    first = under_way[0].result()
+    assert [asked.result().newly_paid for asked in under_way] == [10] * 4, "a request is one, however often it is sent"
     assert first.labels.tolist() == [i % 3 for i in range(10)]
     second = b.submit("label", request("b1", "b", 1, range(5, 15))).result()
     assert (first.newly_paid, second.newly_paid, second.labels_used) == (10, 5, 10)
@@ -64,18 +67,28 @@ def test_two_experiments_pay_once_and_a_restarted_actor_forgets_nothing(started,
     assert third.labels.tolist() == [i % 3 for i in range(15, 20)], "the client enrolled again by itself"
     status = shared.call_oracle("one", "status")
     assert status["labels_bought"] == 20
+    table = shared.call_oracle("one", "account", None)
+    assert table["content_hash"][0].as_py() == "hash0"
+    edited = table.set_column(1, "class", pa.array(["owl", *table["class"].to_pylist()[1:]]))
+    assert shared.call_oracle("one", "correct", edited, "account.csv", "somebody") == (1, 19)
+    assert shared.call_oracle("one", "history")["class"].to_pylist() == ["owl"]
+    fourth = a.submit("label", request("a2", "a", 2, [20])).result()
+    assert dict(zip(fourth.corrected_ids, fourth.corrected_labels.tolist(), strict=True)) == {"s0": 2}
     paid = {row["experiment"]: row["labels_paid"] for row in status["experiments"]}
     assert paid == {"a": 10, "b": 10}
     shared.stop_oracle("one")
     with pytest.raises(OracleError, match=r"no such oracle in this cluster .running: none.; start it"):
         client("one")
     with Ledger(tmp_path / "one.sqlite") as ledger:
-        assert account(ledger).num_rows == 20
+        assert account(ledger).num_rows == 21
 
 
 def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
     started("caps", label_cap=12, cost_cap=None)
     a, b = client("caps", label_cap=8), client("caps")
+    started("caps", cost_cap=50.0)
+    status = shared.call_oracle("caps", "status")
+    assert (status["label_cap"], status["cost_cap"]) == (12, 50.0), "a cap that isn't named stays"
     assert len(a.submit("label", request("a1", "a", 1, range(8))).result().labels) == 8
     with pytest.raises(BudgetError, match="label_cap 8: experiment 'a'"):
         a.submit("label", request("a2", "a", 2, [8])).result()
@@ -90,12 +103,14 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
         shared.connect_shared(config, contrary)
     with pytest.raises(OracleError, match="runs already, with ledger"):
         shared.start_oracle("caps", str(tmp_path / "other.sqlite"))
+    with pytest.raises(OracleError, match="runs with other annotators already"):
+        started("caps", crowd=CrowdSettings(annotators=[{"name": "ann"}]))
     (tmp_path / "garbage").write_text("not a database, and longer than a header of one would be: " * 10)
     with pytest.raises(OracleError, match=r"oracle broken: can't be started .*can't be opened"):
         shared.start_oracle("broken", str(tmp_path / "garbage"))
     assert "broken" not in shared.oracle_names()
     monkeypatch.setattr(shared, "PROTOCOL", 99)
-    with pytest.raises(OracleError, match="speaks protocol 1, this psp-ray 99; install the same version"):
+    with pytest.raises(OracleError, match=r"speaks protocol \d+, this psp-ray 99; install the same version"):
         client("caps")
 
 

@@ -1,8 +1,9 @@
 """KubeRay, cloud launcher, compose and images: against schemas, linters, and the command line they call.
 
-Pods are checked against Kubernetes' own schemas (package kubernetes-validate), the launcher's file against Ray's own.
-KubeRay publishes its schemas in no package registry, so the fields around the pods are checked against the list below,
-written by hand from the types of its API version ray.io/v1.
+Official schemas come with packages and their licenses: pods are checked against Kubernetes' (kubernetes-validate), the
+compose file against the Compose Specification's (check-jsonschema), the launcher's file against Ray's own; Dockerfiles
+by hadolint. KubeRay publishes its schemas in no package registry, so the fields around the pods are checked against the
+list below, written by hand from the types of its API version ray.io/v1.
 """
 
 import json
@@ -32,6 +33,11 @@ CLUSTER = {
     "required": ["headGroupSpec", "rayVersion"],
     "properties": {
         "rayVersion": {"type": "string"},
+        "authOptions": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"mode": {"enum": ["disabled", "token"]}, "secretName": {"type": "string"}},
+        },
         "enableInTreeAutoscaling": {"type": "boolean"},
         "autoscalerOptions": {
             "type": "object",
@@ -103,6 +109,7 @@ def test_kuberay_manifests(path):
     if cluster is None:
         return
     assert cluster["rayVersion"] == ray.__version__
+    assert cluster["authOptions"] == {"mode": "token"}, "without a token whoever reaches the head runs code"
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
         template = group["template"]
@@ -155,6 +162,18 @@ def test_the_cloud_launcher_accepts_its_file():
     assert config["head_node_type"] in config["available_node_types"]
     assert "spot" not in str(config["available_node_types"][config["head_node_type"]])
     assert f"psp-ray:{__version__}-" in config["docker"]["image"]
+    assert config["docker"]["run_options"] == ["--env RAY_AUTH_MODE=token"]
+    assert list(config["file_mounts"]) == ["~/.ray/auth_token"], "where Ray looks for the token"
+
+
+def test_compose_agrees_with_the_specification():
+    schemas = pytest.importorskip("check_jsonschema.builtin_schemas")
+    schema = schemas.get_builtin_schema("vendor.compose-spec")
+    config = load(ROOT / "docker" / "compose.yaml")
+    jsonschema.validate(config, schema)
+    config["services"]["head"]["depend_on"] = config["services"]["head"].pop("depends_on")
+    with pytest.raises(jsonschema.ValidationError, match="depend_on"):
+        jsonschema.validate(config, schema)
 
 
 def test_compose():
@@ -191,17 +210,28 @@ def test_images_fit_the_project(name):
         assert all(path.split("/")[0] in allowed for path in source.split()[:-1]), "left out of the context"
 
 
-def test_linters():
-    yamllint = shutil.which("yamllint", path=str(Path(sys.executable).parent)) or shutil.which("yamllint")
-    if yamllint is None:
-        pytest.skip("yamllint is not installed")
-    done = subprocess.run([yamllint, "-c", ".yamllint", "cluster", "docker"], cwd=ROOT, capture_output=True, text=True)
+def linter(name):
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def test_yaml_is_clean():
+    command = [linter("yamllint"), "--strict", "-c", ".yamllint", "cluster", "docker"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    hadolint = shutil.which("hadolint")
-    if hadolint is not None:
-        files = sorted(str(path) for path in (ROOT / "docker").glob("*.Dockerfile"))
-        done = subprocess.run([hadolint, *files], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
+
+
+def test_dockerfiles_are_clean(tmp_path):
+    hadolint = linter("hadolint")
+    files = sorted(str(path) for path in (ROOT / "docker").glob("*.Dockerfile"))
+    done = subprocess.run([hadolint, *files], capture_output=True, text=True)
+    assert (len(files), done.returncode) == (2, 0), done.stdout
+    (tmp_path / "Dockerfile").write_text("FROM debian:latest\nRUN cd /tmp && apt-get install wget\n")
+    done = subprocess.run([hadolint, str(tmp_path / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "DL3007" in done.stdout, "it does lint"
 
 
 def test_container_commands():
@@ -239,6 +269,8 @@ def test_a_job_ships_what_it_needs_and_no_more(tmp_path):
         ".git/objects/pack",
         ".venv/lib/big.so",
         "runs/old/ledger.sqlite",
+        "sweeps/first/tune/events.out",
+        "studies/mine/results.csv",
         "mine.sqlite-wal",
         "x/__pycache__/y.pyc",
     ):
@@ -252,7 +284,11 @@ def test_a_job_ships_what_it_needs_and_no_more(tmp_path):
     assert {"psp_ray/main.py", "tuning/sweep.py", "cluster/local.py", "pyproject.toml"} <= names
     assert "psp_ray/clip/psp_lite/psp-lite.safetensors" in names
     foreign = [
-        n for n in names if n.split("/")[0] in (".git", ".venv", "runs", "tests", "docs") or "sqlite" in n or "pyc" in n
+        name
+        for name in names
+        if name.split("/")[0] in (".git", ".venv", "runs", "sweeps", "studies", "tests", "docs")
+        or "sqlite" in name
+        or "pyc" in name
     ]
     assert foreign == []
     assert package.stat().st_size < 60 * 2**20
