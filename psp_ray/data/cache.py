@@ -37,6 +37,8 @@ HashArray = NDArray[np.uint8]
 """Content hashes, (n, 16) uint8."""
 FORMAT_VERSION = 1
 STALE_SECONDS = 86_400.0
+JOINED_BYTES = 64 << 20
+"""Pieces of a stream are joined into segments of about this size."""
 _CHECKSUM = b"psp-ray-crc32"
 
 
@@ -136,6 +138,7 @@ class FeatureStore:
     _rows: list[Float16Array] = field(default_factory=list, init=False, repr=False)
     _hashes: list[NDArray[Any]] = field(default_factory=list, init=False, repr=False)
     _checked: set[int] = field(default_factory=set, init=False, repr=False)
+    _recent: list[tuple[HashArray, Float16Array]] = field(default_factory=list, init=False, repr=False)
     _index: tuple[NDArray[Any], Int64Array, Int64Array] | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,7 +154,11 @@ class FeatureStore:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Take up segments that have appeared. A damaged one is set aside as `*.corrupt` and counts as absent."""
+        """Take up segments that have appeared. A damaged one is set aside as `*.corrupt` and counts as absent.
+
+        Raises:
+            OutputError: a segment is there but the system can't open it now (rights, limits, network).
+        """
         folder = Path(self.folder)
         known = set(self._names)
         try:
@@ -180,7 +187,14 @@ class FeatureStore:
             hashes, rows = _columns(table)
         except FileNotFoundError:
             return None
-        except (pa.ArrowInvalid, OSError, ValueError):
+        except OSError as error:
+            if error.errno is None:  # Arrow's own word for a file that is cut short
+                return None
+            raise OutputError(
+                f"cache segment {path} can't be opened ({os.strerror(error.errno)}); see to that, or set --cache to "
+                "another folder"
+            ) from None
+        except (pa.ArrowInvalid, ValueError):
             return None
         return hashes, rows.reshape(-1, self.width)
 
@@ -270,7 +284,7 @@ class FeatureStore:
             ],
             schema=schema,
         )
-        name = hashlib.blake2b(hashes.tobytes(), digest_size=12).hexdigest()
+        name = _segment_name(hashes)
         folder = Path(self.folder)
         temporary = folder / f".{name}-{uuid4().hex}.tmp"
         try:
@@ -289,6 +303,25 @@ class FeatureStore:
                 f"cache folder {folder} can't be written ({what}); make room or set --cache to another folder"
             ) from None
 
+    def append(self, hashes: HashArray, vectors: Float16Array) -> None:
+        """As `write`, for a stream of small pieces: each is durable at once, and pieces are joined by and by.
+
+        A process may map 65,530 files, which pools of millions would exceed in pieces of a hundred images. The pieces
+        of a joined segment go when it is on disk; readers that have them mapped keep them.
+        """
+        if not len(hashes):
+            return
+        self.write(hashes, vectors)
+        self._recent.append((hashes, vectors))
+        if sum(piece.nbytes for _, piece in self._recent) < JOINED_BYTES:
+            return
+        pieces, self._recent[:] = list(self._recent), []
+        if len(pieces) > 1:
+            self.write(np.concatenate([h for h, _ in pieces]), np.concatenate([v for _, v in pieces]))
+            for piece, _ in pieces:
+                with suppress(OSError):  # another process was quicker
+                    os.unlink(Path(self.folder) / f"{_segment_name(piece)}.arrow")
+
     def remove_stale_files(self) -> None:
         """Delete temporary files that a killed run left more than a day ago."""
         try:
@@ -301,6 +334,10 @@ class FeatureStore:
                     os.unlink(entry.path)
             except OSError:
                 continue  # another process was quicker
+
+
+def _segment_name(hashes: HashArray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(hashes, np.uint8).tobytes(), digest_size=12).hexdigest()
 
 
 def half_lists(vectors: Float16Array) -> pa.FixedSizeListArray:

@@ -184,9 +184,9 @@ def featurize(
         tasks = _tasks(dataset, spec, work, views, chunk_size)
         run = map_fn or _inline(encoder_factory)
         for result in run(tasks):
-            features.write(result.feature_hashes, result.features)
+            features.append(result.feature_hashes, result.features)
             if view_store is not None and len(result.view_hashes):
-                view_store.write(result.view_hashes, result.views)
+                view_store.append(result.view_hashes, result.views)
             broken_hashes.update((digest, reason) for digest, reason in result.broken)
             encoded += result.encodings
             tell(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psp_ray.clip.preprocess import Preprocessing
+from psp_ray.data import cache
 from psp_ray.data.cache import EncoderSpec, FeatureCache, FeatureStore, default_cache_folder, half_lists, half_matrix
 from psp_ray.data.hashes import hash_manifest
 from psp_ray.data.images import ViewSettings, content_hash
@@ -311,3 +313,35 @@ def test_missing_files_are_named_and_a_damaged_index_is_rebuilt(tmp_path):
     found = hash_manifest(manifest_of(paths), tmp_path / "cache")
     assert found.unreadable == {1: "file not found"}
     assert found.values[0].any()
+
+
+def test_pieces_of_a_stream_are_joined_and_lost_by_no_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "JOINED_BYTES", 40 * 2 * 5)  # 40 rows
+    hashes = random_hashes(np.random.default_rng(0), 100)
+    writer, early = store(tmp_path), store(tmp_path)
+    for at in range(0, 100, 8):
+        if at == 48:
+            writer = store(tmp_path)  # the first was killed: what it wrote stays, joined or not
+        piece = hashes[at : at + 8]
+        writer.append(piece, vectors_of(piece))
+        early.refresh()
+        done = min(at + 8, 100)
+        assert store(tmp_path).contains(hashes, verify=True).tolist() == [True] * done + [False] * (100 - done)
+    assert len(list(tmp_path.glob("*.arrow"))) == 5  # 40 rows; 8 left by the first writer; 40; 8 and 4 in pieces
+    for reader in (store(tmp_path), early):
+        np.testing.assert_array_equal(reader.gather(*reader.locate(hashes)), vectors_of(hashes))
+
+
+def test_a_system_that_refuses_to_open_a_segment_costs_nothing(tmp_path, monkeypatch):
+    hashes = random_hashes(np.random.default_rng(0), 4)
+    store(tmp_path).write(hashes, vectors_of(hashes))
+
+    def refuse(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pa, "memory_map", refuse)
+        with pytest.raises(OutputError, match="Too many open files"):
+            store(tmp_path).refresh()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".arrow"]
+    assert store(tmp_path).contains(hashes).all()
