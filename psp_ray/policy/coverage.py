@@ -10,8 +10,9 @@ coverage (their "MaxHerding", 2024): with similarities `k(x, s) = exp(-(1 - x . 
 The objective is submodular, so lazy evaluation finds the greedy choice exactly (Minoux, 1978). The weight (ours) is the
 chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c | x)`, where the graph is
 the label propagation of self-training: where two opinions of different kind agree, a label teaches little. Before
-anything is labeled all weights are 1. Memory: `coverage_limit`^2 * 4 bytes; larger pools are judged on a fresh sample
-each round.
+anything is labeled all weights are 1. Larger pools are judged on `coverage_limit` unlabeled samples, drawn anew each
+round, and on at most half as many labeled ones (all of them cover). Memory: about 20 bytes times the square of their
+number.
 """
 
 from __future__ import annotations
@@ -51,11 +52,14 @@ class Coverage:
         return order[by_position], odds[by_position]
 
     def order(self, view: PoolView, k: int, round: int) -> Int64Array:
-        """The first `k` greedy choices among the unlabeled, as positions."""
-        limit = max(self.settings.coverage_limit, k)
+        """The first `k` greedy choices among the unlabeled, as positions: fewer where `coverage_limit` is less."""
+        limit = self.settings.coverage_limit
         chosen = subset(self.pool, view.alive, limit, "coverage", round=round)
-        positions = np.concatenate([chosen, view.labeled])
-        places, encodings = self._embed(positions)
+        known = np.arange(len(view.labeled))
+        if len(known) > limit // 2:
+            some = subset(self.pool, np.sort(view.labeled), limit // 2, "coverage-labeled", round=round)
+            known = np.flatnonzero(np.isin(view.labeled, some))
+        places, encodings = self._embed(np.concatenate([chosen, view.labeled[known]]))
         m = len(chosen)
         distances = 1.0 - places @ places.T
         np.maximum(distances, 0.0, out=distances)
@@ -63,10 +67,15 @@ class Coverage:
         near = np.partition(distances, rank, axis=1)[:, rank]
         width = self.settings.coverage_width * float(near.mean(dtype=np.float64))
         similar = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
-        weight = np.ones(len(positions))
+        weight = np.ones(len(places))
         if len(view.labeled) and self.settings.coverage_weight == "disagreement":
-            weight = disagreement(places, encodings, view.text, m, view.labels)
+            weight = disagreement(places, encodings, view.text, m, view.labels[known])
         covered = similar[:, m:].max(axis=1, initial=0.0)
+        others = np.setdiff1d(np.arange(len(view.labeled)), known)
+        for at in range(0, len(others), BLOCK_SIZE):
+            far = 1.0 - places @ self._embed(view.labeled[others[at : at + BLOCK_SIZE]])[0].T
+            near_one = np.maximum(far.min(axis=1), 0.0)
+            np.maximum(covered, np.exp(near_one * np.float32(-1.0 / max(width, 1e-6))), out=covered)
         return chosen[greedy(similar[:, :m], weight.astype(np.float32), covered, k)]
 
     def _embed(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:

@@ -1,5 +1,7 @@
 """The prior `coverage` against plain greedy loops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,3 +144,16 @@ def test_the_smallest_pools_are_no_trouble(n, n_query, labeled):
         n_query=n_query, unlabeled=np.arange(labeled, n), labeled=np.arange(labeled), labels=world.truth[:labeled]
     )
     assert len(np.unique(strategy.propose(state).positions)) == n_query
+
+
+def test_many_labels_cost_no_more_than_the_limit_and_all_of_them_cover():
+    world = World(n=3000, spread=0.1)
+    labeled = np.flatnonzero(world.truth != 4)[:2000]
+    settings = PolicySettings(coverage_limit=200, coverage_weight="uniform")
+    tracemalloc.start()
+    order = Coverage(world.pool, settings).order(view_of(world, labeled), 250, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * 300**2 + 4 * 4096 * (300 + 8 * world.pool.dim)
+    assert len(order) == 200  # not more than are looked at
+    assert set(world.truth[order[:20]]) == {4}  # the class without a label
