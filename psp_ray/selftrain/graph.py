@@ -110,7 +110,10 @@ def _places(pool: PoolReader, space: ImageSpace, positions: Int64Array) -> Float
     places = [np.zeros((0, pool.dim), np.float32)]
     for index in np.unique(positions // size).tolist():
         lo, hi = np.searchsorted(positions, [index * size, (index + 1) * size])
-        places.append(space.embed(pool.block(index, views=space.views), positions[lo:hi] - index * size))
+        # The whole block, then its rows: the bits of a product depend on how many rows it has, and which samples are
+        # asked for at once depends on where a run was resumed.
+        block = pool.block(index, views=space.views)
+        places.append(space.embed(block)[positions[lo:hi] - index * size])
     return np.concatenate(places)
 
 
