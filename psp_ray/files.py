@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save
 
+from psp_ray.errors import OutputError
 from psp_ray.records import StateDict
+
+LOCK = ".lock"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -87,3 +94,38 @@ def _ordered_header(data: bytes) -> bytes:
 
 def read_tensors(path: Path) -> StateDict:
     return dict(load_file(path))
+
+
+@contextmanager
+def alone(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Only one process works in a folder; the lock ends with it. Waits `wait` seconds for another one to end.
+
+    Raises:
+        OutputError: another one is at work, or the folder can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
+    try:
+        deadline = time.monotonic() + wait
+        while not _locked(descriptor):
+            if time.monotonic() >= deadline:
+                raise OutputError(
+                    f"--out {folder}: another process is at work there; wait for it, or choose another folder"
+                )
+            time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True

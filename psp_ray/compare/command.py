@@ -12,12 +12,12 @@ from rich.console import Console
 
 from psp_ray.compare.board import Board
 from psp_ray.compare.collect import CURVES, RESULTS, collect, write_csv
-from psp_ray.compare.execute import Outcome, alone, encode_features, execute
+from psp_ray.compare.execute import Outcome, encode_features, execute
 from psp_ray.compare.plan import STUDY_FILE, Cell, Plan, check_study_out, make_plan, set_aside
 from psp_ray.compare.settings import make_study, parse_pair, shown_command
 from psp_ray.config import Config, resolve
 from psp_ray.errors import ConfigError
-from psp_ray.files import write_text
+from psp_ray.files import alone, write_text
 from psp_ray.report.progress import Reporter
 from psp_ray.threads import limit_threads
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +20,9 @@ from psp_ray.compare.plan import Cell, Plan
 from psp_ray.compare.settings import ZERO_SHOT
 from psp_ray.config import Config
 from psp_ray.data.encoder import ChunkResult, ChunkTask
-from psp_ray.errors import OutputError, UserError
+from psp_ray.errors import UserError
 from psp_ray.experiment import RunState
-from psp_ray.files import write_text
+from psp_ray.files import alone, write_text
 from psp_ray.records import TextState
 from psp_ray.report.progress import Reporter
 from psp_ray.results import write_summary
@@ -65,11 +62,11 @@ def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcom
     config = Config(**json.loads(settings))
     assert config.out is not None
     try:
-        with alone(Path(config.out), LINGER):  # a worker of a killed comparison may take a moment to end
-            if config.strategy == ZERO_SHOT:
+        if config.strategy == ZERO_SHOT:
+            with alone(Path(config.out), LINGER):
                 _look_without_learning(config)
-            else:
-                run(config, Quiet(config.rounds, on_round))
+        else:
+            run(config, Quiet(config.rounds, on_round), LINGER)
     except UserError as error:
         return Outcome(" ".join(str(error).split()))
     except Exception as error:
@@ -178,38 +175,3 @@ def error_of(plan: Plan, cell: Cell) -> str:
     """The one-line error a run ended with; empty where it did not fail."""
     path = plan.out / ERRORS / f"{cell.id}.txt"
     return path.read_text(encoding="utf-8").splitlines()[0] if path.exists() else ""
-
-
-@contextmanager
-def alone(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Only one process works in a folder; the lock ends with it. Waits `wait` seconds for another one to end.
-
-    Raises:
-        OutputError: another one is at work, or the folder can't be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
-    try:
-        deadline = time.monotonic() + wait
-        while not _locked(descriptor):
-            if time.monotonic() >= deadline:
-                raise OutputError(
-                    f"--out {folder}: another comparison is at work there; wait for it, or choose another folder"
-                )
-            time.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True

@@ -22,6 +22,7 @@ from psp_ray.compare.command import Request, compare
 from psp_ray.config import resolve
 from psp_ray.data.dataset import load_dataset
 from psp_ray.errors import ConfigError, OutputError
+from psp_ray.files import alone
 from psp_ray.main import main
 from psp_ray.report.progress import Reporter
 from psp_ray.run import run
@@ -349,7 +350,7 @@ def test_a_limited_pool_differs_by_seed(start, tmp_path, shades):
 
 
 def test_two_at_once_are_refused(start, tmp_path):
-    with execute_module.alone(tmp_path / "out"), pytest.raises(OutputError, match="another comparison is at work"):
+    with alone(tmp_path / "out"), pytest.raises(OutputError, match="another process is at work"):
         start(tmp_path / "out")
 
 
