@@ -63,7 +63,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         return None
     path = complete[-1]
     return Checkpoint(
-        round=int(path.name.removeprefix("round_")),
+        round=_number(path),
         state=read_json(path / "state.json"),
         tensors={item.stem: read_tensors(item) for item in sorted(path.glob("*.safetensors"))},
         tables={item.stem: pq.read_table(item) for item in sorted(path.glob("*.parquet"))},
@@ -81,4 +81,8 @@ def drop_checkpoint(folder: Path, number: int) -> None:
 def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.glob("round_*") if (path / MARKER).exists())
+    return sorted((path for path in folder.glob("round_*") if (path / MARKER).exists()), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("round_"))

@@ -7,6 +7,7 @@ seed and the round alone, the oracle answers a repeated request without buying a
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,14 @@ class PoolNames:
     sample_ids: list[str]
     content_hashes: list[str]
     classes: list[str]
+
+    def fingerprint(self) -> str:
+        """Hex digest of all names, contents and classes in order: positions in checkpoints mean nothing without it."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, content in zip(self.sample_ids, self.content_hashes, strict=True):
+            digest.update(f"{len(name)} {name} {content}\n".encode())
+        digest.update("\n".join(self.classes).encode())
+        return digest.hexdigest()
 
 
 @dataclass
@@ -212,6 +221,7 @@ class Experiment:
             outcome: LearnOutcome = self.crew.learner.submit("learn", request).result()
             state.text, state.contexts = outcome.text, outcome.contexts
             evaluation = self.crew.learner.submit("evaluate", outcome.text).result()
+            state.last = evaluation
             self.reporter.initial(len(positions), evaluation)
         return state
 
@@ -318,10 +328,11 @@ class Experiment:
         self._estimate(state)
         hope = self._look_ahead(state)
         reporter.stage(number, "checkpoint")
+        row["wall_seconds"] = time.perf_counter() - started  # for the checkpoint, which can't time itself
         with _timed(seconds, "checkpoint"):
             self._save(state)
-        self.on_round(state)
         row["wall_seconds"] = time.perf_counter() - started
+        self.on_round(state)
         judged = state.rows[-2]["pool_accuracy_estimate"] if number > 1 else state.zero_shot_estimate
         ends = number == config.rounds or len(unlabeled_next) == 0
         reporter.round(row, warning=outcome.warning)
@@ -469,6 +480,7 @@ class Experiment:
             "stopped": state.stopped,
             "wall_seconds": state.wall_seconds,
             "n_pool": len(self.names.sample_ids),
+            "pool": self.names.fingerprint(),
         }
         tensors: dict[str, StateDict] = {"sampler": sampler, "learner": learner, "prompt": prompt}
         save_checkpoint(self.checkpoints, Checkpoint(state.round, record, tensors, tables))
@@ -482,6 +494,11 @@ class Experiment:
             raise OutputError(
                 f"{self.out}: the checkpoint saw {record['n_pool']} pool images, now there are "
                 f"{len(self.names.sample_ids)}; restore the data or start in a new --out folder"
+            )
+        if record.get("pool", self.names.fingerprint()) != self.names.fingerprint():
+            raise OutputError(
+                f"{self.out}: images or classes of the pool are not those that the checkpoint knows (renamed, replaced "
+                "or changed files?); restore them, or start in a new --out folder with --initial-labels"
             )
         self.crew.sampler.submit("load_state_dict", checkpoint.tensors["sampler"]).result()
         self.crew.learner.submit("load_state_dict", checkpoint.tensors["learner"]).result()

@@ -22,7 +22,7 @@ from psp_ray.data.featurize import FeaturizedDataset, Progress, featurize, plan_
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.errors import ConfigError, DatasetError, OutputError
 from psp_ray.experiment import Experiment, PoolNames, RunState
-from psp_ray.files import read_json, write_json, write_text
+from psp_ray.files import LOCK, alone, read_json, write_json, write_text
 from psp_ray.finish import finish, pool_names
 from psp_ray.honest import telling
 from psp_ray.oracle.answers import AwaitingLabels
@@ -203,7 +203,7 @@ def check_out(config: Config, out: Path) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"--out {out}: {parent} is not a writable folder; choose another one")
-    entries = {path.name for path in out.iterdir()} if out.exists() else set()
+    entries = {path.name for path in out.iterdir()} - {LOCK} if out.exists() else set()
     if not entries:
         return
     if not config.resume:
@@ -224,13 +224,16 @@ def open_out(config: Config, out: Path) -> str:
         changed = differences(record["identity"], config.identity())
         if changed:
             raise OutputError(f"--resume: {out} was started with {changed}; give the same settings, or another --out")
+        if not (out / "config.yaml").exists():
+            write_text(out / "config.yaml", config.to_yaml())
         return str(record["experiment"])
     # Unique for ever, and readable in the ledger's account.
     experiment = f"{out.absolute().name[:20]}-{uuid.uuid4().hex[:12]}"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "config.yaml", config.to_yaml())
+        # First what makes the folder a run: killed after it, the run can be resumed.
         write_json(out / RUN_FILE, {"experiment": experiment, "identity": config.identity()})
+        write_text(out / "config.yaml", config.to_yaml())
     except OSError as error:
         raise OutputError(f"--out {out}: can't be written ({error.strerror}); choose another folder") from None
     return experiment
@@ -270,10 +273,11 @@ def dry_run(config: Config) -> str:
     return prepared.config.to_yaml()
 
 
-def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
+def run(config: Config, reporter: Reporter | None = None, wait: float = 0.0) -> dict[str, Any]:
     """Run (or resume) an experiment; returns the content of `summary.json`.
 
-    With `oracle: file` it ends at once where labels are missing; `status` is then `awaiting_labels`.
+    With `oracle: file` it ends at once where labels are missing; `status` is then `awaiting_labels`. Where another
+    process is at work in the output folder, its end is awaited for `wait` seconds.
     """
     started = time.perf_counter()
     reporter = reporter or Reporter(config.rounds)
@@ -288,6 +292,11 @@ def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
     prepared = prepare(config)
     config = prepared.config
     _require_labels(config, prepared.dataset)
+    with alone(out, wait):
+        return _run_alone(config, prepared, out, reporter, started)
+
+
+def _run_alone(config: Config, prepared: Prepared, out: Path, reporter: Reporter, started: float) -> dict[str, Any]:
     experiment_id = open_out(config, out)
     finished = _finished(out)
     if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, reporter):

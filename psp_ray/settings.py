@@ -17,7 +17,7 @@ class Settings(BaseModel):
         ConfigError: unknown keys, values of the wrong type or out of range.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -45,6 +45,12 @@ def test_old_ones_are_removed(tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["round_004", "round_005"]
 
 
+def test_rounds_of_four_digits_are_the_newest(tmp_path):
+    for round in (998, 999, 1000, 1001):
+        save_checkpoint(tmp_path, make(round))
+        assert load_latest(tmp_path).round == round
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})

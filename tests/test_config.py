@@ -57,6 +57,8 @@ def test_resolved_config_resolves_to_itself(tmp_path):
     ("given", "said"),
     [
         ({"rounds": "0"}, "--rounds"),
+        ({"kappa": "inf"}, "--kappa"),
+        ({"learning_rate": "nan"}, "--learning-rate"),
         ({"labels_per_round": "0"}, "--labels-per-round"),
         ({"beta": "much"}, "--beta"),
         ({"tau": "0"}, "--tau"),
@@ -86,6 +88,9 @@ def test_mistakes_in_the_file(tmp_path, text, said):
         resolve({}, tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match="can't be read"):
         resolve({}, tmp_path / "absent.yaml")
+    (tmp_path / "latin.yaml").write_bytes("out: caf\u00e9".encode("latin-1"))
+    with pytest.raises(ConfigError, match="UTF-8"):
+        resolve({}, tmp_path / "latin.yaml")
 
 
 def test_views_spellings():

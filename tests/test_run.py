@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ import pytest
 from rich.console import Console
 
 from psp_ray.config import resolve
+from psp_ray.data.dataset import load_dataset
 from psp_ray.errors import OutputError
+from psp_ray.files import alone
 from psp_ray.main import main
 from psp_ray.report.progress import Reporter
 from psp_ray.run import run
@@ -150,6 +153,54 @@ def test_crash_between_purchase_and_checkpoint_pays_once(options, tmp_path, monk
         start(options, out, ledger=str(ledger))
     monkeypatch.undo()
     assert start(options, out, ledger=str(ledger), resume=True)["labels_paid"] == 9
+
+
+class CrashInRoundTwo(Reporter):
+    def stage(self, round, name):
+        if (round, name) == (2, "learn"):
+            raise Crash
+
+
+@pytest.mark.parametrize("change", ["content", "name"])
+def test_a_pool_that_changed_is_not_that_of_the_checkpoint(options, tiny_folder, tmp_path, change):
+    """Positions would mean other images: every label after the first changed one would be another's."""
+    folder, out = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(tiny_folder, folder)
+    options = {**options, "dataset": str(folder)}
+    with pytest.raises(Crash):
+        run(resolve({**options, "out": str(out)}), CrashInRoundTwo(ROUNDS, Console(quiet=True)))
+    asked = pq.read_table(out / "labels.parquet")["sample_id"].to_pylist()
+    spared = folder / next(i for i in load_dataset(str(folder)).pool["sample_id"].to_pylist() if i not in asked)
+    content = spared.read_bytes()
+    if change == "content":
+        spared.write_bytes((folder / asked[0]).read_bytes())
+    else:
+        pool = json.loads((out / "checkpoints" / "round_001" / "state.json").read_text())
+        pool["pool"] = "0" * 32  # as if names or classes had been others
+        (out / "checkpoints" / "round_001" / "state.json").write_text(json.dumps(pool))
+    with pytest.raises(OutputError, match="not those that the checkpoint knows"):
+        start(options, out, resume=True)
+    if change == "content":
+        spared.write_bytes(content)
+        assert start(options, out, resume=True)["status"] == "finished"
+
+
+def test_two_processes_in_one_folder_are_refused(options, tmp_path):
+    with alone(tmp_path / "run"), pytest.raises(OutputError, match="another process is at work"):
+        start(options, tmp_path / "run")
+    assert start(options, tmp_path / "run", rounds=1)["status"] == "finished"
+
+
+def test_a_folder_that_a_kill_left_half_made_is_taken_up(options, tmp_path, monkeypatch):
+    def killed(path, text):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("psp_ray.run.write_text", killed)
+        with pytest.raises(Crash):
+            start(options, tmp_path / "run", rounds=1)
+    assert start(options, tmp_path / "run", rounds=1, resume=True)["status"] == "finished"
+    assert (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_shared_ledger_makes_a_second_run_free_and_equal(options, uninterrupted, tmp_path):
