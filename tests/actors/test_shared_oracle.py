@@ -103,7 +103,7 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
         shared.connect_shared(config, contrary)
     with pytest.raises(OracleError, match="runs already, with ledger"):
         shared.start_oracle("caps", str(tmp_path / "other.sqlite"))
-    with pytest.raises(OracleError, match="runs with other annotators already"):
+    with pytest.raises(OracleError, match="runs already, with other annotators"):
         started("caps", crowd=CrowdSettings(annotators=[{"name": "ann"}]))
     (tmp_path / "garbage").write_text("not a database, and longer than a header of one would be: " * 10)
     with pytest.raises(OracleError, match=r"oracle broken: can't be started .*can't be opened"):
