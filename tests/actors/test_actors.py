@@ -116,12 +116,14 @@ def test_selections_and_pseudo_labels_do_not_depend_on_shards(local_ray, source)
 def result(out):
     summary = json.loads((out / "summary.json").read_text())
     rounds = [{k: v for k, v in row.items() if k not in ("seconds", "wall_seconds")} for row in summary["rounds"]]
-    tables = {name: pq.read_table(out / f"{name}.parquet") for name in ("labels", "policy", "pool_predictions")}
+    names = [name for name in ("labels", "policy", "pool_predictions") if (out / f"{name}.parquet").exists()]
+    tables = {name: pq.read_table(out / f"{name}.parquet") for name in names}
     return rounds, tables, (out / "prompts.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("views", ["cached:2", "fresh:2"])
-def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, tmp_path, views):
+@pytest.mark.parametrize(("views", "strategy"), [("cached:2", "vssp"), ("fresh:2", "random")])
+def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, tmp_path, views, strategy):
+    """The policy over cached views; fresh views by a worker, where a simple strategy keeps torch out of an actor."""
     options = {
         "dataset": str(tiny_folder),
         "model": tiny_model,
@@ -130,6 +132,8 @@ def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, 
         "learning_steps": 4,
         "update_steps": 2,
         "views": views,
+        "strategy": strategy,
+        "self_training": "ust",
         "confidence_min": 0.0,
         "uncertainty_max": 1.0,
         "threads": 1,
@@ -143,6 +147,8 @@ def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, 
         given = {**options, "out": str(outs[runner]), "runner": runner, "cache": str(cache)}
         run(resolve(given), Reporter(2, Console(quiet=True)))
     inline, on_ray = result(outs["inline"]), result(outs["ray"])
+    assert list(inline[1]) == list(on_ray[1])
+    assert ("policy" in inline[1]) == (strategy == "vssp")
     assert inline[0] == on_ray[0]
     for name in inline[1]:
         assert inline[1][name].equals(on_ray[1][name]), name
