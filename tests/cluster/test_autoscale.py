@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.conftest import ROOT
 
 GROW = """
@@ -39,6 +41,7 @@ print(os.environ["RAY_ADDRESS"])
 """
 
 
+@pytest.mark.slow
 def test_nodes_are_added_for_waiting_workers_and_end_with_the_cluster():
     command = [sys.executable, "-m", "cluster.local", "--nodes", "3", "--autoscale", "--", sys.executable, "-c", GROW]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
