@@ -153,7 +153,7 @@ def import_command(name: str | None, ledger: str | None, ray_address: str | None
         new, known, differing = books("take_in", table, file.name)
     click.echo(f"{new:,} new labels, {known:,} known already")
     if differing:
-        click.echo(f"warning: {differing:,} labels differ from the ledger's, which stay", err=True)
+        click.echo(f"warning: the ledger's labels stay where they differ ({differing:,})", err=True)
 
 
 @oracle.command("correct")

@@ -59,7 +59,9 @@ def draw_pareto(report: Report, path: Path) -> None:
         panel.set_title(name)
         panel.grid(alpha=0.3)
     handles = {text: handle for panel in axes[0] for handle, text in zip(*panel.get_legend_handles_labels())}  # noqa: B905
-    legend = figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8)
+    legend = figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=3 if len(names) > 1 else 2, fontsize=8
+    )
     for handle in legend.legend_handles:
         handle.set_alpha(1)
     figure.savefig(path, dpi=150)

@@ -35,7 +35,14 @@ class RayRuntime:
     def __init__(self, config: Config, reporter: Reporter):
         self._config, self._reporter = config, reporter
         self._actors: list[Any] = []
-        self._started_here = start_ray(config.ray_address)
+        self._started_here = False
+        if config.oracle == "shared":  # it lives in a cluster that is there already; look before anything is encoded
+            from psp_ray.actors.oracle import find_oracle, join_cluster
+
+            join_cluster(config.ray_address)
+            find_oracle(config.oracle_name)
+        else:
+            self._started_here = start_ray(config.ray_address)
         cpus = ray.cluster_resources().get("CPU", 1.0)
         self._workers = config.workers or max(1, min(MAX_WORKERS, int(cpus)))
         gpu = _wants_gpu(config)

@@ -23,7 +23,7 @@ from psp_ray.errors import ConfigError, ResourceError
 from psp_ray.noise import sample_keys
 from psp_ray.records import BLOCK_SIZE, PoolState, TextState
 from psp_ray.report.progress import Reporter
-from psp_ray.run import run
+from psp_ray.run import featurize_only, run
 
 N, DIM, VIEWS, CLASSES = 2 * BLOCK_SIZE + 500, 8, 2, 5
 
@@ -116,12 +116,14 @@ def test_selections_and_pseudo_labels_do_not_depend_on_shards(local_ray, source)
 def result(out):
     summary = json.loads((out / "summary.json").read_text())
     rounds = [{k: v for k, v in row.items() if k not in ("seconds", "wall_seconds")} for row in summary["rounds"]]
-    tables = {name: pq.read_table(out / f"{name}.parquet") for name in ("labels", "policy", "pool_predictions")}
+    names = [name for name in ("labels", "policy", "pool_predictions") if (out / f"{name}.parquet").exists()]
+    tables = {name: pq.read_table(out / f"{name}.parquet") for name in names}
     return rounds, tables, (out / "prompts.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("views", ["cached:2", "fresh:2"])
-def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, tmp_path, views):
+@pytest.mark.parametrize(("views", "strategy"), [("cached:2", "vssp"), ("fresh:2", "random")])
+def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, tmp_path, views, strategy):
+    """The policy over cached views; fresh views by a worker, where a simple strategy keeps torch out of an actor."""
     options = {
         "dataset": str(tiny_folder),
         "model": tiny_model,
@@ -130,17 +132,23 @@ def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, 
         "learning_steps": 4,
         "update_steps": 2,
         "views": views,
+        "strategy": strategy,
+        "self_training": "ust",
         "confidence_min": 0.0,
         "uncertainty_max": 1.0,
         "threads": 1,
-        "workers": 1 if views == "cached:2" else 2,
+        "workers": 1,
     }
     outs = {}
     for runner in ("inline", "ray"):
         outs[runner] = tmp_path / runner
-        given = {**options, "out": str(outs[runner]), "runner": runner, "cache": str(tmp_path / f"{runner}-cache")}
+        # Cached views are encoded by either runner; for fresh ones, which are never cached, the features may be there.
+        cache = tmp_path / (f"{runner}-cache" if views == "cached:2" else "cache")
+        given = {**options, "out": str(outs[runner]), "runner": runner, "cache": str(cache)}
         run(resolve(given), Reporter(2, Console(quiet=True)))
     inline, on_ray = result(outs["inline"]), result(outs["ray"])
+    assert list(inline[1]) == list(on_ray[1])
+    assert ("policy" in inline[1]) == (strategy == "vssp")
     assert inline[0] == on_ray[0]
     for name in inline[1]:
         assert inline[1][name].equals(on_ray[1][name]), name
@@ -207,14 +215,12 @@ def test_an_absent_cluster_is_one_line(local_ray, monkeypatch):
         cluster.start_ray("127.0.0.1:1")
 
 
-def test_labels_by_file_wait_on_ray_too(tiny_model, tiny_folder, cache_folder, tmp_path):
-    """The oracle is an actor; what it waits for reaches the driver, and views on demand are encoded by workers."""
-    import pandas as pd
-    from rich.console import Console
+def test_labels_by_file_wait_on_ray_too(local_ray, tiny_model, tiny_folder, tmp_path):
+    """The oracle is an actor; what it waits for reaches the driver, and views on demand are encoded by a worker.
 
-    from psp_ray.config import resolve
-    from psp_ray.report.progress import Reporter
-    from psp_ray.run import run
+    The run then goes on in this process: where it runs may change, and the features are there already.
+    """
+    import pandas as pd
 
     options = {
         "dataset": str(tiny_folder),
@@ -223,22 +229,27 @@ def test_labels_by_file_wait_on_ray_too(tiny_model, tiny_folder, cache_folder, t
         "rounds": 1,
         "labels_per_round": 4,
         "learning_steps": 2,
-        "update_steps": 1,
+        "strategy": "random",
+        "self_training": "ust",
         "views": "on-demand:2",
         "pseudo_source": "prompt",
         "confidence_min": 0.0,
         "uncertainty_max": 1.0,
+        "threads": 1,
+        "workers": 1,
         "oracle": "file",
         "out": str(tmp_path / "run"),
         "resume": True,
-        "runner": "ray",
     }
     quiet = Reporter(1, Console(quiet=True))
-    assert run(resolve(options), quiet)["status"] == "awaiting_labels"
+    featurize_only(resolve({**options, "runner": "inline"}), quiet)
+    assert not list((tmp_path / "cache").glob("*/views-*/*")), "views are made when they are asked for"
+    assert run(resolve({**options, "runner": "ray"}), quiet)["status"] == "awaiting_labels"
+    assert list((tmp_path / "cache").glob("*/views-*/*")), "by the worker"
     file = tmp_path / "run" / "round_01" / "query.csv"
     table = pd.read_csv(file, dtype=str)
     table["label"] = table.sample_id.str.split("/").str[0]
     table.to_csv(file, index=False)
-    done = run(resolve(options), quiet)
+    done = run(resolve({**options, "runner": "inline"}), quiet)
     assert (done["status"], done["labels_used"]) == ("finished", 4)
     assert done["rounds"][0]["pseudo_labels"] > 0

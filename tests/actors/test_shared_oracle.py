@@ -6,11 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from psp_ray import components
 from psp_ray.actors import oracle as shared
+from psp_ray.actors.runtime import RayRuntime
 from psp_ray.config import resolve
-from psp_ray.errors import BudgetError, ConfigError, OracleError
+from psp_ray.errors import BudgetError, ConfigError, OracleError, ResourceError
 from psp_ray.main import cli
 from psp_ray.oracle import Ledger
 from psp_ray.oracle.backends.crowd import CrowdSettings
@@ -103,7 +105,7 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
         shared.connect_shared(config, contrary)
     with pytest.raises(OracleError, match="runs already, with ledger"):
         shared.start_oracle("caps", str(tmp_path / "other.sqlite"))
-    with pytest.raises(OracleError, match="runs with other annotators already"):
+    with pytest.raises(OracleError, match="runs already, with other annotators"):
         started("caps", crowd=CrowdSettings(annotators=[{"name": "ann"}]))
     (tmp_path / "garbage").write_text("not a database, and longer than a header of one would be: " * 10)
     with pytest.raises(OracleError, match=r"oracle broken: can't be started .*can't be opened"):
@@ -133,8 +135,6 @@ def test_whole_runs_share_an_oracle_with_noisy_annotators(
         "oracle_name": "noisy",
         "strategy": "random",
     }
-    from rich.console import Console
-
     found = []
     for number in range(2):
         config = resolve({**options, "out": str(tmp_path / f"run{number}")})
@@ -156,6 +156,26 @@ def test_whole_runs_share_an_oracle_with_noisy_annotators(
     assert "stopped" in stopped.output
     with pytest.raises(OracleError, match="no such oracle"):
         run(resolve({**options, "out": str(tmp_path / "run2")}), Reporter(2, Console(quiet=True)))
+
+
+def test_a_run_joins_the_cluster_of_its_oracle_before_it_does_anything(local_ray, monkeypatch):
+    """Without an address that is the one on this machine, as it is for `psp-ray oracle start`."""
+    quiet = Reporter(1, Console(quiet=True))
+    with pytest.raises(OracleError, match="--oracle-name nobody: no such oracle"):
+        RayRuntime(resolve({"oracle": "shared", "oracle_name": "nobody"}), quiet)
+    asked = []
+
+    def start(address):
+        asked.append(address)
+        raise ResourceError("no cluster")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(shared.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(shared, "start_ray", start)
+    for address in (None, "10.0.0.1:6379"):
+        with pytest.raises(ResourceError):
+            RayRuntime(resolve({"oracle": "shared", "ray_address": address}), quiet)
+    assert asked == ["auto", "10.0.0.1:6379"]
 
 
 def test_settings_are_checked():

@@ -1,11 +1,17 @@
 """Storage on a folder, on S3 (moto's server) and through fsspec: files, mirrors of runs, one-line errors."""
 
+import shutil
 import sqlite3
 
+import numpy as np
 import pytest
 
 from psp_ray.checkpoint import Checkpoint, load_latest, save_checkpoint
+from psp_ray.components import PoolSource
+from psp_ray.data.cache import FeatureStore
+from psp_ray.data.pool import CachedPool
 from psp_ray.errors import OutputError
+from psp_ray.noise import sample_keys
 from psp_ray.storage import RunMirror, Storage
 
 
@@ -87,6 +93,31 @@ def test_a_run_is_mirrored_and_restored_on_another_machine(storage, tmp_path):
     with sqlite3.connect(there / "ledger.sqlite") as copy:
         assert copy.execute("SELECT x FROM t").fetchall() == [(7,)]
     assert not RunMirror(storage, there).restore(resume=True), "what is here is newer"
+
+
+def test_nodes_without_a_shared_folder_fetch_features(storage, tmp_path):
+    """What one machine encoded is read on another one, which has nothing but the storage, to the same bits."""
+    rng = np.random.default_rng(0)
+    here = tmp_path / "cache"
+    hashes = rng.integers(0, 256, (9, 16), dtype=np.uint8)
+    features = FeatureStore(str(here / "model" / "features"), "features", 4)
+    views = FeatureStore(str(here / "model" / "views-1"), "views", 8)
+    values, seen = (rng.normal(size=(9, width)).astype(np.float16) for width in (4, 8))
+    for rows in (np.arange(5), np.arange(5, 9)):
+        features.write(hashes[rows], values[rows])
+        views.write(hashes[rows], seen[rows])
+    pool = CachedPool(features, hashes, sample_keys([str(i) for i in range(9)]), views)
+    source = PoolSource.of(pool, str(here), storage.uri)
+    assert {name.split("/")[0] for name in storage.list("cache")} == {"model", "pools"}
+    shutil.rmtree(here)
+    for _ in range(2):
+        block = source.open().block(0, views=True)
+        assert block.features.tobytes() == values.tobytes()
+        assert block.views.tobytes() == seen.tobytes()
+        assert block.keys.tobytes() == pool.keys.tobytes()
+    alone = PoolSource(**{**vars(source), "storage": None, "manifest": str(here / "typo")})
+    with pytest.raises(OutputError, match="every node must see the --cache folder, or give --storage"):
+        alone.open()
 
 
 def test_what_cannot_work_is_one_line(s3_server, monkeypatch, tmp_path):
