@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from psp_ray import components
 from psp_ray.config import Config
@@ -17,7 +18,7 @@ from psp_ray.data.featurize import Plan, plan_featurize
 from psp_ray.data.hashes import Hashes, hash_manifest
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.records import TextState
-from psp_ray.report.progress import duration
+from psp_ray.report.progress import LOOKING, Reporter, counting, duration
 
 TINY = 16
 """Shorter side in pixels below which an image is called tiny."""
@@ -38,13 +39,15 @@ def check(config: Config) -> Iterator[str]:
     """
     from psp_ray.run import prepare, uses_cached_views
 
+    reporter = Reporter(config.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
     prepared = prepare(config.model_copy(update={"oracle": "file"}))  # labels may be missing here
     config, dataset = prepared.config, prepared.dataset
     cache = FeatureCache.open(config.cache)
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)
     yield f"{dataset.name}: {dataset.manifest.num_rows:,} images ({parts}), {len(dataset.classes)} classes"
     yield from _labels(dataset)
-    hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root)
+    hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root, progress=counting(reporter, LOOKING))
+    reporter.stop()
     yield from _duplicates(dataset, hashes)
     yield from _sizes(dataset, hashes)
     text = _text(config, dataset)
@@ -90,7 +93,7 @@ def _duplicates(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
     groups = [rows for rows in same.values() if len(rows) > 1]
     if groups:
         extra = sum(len(rows) - 1 for rows in groups)
-        yield f"warning: {extra:,} images repeat the bytes of another: " + "; ".join(
+        yield f"warning: {extra:,} image{'s repeat' if extra > 1 else ' repeats'} the bytes of another: " + "; ".join(
             " = ".join(ids[row] for row in rows[:3]) for rows in groups[:SHOWN]
         )
         leaks = [rows for rows in groups if len({splits[row] for row in rows}) > 1]
