@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from psp_ray import Classifier
+from psp_ray.check import _judged
 from psp_ray.config import resolve
 from psp_ray.data.quota import entries
 from psp_ray.errors import ConfigError, OutputError
@@ -170,6 +171,25 @@ def test_check_data_says_what_is_wrong(options, tiny_folder, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "duplicates: none" in text
     assert "class balance, a zero-shot guess from" in text or "class balance: unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"strategy": "random"},
+            "about 80 of the 80 labels are drawn by chance alone, which tells it to about ±11 points",
+        ),
+        ({"strategy": "psp", "audit_fraction": 0.25}, "about 20 of the 80 labels"),
+        ({"strategy": "badge+audit", "audit_fraction": 0.25}, "(--audit-fraction 0.25), which tells it to about ±22"),
+        ({"strategy": "badge"}, "unknown without --test, since badge"),
+        ({"strategy": "psp-topk"}, "unknown without --test"),
+        ({"strategy": "random+pcb"}, "unknown without --test"),
+    ],
+)
+def test_check_data_says_what_the_draws_will_tell(given, expected):
+    """Half-width of a 95 % interval around one half: 0.98 / sqrt(draws by chance)."""
+    assert expected in _judged(resolve(given), 80)
 
 
 def test_a_quota_makes_room_for_new_features(options, tmp_path, capsys):

@@ -182,7 +182,7 @@ def test_wrong_answers_cost_nothing(options, tmp_path, capsys):
     go(options)
     file = out / "round_01" / "query.csv"
     fill_in(file, lambda row: "gren")
-    with pytest.raises(OracleError, match=r"query\.csv:2: 'gren' is no class; did you mean 'green'"):
+    with pytest.raises(OracleError, match=r"query\.csv:2: 'gren' is no class \(did you mean 'green'"):
         go(options, resume=True)
     words = ["run", "--resume"]
     for key, value in options.items():
