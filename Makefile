@@ -26,7 +26,7 @@ lint: $(VENV)/.ready-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/.ready-test
-	for name in text_step softdtw sampler_memory ray_overhead protocols; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in text_step softdtw sampler_memory ray_overhead protocols own_data; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 setup: $(VENV)/.ready-test
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from psp_ray import components
 from psp_ray.config import Config
@@ -16,8 +17,9 @@ from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.featurize import Plan, plan_featurize
 from psp_ray.data.hashes import Hashes, hash_manifest
 from psp_ray.data.images import ImageError, decode, read_file
+from psp_ray.policy.settings import PolicySettings
 from psp_ray.records import TextState
-from psp_ray.report.progress import duration
+from psp_ray.report.progress import LOOKING, Reporter, counting, duration
 
 TINY = 16
 """Shorter side in pixels below which an image is called tiny."""
@@ -28,6 +30,8 @@ CLOSE = 0.95
 PEEK = 2000
 """Most images that are opened to look at their sizes, and most features for the guess of the class balance."""
 SHOWN = 5
+WORTH_A_SESSION = 20
+"""Fewest labels for which somebody sits down."""
 
 
 def check(config: Config) -> Iterator[str]:
@@ -38,13 +42,15 @@ def check(config: Config) -> Iterator[str]:
     """
     from psp_ray.run import prepare, uses_cached_views
 
+    reporter = Reporter(config.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
     prepared = prepare(config.model_copy(update={"oracle": "file"}))  # labels may be missing here
     config, dataset = prepared.config, prepared.dataset
     cache = FeatureCache.open(config.cache)
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)
     yield f"{dataset.name}: {dataset.manifest.num_rows:,} images ({parts}), {len(dataset.classes)} classes"
     yield from _labels(dataset)
-    hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root)
+    hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root, progress=counting(reporter, LOOKING))
+    reporter.stop()
     yield from _duplicates(dataset, hashes)
     yield from _sizes(dataset, hashes)
     text = _text(config, dataset)
@@ -90,7 +96,7 @@ def _duplicates(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
     groups = [rows for rows in same.values() if len(rows) > 1]
     if groups:
         extra = sum(len(rows) - 1 for rows in groups)
-        yield f"warning: {extra:,} images repeat the bytes of another: " + "; ".join(
+        yield f"warning: {extra:,} image{'s repeat' if extra > 1 else ' repeats'} the bytes of another: " + "; ".join(
             " = ".join(ids[row] for row in rows[:3]) for rows in groups[:SHOWN]
         )
         leaks = [rows for rows in groups if len({splits[row] for row in rows}) > 1]
@@ -202,17 +208,35 @@ def _cost(config: Config, dataset: Dataset, plan: Plan, cache: FeatureCache) -> 
         yield f"featurizing: nothing to do, all {plan.n_images:,} images are in {cache.folder}"
     n, classes = dataset.pool.num_rows, len(dataset.classes)
     per_round = n if config.labels_per_round == "pool" else int(config.labels_per_round or classes)
-    least = max(classes, 20)  # below about 20 draws an interval of the accuracy says nothing
-    suggested = max(1, min(least, n // max(config.rounds, 1)))
+    suggested = max(1, min(max(classes, WORTH_A_SESSION), n // max(config.rounds, 1)))
+    labels = min(n, config.rounds * per_round)
     yield (
-        f"cost: {per_round:,} labels a round, {config.rounds} rounds: "
-        f"{min(n, config.rounds * per_round):,} labels; at 5 s a label "
+        f"cost: {per_round:,} labels a round, {config.rounds} rounds: {labels:,} labels; at 5 s a label "
         f"{duration(5 * per_round)} of work a round"
     )
-    width = 100 * 1.96 * math.sqrt(0.25 / suggested)
+    if not dataset.test.num_rows:
+        yield _judged(config, labels)
     yield (
-        f"suggested: --labels-per-round {suggested} (the classes, at least 20: one round then tells the accuracy to "
-        f"about ±{width:.0f} points)"
+        f"suggested: --labels-per-round {suggested} (as many as classes, at least {WORTH_A_SESSION}: fewer "
+        "are not worth a session)"
+    )
+
+
+def _judged(config: Config, labels: int) -> str:
+    """What the draws will tell of the accuracy: those by chance alone, as if half the predictions were wrong."""
+    base, *wrappers = config.strategy.split("+")
+    known = base == "random" or (base == "vssp" and config.sampling != "topk")
+    if "audit" not in wrappers and (not known or "pcb" in wrappers):
+        return (
+            f"accuracy: unknown without --test, since {config.strategy} doesn't say how probable its choices are; "
+            f"{config.strategy}+audit does for a share of them"
+        )
+    draws = labels if base == "random" else config.part(PolicySettings).eps * labels
+    points = 100 * min(0.5, 1.96 * math.sqrt(0.25 / max(draws, 1.0)))
+    more = "" if base == "random" else f" (--audit-fraction {config.part(PolicySettings).eps:g})"
+    return (
+        f"accuracy: about {draws:.0f} of the {labels:,} labels are drawn by chance alone{more}, which tells it to "
+        f"about ±{points:.0f} points; --test tells it sharply"
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -119,10 +119,16 @@ class Classifier:
         text = TextState(tensors["class_embeddings"], scale)
         return cls(tower, text, json.loads(metadata["classes"]), spec)
 
-    def predict(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> list[Prediction]:
+    def predict(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Prediction]:
         """Classify image files, folders of them (searched through), or encoded bytes.
 
-        Unreadable images get an `error` instead of a class.
+        `progress` is told (done, total) after every batch. Unreadable images get an `error` instead of a class.
 
         Raises:
             DatasetError: a path that doesn't exist, or a folder without images.
@@ -131,6 +137,8 @@ class Classifier:
         sources = list(_expand(images))
         for start in range(0, len(sources), batch_size):
             found += self._predict_batch(sources[start : start + batch_size])
+            if progress is not None:
+                progress(len(found), len(sources))
         return found
 
     def _predict_batch(self, sources: list[ImageSource]) -> list[Prediction]:

@@ -40,6 +40,8 @@ GPU_BATCH = 128
 """Images per pass of the image tower on a GPU."""
 VIEW_PIECE = 128
 """Pool images that a view worker encodes at a time: a fixed number, so that results don't depend on who does it."""
+VIEW_PIECES = 8
+"""Such pieces that each view worker does between two reports, where views are encoded on demand."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,47 @@ class PseudoLabelerComponent:
         self._settings = config.part(SelfTrainingSettings)
         self._labeler = PseudoLabeler(self._pool, self._settings, pool)
         self._asked: tuple[TextState, Int64Array] | None = None
+        self._planned: tuple[int, Int64Array] | None = None
+
+    def encode_views(
+        self,
+        text: TextState,
+        unlabeled: Int64Array,
+        bought: Int64Array | None,
+        round: int,
+        labeled: Int64Array,
+        labels: Int32Array,
+    ) -> tuple[int, int]:
+        """Encode and keep a portion of the views that `label` (`bought` is None) or `drop` will want on demand.
+
+        Returns how many images got theirs now, and how many are left.
+        """
+        if self._views is None or (bought is None) != (self._settings.pseudo_source == "prompt"):
+            return 0, 0
+        chosen = self._candidates(text, unlabeled, bought, round, labeled, labels)
+        return self._views.encode_some(chosen)
+
+    def _candidates(
+        self,
+        text: TextState,
+        unlabeled: Int64Array,
+        bought: Int64Array | None,
+        round: int,
+        labeled: Int64Array,
+        labels: Int32Array,
+    ) -> Int64Array:
+        """Sorted positions that are worth views in this round."""
+        from psp_ray.selftrain.near import confidences, near_decision
+
+        if self._planned is None or self._planned[0] != round:
+            if bought is None:
+                chosen = near_decision(unlabeled, *confidences(self._pool, text, unlabeled), self._settings)
+            else:
+                rest = np.setdiff1d(unlabeled, bought, assume_unique=True)
+                rest = np.intersect1d(rest, self._labeler.graph().positions, assume_unique=True)
+                chosen = near_decision(rest, *self._labeler.opinion(rest, labeled, labels), self._settings)
+            self._planned = round, chosen
+        return self._planned[1]
 
     def label(
         self, text: TextState, unlabeled: Int64Array, round: int, labeled: Int64Array, labels: Int32Array
@@ -318,12 +361,10 @@ class PseudoLabelerComponent:
         With views on demand whose labels come from the graph, only `drop` knows which samples need views.
         """
         if self._views is not None:
-            from psp_ray.selftrain.near import confidences, near_decision
-
             self._asked = text, unlabeled
             if self._settings.pseudo_source != "prompt":
                 return PseudoLabels.empty()
-            chosen = near_decision(unlabeled, *confidences(self._pool, text, unlabeled), self._settings)
+            chosen, self._planned = self._candidates(text, unlabeled, None, round, labeled, labels), None
             return self._labeler.label(text, chosen, round, labeled, labels, self._views)
         if isinstance(self._pool, FreshPool):
             self._pool.round = round
@@ -332,13 +373,9 @@ class PseudoLabelerComponent:
     def drop(self, positions: Int64Array, round: int, labeled: Int64Array, labels: Int32Array) -> PseudoLabels:
         """What `label` gave without the query set `positions`; `labeled`, `labels` now hold this round's purchase."""
         if self._views is not None and self._settings.pseudo_source != "prompt":
-            from psp_ray.selftrain.near import near_decision
-
             assert self._asked is not None
             text, unlabeled = self._asked
-            rest = np.setdiff1d(unlabeled, positions, assume_unique=True)
-            rest = np.intersect1d(rest, self._labeler.graph().positions, assume_unique=True)
-            chosen = near_decision(rest, *self._labeler.opinion(rest, labeled, labels), self._settings)
+            chosen, self._planned = self._candidates(text, unlabeled, positions, round, labeled, labels), None
             return self._labeler.label(text, chosen, round, labeled, labels, self._views)
         return self._labeler.drop(positions, round, labeled=labeled, labels=labels)
 
@@ -347,7 +384,13 @@ class PseudoLabelerComponent:
 
 
 class FreshSource(Protocol):
-    """Encodes views of pool positions for a round: (k, L, d) float16 for each piece of positions, in order."""
+    """Encodes views of pool positions for a round: (k, L, d) float16 for each piece of positions, in order.
+
+    `width` pieces are worked on at a time.
+    """
+
+    @property
+    def width(self) -> int: ...
 
     def encode(self, pieces: list[Int64Array], round: int) -> list[Float16Array]: ...
 
@@ -405,17 +448,30 @@ class ViewsOnDemand:
 
     def __call__(self, positions: Int64Array) -> Float16Array:
         """Views (k, L, d) of pool positions."""
+        while self.encode_some(positions)[1]:
+            pass
+        found = self._store.gather(*self._store.locate(self._hashes[positions]))
+        return found.reshape(len(positions), self._n_views, -1)
+
+    def encode_some(self, positions: Int64Array) -> tuple[int, int]:
+        """Encode and keep a portion of the views (k, L, d) that are lacking; returns how many images, and the rest.
+
+        Raises OutputError where what was kept is not found again.
+        """
         hashes = self._hashes[positions]
         lacking = np.flatnonzero(~self._store.contains(hashes))
-        if len(lacking):
-            _, first = np.unique(hashes[lacking], axis=0, return_index=True)
-            wanted = lacking[np.sort(first)]
-            pieces = [positions[wanted[i : i + VIEW_PIECE]] for i in range(0, len(wanted), VIEW_PIECE)]
-            encoded = np.concatenate(self._source.encode(pieces, 0))
-            self._store.write(hashes[wanted], encoded.reshape(len(wanted), -1))
-            self._store.refresh()
-        found = self._store.gather(*self._store.locate(hashes))
-        return found.reshape(len(positions), self._n_views, -1)
+        if not len(lacking):
+            return 0, 0
+        _, first = np.unique(hashes[lacking], axis=0, return_index=True)
+        distinct = lacking[np.sort(first)]
+        wanted = distinct[: VIEW_PIECES * self._source.width * VIEW_PIECE]
+        pieces = [positions[wanted[i : i + VIEW_PIECE]] for i in range(0, len(wanted), VIEW_PIECE)]
+        encoded = np.concatenate(self._source.encode(pieces, 0))
+        self._store.write(hashes[wanted], encoded.reshape(len(wanted), -1))
+        self._store.refresh()
+        if not self._store.contains(hashes[wanted]).all():
+            raise OutputError(f"{self._store.folder}: views written there are gone; leave the cache alone during a run")
+        return len(wanted), len(distinct) - len(wanted)
 
 
 @dataclass(frozen=True)
@@ -433,6 +489,8 @@ class ViewInput:
 
 class ViewEncoder:
     """Encodes fresh views; heart of a view worker, or used directly in one process."""
+
+    width = 1
 
     def __init__(self, given: ViewInput):
         from psp_ray.data.fresh import FreshViews

@@ -38,6 +38,7 @@ RUN_ONLY = frozenset(
         "worker_gpus",
         "timeout",
         "cache",
+        "cache_gib",
         "out",
         "resume",
         "data_root",
@@ -171,6 +172,9 @@ class Config(AcquisitionSettings, PolicySettings, LearnSettings, SelfTrainingSet
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for an actor before giving up")
     cache: str | None = Field(
         None, description="feature cache folder; default: PSP_RAY_CACHE, else the user's cache folder"
+    )
+    cache_gib: float | None = Field(
+        None, gt=0, description="quota of the cache folder: before encoding, what was not used for longest makes room"
     )
     out: str | None = Field(None, description="output folder; default: runs/DATASET-STRATEGY-seedN")
     resume: bool = Field(False, description="continue the run in the output folder, or start it")

@@ -418,6 +418,7 @@ class Experiment:
         if self.crew.pseudo_labeler is not None:
             # Every unlabeled sample is scored while the oracle works; the query set is dropped afterwards, and what
             # it taught may have a say in which pseudo-labels are kept.
+            self._encode_views(state, number, unlabeled, None, state.labeled, state.labels, seconds)
             scoring = self.crew.pseudo_labeler.submit(
                 "label", state.text, unlabeled, number, state.labeled, state.labels
             )
@@ -428,10 +429,35 @@ class Experiment:
             return response, PseudoLabels.empty(), cosines
         asked, answers = self._with_answers(state, proposal, response)
         known = answers >= 0
+        self._encode_views(state, number, unlabeled, proposal.positions, asked[known], answers[known], seconds)
         choosing = self.crew.pseudo_labeler.submit("drop", proposal.positions, number, asked[known], answers[known])
         pseudo: PseudoLabels = choosing.result()
-        seconds["pseudo_label"] = scoring.seconds + choosing.seconds
+        seconds["pseudo_label"] += scoring.seconds + choosing.seconds
         return response, pseudo, cosines
+
+    def _encode_views(
+        self,
+        state: RunState,
+        number: int,
+        unlabeled: Int64Array,
+        bought: Int64Array | None,
+        labeled: Int64Array,
+        labels: Int32Array,
+        seconds: dict[str, float],
+    ) -> None:
+        """Views on demand, a portion at a time: it may take long, and what is encoded is kept."""
+        if self.config.view_mode != "on-demand" or self.crew.pseudo_labeler is None:
+            return
+        done, left, started = 0, 1, time.perf_counter()
+        while left:
+            encoding = self.crew.pseudo_labeler.submit(
+                "encode_views", state.text, unlabeled, bought, number, labeled, labels
+            )
+            now, left = encoding.result()
+            seconds["pseudo_label"] += encoding.seconds
+            done += now
+            if left:
+                self.reporter.views(number, done, done + left, time.perf_counter() - started)
 
     def _unlabeled(self, asked: Int64Array) -> Int64Array:
         keep = np.ones(len(self.names.sample_ids), bool)

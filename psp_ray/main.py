@@ -119,10 +119,15 @@ def predict(
     run_folder: str, out: str | None, device: str, batch_size: int, checkpoint: str | None, images: tuple[str, ...]
 ) -> None:
     """Classify IMAGES (files or folders) with the prompts of a run, into a CSV of path, class, probability."""
+    from rich.console import Console
+
     from psp_ray.classifier import Classifier, predictions_csv
+    from psp_ray.report.progress import Reporter, counting
 
     classifier = Classifier.load(run_folder, device=device, checkpoint=checkpoint)
-    predictions = classifier.predict(list(images), batch_size=batch_size)
+    reporter = Reporter(0, Console(stderr=True, highlight=False, soft_wrap=True))
+    predictions = classifier.predict(list(images), batch_size=batch_size, progress=counting(reporter, "classifying"))
+    reporter.stop()
     text = predictions_csv(predictions)
     if out is None:
         click.echo(text, nl=False)

@@ -20,6 +20,7 @@ from psp_ray.data.cache import EncoderSpec, FeatureCache
 from psp_ray.data.dataset import Dataset, load_dataset
 from psp_ray.data.featurize import FeaturizedDataset, Progress, featurize, plan_featurize, write_broken
 from psp_ray.data.own import initial_labels, limited
+from psp_ray.data.quota import make_room
 from psp_ray.errors import ConfigError, DatasetError, OutputError
 from psp_ray.experiment import Experiment, PoolNames, RunState
 from psp_ray.files import LOCK, alone, read_json, write_json, write_text
@@ -27,7 +28,7 @@ from psp_ray.finish import finish, pool_names
 from psp_ray.honest import telling
 from psp_ray.oracle.answers import AwaitingLabels
 from psp_ray.policy.settings import AUDIT_FRACTION, AUDIT_FRACTION_UNTESTED
-from psp_ray.report.progress import Reporter, duration, interval, percent, rounds_table
+from psp_ray.report.progress import LOOKING, Reporter, counting, duration, interval, percent, rounds_table
 from psp_ray.results import (
     SUMMARY,
     write_labels,
@@ -306,7 +307,8 @@ def _run_alone(config: Config, prepared: Prepared, out: Path, reporter: Reporter
         data = featurize_prepared(prepared, runtime, reporter)
         if data.broken:
             write_broken(out / "broken_images.csv", data.broken)
-            reporter.warn(f"{len(data.broken)} images can't be read and are left out; see {out / 'broken_images.csv'}")
+            what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
+            reporter.warn(f"left out {what} that can't be read; see {out / 'broken_images.csv'}")
             check_budget(config, data.dataset)
         return _run_rounds(config, data, runtime, out, experiment_id, reporter, started)
 
@@ -346,7 +348,12 @@ def featurize_prepared(prepared: Prepared, runtime: Runtime, reporter: Reporter)
     config = prepared.config
     cache = FeatureCache.open(config.cache)
     views = components.view_settings(config) if uses_cached_views(config) else None
-    plan = plan_featurize(prepared.dataset, prepared.spec, cache, views)
+    plan = plan_featurize(prepared.dataset, prepared.spec, cache, views, looked=counting(reporter, LOOKING))
+    reporter.stop()
+    if plan.n_missing and config.cache_gib is not None:
+        stores = [cache.features(prepared.spec), *([cache.views(prepared.spec, views)] if views else [])]
+        for line in make_room(cache.folder, config.cache_gib, plan.bytes_needed, [store.folder for store in stores]):
+            reporter.note(f"--cache-gib {config.cache_gib:g}: {line}")
     if plan.n_missing:
         reporter.note(
             f"featurizing {plan.n_missing:,} images ({plan.n_encodings:,} encodings with views) once, "
@@ -411,7 +418,9 @@ def _run_rounds(
     if config.self_training != "none" and config.view_mode != "cached":
         store = None
         if config.view_mode == "on-demand":
-            kept = FeatureCache.open(config.cache).views(_encoder_spec(config), components.view_settings(config))
+            views, spec = components.view_settings(config), _encoder_spec(config)
+            FeatureCache.open(config.cache).describe(spec, views)
+            kept = FeatureCache.open(config.cache).views(spec, views)
             store = components.ViewStore(kept.folder, data.pool.hashes)
         view_input = components.ViewInput(settings, data.dataset.pool, data.pool.hashes, store)
     crew = runtime.crew(
@@ -487,13 +496,16 @@ def _await(
     number = (state.round if state else 0) + 1
     waiting = {"awaiting": {"round": number, "missing": error.missing, "asked": error.asked, "file": error.place}}
     summary = write_summary(out, config, "awaiting_labels", state, wall, backbone["image_size"][0], waiting)
-    folder = Path(error.place).parent
+    file = Path(error.place)
+    if file.is_relative_to(out.resolve()):
+        file = out / file.relative_to(out.resolve())  # as the user named the folder
+    folder = file.parent
     if error.missing < error.asked:
         answered = error.asked - error.missing
         reporter.note(f"round {number}: {answered:,} of {error.asked:,} answers taken up, {error.missing:,} missing")
     reporter.note(
         f"round {number}: please label {error.missing:,} images: write a class, skip (can't tell) or ignore (none of "
-        f"the classes) into the column 'label' of\n  {error.place}"
+        f"the classes) into the column 'label' of\n  {file}"
     )
     reporter.note(f"  the images: {folder / 'images'}/ and {folder / 'contact_sheet.png'}")
     reporter.note(f"then continue with the same command and --resume --out {out}")

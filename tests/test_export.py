@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from psp_ray import Classifier
+from psp_ray.check import _judged
 from psp_ray.config import resolve
 from psp_ray.data.quota import entries
 from psp_ray.errors import ConfigError, OutputError
@@ -157,7 +158,7 @@ def test_check_data_says_what_is_wrong(options, tiny_folder, tmp_path, capsys):
     text = capsys.readouterr().out
     for wanted in (
         "3 classes",
-        "1 images repeat the bytes of another",
+        "1 image repeats the bytes of another",
         "have different labels",
         "1 can't be read and would be left out: red/broken.png",
         "1 are smaller than 16 px: green/tiny.png (8 x 8)",
@@ -170,6 +171,44 @@ def test_check_data_says_what_is_wrong(options, tiny_folder, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "duplicates: none" in text
     assert "class balance, a zero-shot guess from" in text or "class balance: unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"strategy": "random"},
+            "about 80 of the 80 labels are drawn by chance alone, which tells it to about ±11 points",
+        ),
+        ({"strategy": "psp", "audit_fraction": 0.25}, "about 20 of the 80 labels"),
+        ({"strategy": "badge+audit", "audit_fraction": 0.25}, "(--audit-fraction 0.25), which tells it to about ±22"),
+        ({"strategy": "badge"}, "unknown without --test, since badge"),
+        ({"strategy": "psp-topk"}, "unknown without --test"),
+        ({"strategy": "random+pcb"}, "unknown without --test"),
+    ],
+)
+def test_check_data_says_what_the_draws_will_tell(given, expected):
+    """Half-width of a 95 % interval around one half: 0.98 / sqrt(draws by chance)."""
+    assert expected in _judged(resolve(given), 80)
+
+
+def test_a_quota_makes_room_for_new_features(options, tmp_path, capsys):
+    """What is not at work goes, and a quota below what is at work is refused before anything is encoded."""
+    cache = str(tmp_path / "cache")
+    words = [word for key in ("dataset", "model") for word in (f"--{key}", options[key])]
+    words = ["featurize", *words, "--cache", cache, "--runner", "inline", "--self-training", "none"]
+    assert command(*words) == 0
+    first = entries(cache)[0]
+    assert command(*words, "--image-size", "48", "--cache-gib", "1e-7") == 2
+    assert "--cache-gib 1e-07: this data set needs" in capsys.readouterr().err
+    assert command(*words, "--image-size", "48", "--cache-gib", "1") == 0
+    assert len(entries(cache)) == 2, "there is room"
+    quota = 1.2 * sum(entry.bytes for entry in entries(cache)) / 2**30
+    assert command(*words, "--image-size", "64", "--cache-gib", quota) == 0
+    assert "removed" in capsys.readouterr().out
+    left = entries(cache)
+    assert first.path not in [entry.path for entry in left]
+    assert sum(entry.bytes for entry in left) <= quota * 2**30
 
 
 def test_cache_ls_and_prune(options, finished, capsys):

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from psp_ray.config import resolve
+from psp_ray.data.quota import entries, show
 from psp_ray.errors import OracleError
 from psp_ray.files import read_tensors
 from psp_ray.main import main
@@ -181,7 +182,7 @@ def test_wrong_answers_cost_nothing(options, tmp_path, capsys):
     go(options)
     file = out / "round_01" / "query.csv"
     fill_in(file, lambda row: "gren")
-    with pytest.raises(OracleError, match=r"query\.csv:2: 'gren' is no class; did you mean 'green'"):
+    with pytest.raises(OracleError, match=r"query\.csv:2: 'gren' is no class \(did you mean 'green'"):
         go(options, resume=True)
     words = ["run", "--resume"]
     for key, value in options.items():
@@ -283,6 +284,35 @@ def test_views_on_demand_are_those_that_would_be_cached(options, tmp_path, tiny_
     more = {**common, "pseudo_cap": 1, "cache": str(tmp_path / "three"), "out": str(tmp_path / "few")}
     assert go(options, **more, views="on-demand:2")["status"] == "finished"
     assert 0 < len(views_in(tmp_path / "three")) <= 24
+
+
+@pytest.mark.parametrize("source", ["prompt", "graph"])
+def test_views_on_demand_come_in_portions_that_are_told_and_kept(options, tmp_path, tiny_folder, monkeypatch, source):
+    """Progress adds up, an interruption loses one portion, and what is there is not encoded again."""
+    del options["classes"], options["oracle"]
+    monkeypatch.setattr("psp_ray.components.VIEW_PIECE", 4)
+    monkeypatch.setattr("psp_ray.components.VIEW_PIECES", 2)
+    told = []
+
+    class Listening(Reporter):
+        def views(self, round, done, total, seconds):
+            told.append((done, total))
+            if len(told) == 3:
+                raise KeyboardInterrupt
+
+    lazy = {"dataset": str(tiny_folder), "pseudo_source": source, "pseudo_cap": 0, "cache": str(tmp_path / "cache")}
+    config = resolve({**options, **lazy, "views": "on-demand:2", "rounds": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Listening(1, Console(quiet=True)))
+    wanted = told[0][1]
+    assert told == [(8, wanted), (16, wanted), (24, wanted)]
+    assert len(views_in(tmp_path / "cache")) == 24
+    told[:] = []
+    go(options, **lazy, views="on-demand:2", rounds=1, resume=True)
+    assert len(views_in(tmp_path / "cache")) == wanted
+    text = "\n".join(show(entries(tmp_path / "cache")))
+    assert f"{wanted} images" in text
+    assert ": 2 views" in text
 
 
 def test_audit_draws_estimate_where_a_strategy_has_no_probabilities(options, tmp_path, tiny_folder):

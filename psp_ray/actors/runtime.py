@@ -163,6 +163,10 @@ class RemoteViews:
         self._workers, self._timeout = workers, timeout
         self._group: WorkerGroup | None = None
 
+    @property
+    def width(self) -> int:
+        return len(self._workers)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_workers": self._workers, "_timeout": self._timeout, "_group": None}
 

@@ -31,6 +31,8 @@ FIRST_CHUNK = 16
 
 MapTasks = Callable[[Iterable[ChunkTask]], Iterable[ChunkResult]]
 """Does all tasks, in any order and place; each result is written as it comes."""
+Looked = Callable[[int, int], None]
+"""Told how many images of how many have been looked at."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,13 @@ def plan_featurize(
     cache: FeatureCache,
     views: ViewSettings | None = None,
     encoder: ChunkEncoder | None = None,
+    looked: Looked | None = None,
 ) -> Plan:
-    """What is cached and what encoding the rest takes. With `encoder`, one batch is timed (after one that warms up)."""
-    work = _find_work(dataset, spec, cache, views)
+    """What is cached and what encoding the rest takes. With `encoder`, one batch is timed (after one that warms up).
+
+    `looked` is told (done, total) while the images' contents are looked at.
+    """
+    work = _find_work(dataset, spec, cache, views, looked)
     count = 0 if views is None else views.count
     n_center, n_views = int(work.center.sum()), int(work.views.sum())
     speed = None
@@ -242,8 +248,10 @@ def write_broken(path: str | os.PathLike[str], broken: list[BrokenImage]) -> Non
     write_text(Path(path), text.getvalue())
 
 
-def _find_work(dataset: Dataset, spec: EncoderSpec, cache: FeatureCache, views: ViewSettings | None) -> _Work:
-    hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root)
+def _find_work(
+    dataset: Dataset, spec: EncoderSpec, cache: FeatureCache, views: ViewSettings | None, looked: Looked | None = None
+) -> _Work:
+    hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root, progress=looked)
     n = dataset.manifest.num_rows
     readable = np.ones(n, bool)
     readable[list(hashes.unreadable)] = False

@@ -89,7 +89,7 @@ def hash_manifest(
                 values[row] = np.frombuffer(digest, np.uint8)
                 if stamp is not None:
                     stamps[row] = stamp
-            if progress is not None and (done % 1000 == 0 or done == len(paths)):
+            if progress is not None and (done % 100 == 0 or done == len(paths)):
                 progress(done, len(paths))
     settled = time.time_ns() - RACY_NS
     found = {paths[row]: (*stamp, values[row].tobytes()) for row, stamp in stamps.items() if stamp[1] < settled}

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from psp_ray.data.cache import FeatureCache
+from psp_ray.errors import OutputError
 
 DAY = 86_400.0
 GIB = 2**30
@@ -91,15 +93,19 @@ def prune(
     max_gib: float | None = None,
     older_than_days: float | None = None,
     dry_run: bool = False,
+    keep: Collection[str] = (),
 ) -> list[str]:
     """Remove entries unused for `older_than_days`, then the longest unused until `max_gib` are left.
 
-    Returns a line for each removal. A part that a run has mapped stays readable for that run until it ends.
+    Folders in `keep` stay. Returns a line for each removal, and one for what is left. A part that a run
+    has mapped stays readable for that run until it ends.
     """
     found = entries(folder)
     total = sum(entry.bytes for entry in found)
     lines = []
     for entry in found:
+        if str(entry.path) in keep:
+            continue
         old = older_than_days is not None and time.time() - entry.used > older_than_days * DAY
         if not old and (max_gib is None or total <= max_gib * GIB):
             continue
@@ -108,3 +114,18 @@ def prune(
         if not dry_run:
             shutil.rmtree(entry.path, ignore_errors=True)
     return [*lines, f"{total / 2**20:.1f} MiB left"]
+
+
+def make_room(folder: str | os.PathLike[str], quota_gib: float, need: int, keep: Collection[str]) -> list[str]:
+    """Remove what was not used for longest until `need` more bytes fit the quota; lines for what was removed.
+
+    Raises:
+        OutputError: with `keep`, the folders of the features at work, the quota is too small.
+    """
+    held = sum(entry.bytes for entry in entries(folder) if str(entry.path) in keep)
+    if held + need > quota_gib * GIB:
+        raise OutputError(
+            f"--cache-gib {quota_gib:g}: this data set needs {(held + need) / GIB:.3g} GiB of {folder}; raise it, or "
+            "use fewer --views or a --pool-limit"
+        )
+    return prune(folder, max_gib=quota_gib - need / GIB, keep=keep)[:-1]

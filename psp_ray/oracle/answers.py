@@ -55,7 +55,7 @@ def parse_answer(text: str, class_names: Sequence[str]) -> int | None:
         return WORDS[plain]
     names = {normalize_name(name): name for name in class_names} | {word: word for word in WORDS}
     near = difflib.get_close_matches(plain, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {names[near[0]]!r}?" if near else f"; classes are {_some(class_names)}"
+    hint = f" (did you mean {names[near[0]]!r}?)" if near else f" (classes are {_some(class_names)})"
     raise UnknownLabel(f"{text!r} is no class{hint}")
 
 

@@ -27,8 +27,7 @@ def plot_learning_curve(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    start = rows[0]["labels_total"] - rows[0]["labels_new"] if rows else 0
-    labels = [start, *(row["labels_total"] for row in rows)]
+    labels = [0, *(row["labels_total"] for row in rows)]
     estimates = [zero_shot_estimate, *(row["pool_accuracy_estimate"] for row in rows)]
     known = [(x, e) for x, e in zip(labels, estimates, strict=True) if telling(e)]
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
@@ -64,13 +63,12 @@ def plot_learning_curve(
     axes.set_xlabel("labels")
     axes.set_ylabel(f"{split} accuracy (%)" if tested and not known else "accuracy (%)")
     axes.set_title(title)
-    axes.margins(y=0.12)
-    axes.set_xlim(left=-0.03 * max(labels[-1], 1))
+    axes.margins(x=0.09, y=0.12)  # room for the number at the last point
     if known:
         axes.set_ylim(max(axes.get_ylim()[0], -3), min(axes.get_ylim()[1], 103))
     axes.grid(alpha=0.3)
     if tested or known:
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside lower center", ncols=3, fontsize="small")  # no point or bar lies behind it
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +25,10 @@ _SHOWN = {
     "checkpoint": "checkpoint",
 }
 
+LOOKING = "looking at the images"
+LONG = 5.0
+"""Seconds from which something is long enough to be told of."""
+
 
 class Reporter:
     """Prints progress to a rich console; quiet runs pass `Console(quiet=True)`."""
@@ -34,6 +38,7 @@ class Reporter:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._last_line = 0.0
+        self._usual: dict[str, float] = {}
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -43,16 +48,31 @@ class Reporter:
         self.console.print(f"warning: {text}", style="yellow", markup=False)
 
     def stage(self, round: int, name: str) -> None:
-        """A stage of a round begins."""
-        self._live(f"round {round}/{self.rounds}: {_SHOWN.get(name, name)} …")
+        """A stage of a round begins; where it took seconds in the round before, that says how long."""
+        usual = self._usual.get("learn" if name.startswith("judge") else name, 0.0)
+        hint = f" (about {duration(usual)})" if usual >= LONG else ""
+        self._live(f"round {round}/{self.rounds}: {_SHOWN.get(name, name)}{hint} …")
 
     def featurizing(self, done: int, total: int, rate: float, eta: float) -> None:
         """Featurizing progress: images done and in all, images per second, seconds left."""
+        self._progress("featurizing", "encodings", done, total, rate, eta)
+
+    def images(self, what: str, done: int, total: int, seconds: float) -> None:
+        """How many of `total` images are done with `what`, in how long; said where it takes seconds."""
+        rate = done / max(seconds, 1e-9)
+        if seconds >= LONG or self.console.is_terminal:
+            self._progress(what, "images", done, total, rate, (total - done) / max(rate, 1e-9))
+
+    def views(self, round: int, done: int, total: int, seconds: float) -> None:
+        """How many images have their views on demand, in how long."""
+        self.images(f"round {round}/{self.rounds}: views on demand", done, total, seconds)
+
+    def _progress(self, what: str, unit: str, done: int, total: int, rate: float, eta: float) -> None:
         left = f", {duration(eta)} left" if math.isfinite(eta) and done < total else ""
-        text = f"featurizing: {done:,}/{total:,} encodings, {rate:.0f} a second{left}"
+        text = f"{what}: {done:,}/{total:,} {unit}, {rate:.0f} a second{left}"
         if self.console.is_terminal and done < total:
             self._live(text)
-        elif done >= total or time.monotonic() - self._last_line > 5.0:  # a log file gets a line now and then
+        elif done >= total or time.monotonic() - self._last_line > LONG:  # a log file gets a line now and then
             self._last_line = time.monotonic()
             self.stop()
             self.note(text)
@@ -70,6 +90,7 @@ class Reporter:
 
     def restored(self, rows: list[dict[str, Any]], zero_shot: Evaluation) -> None:
         self.stop()
+        self._usual = rows[-1]["seconds"] if rows else {}
         known = f" (zero-shot accuracy {percent(zero_shot.accuracy)})" if zero_shot.n else ""
         self.note(f"continuing after round {len(rows)}{known}")
 
@@ -77,6 +98,7 @@ class Reporter:
         """A round is finished and safe on disk."""
         self.stop()
         seconds = row["seconds"]
+        self._usual = seconds
         stages = ", ".join(f"{_SHOWN[name]} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
         pseudo = ""
         if row["pseudo_labels"]:
@@ -114,6 +136,12 @@ class Reporter:
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+
+def counting(reporter: Reporter, what: str) -> Callable[[int, int], None]:
+    """A function of (done, total) that tells `reporter` how far `what` is; its clock starts now."""
+    started = time.perf_counter()
+    return lambda done, total: reporter.images(what, done, total, time.perf_counter() - started)
 
 
 def percent(value: float | None) -> str:

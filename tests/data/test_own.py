@@ -191,7 +191,7 @@ def test_initial_labels_and_a_smaller_pool(tmp_path):
     [
         ("name,label\na.png,cat\n", "no column 'path' (columns: name, label)"),
         ("path,label\n", "lists no image"),
-        ("path,label\na.png,cow\n", "list.csv:2: 'cow' is no class; classes are 'cat', 'dog'"),
+        ("path,label\na.png,cow\n", "list.csv:2: 'cow' is no class (classes are 'cat', 'dog')"),
         ("path,label\na.png,skip\n", "list.csv:2: 'skip' is no class"),
         ("path,label,split\na.png,cat,holdout\n", "list.csv:2: split 'holdout' is unknown"),
         ("path,label,split\na.png,,test\n", "list.csv:2: a test image without a label"),

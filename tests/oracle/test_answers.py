@@ -151,7 +151,7 @@ def test_what_people_type():
     assert [parse_answer(t, names) for t in (" dog", "sea-lion", "SEA HORSE", "Skip", "IGNORE", " ")] == [
         2, 0, 1, SKIP, IGNORE, None,
     ]  # fmt: skip
-    with pytest.raises(UnknownLabel, match=r"'sealion' is no class; did you mean 'Sea lion'\?"):
+    with pytest.raises(UnknownLabel, match=r"'sealion' is no class \(did you mean 'Sea lion'\?\)"):
         parse_answer("sealion", names)
     with pytest.raises(UnknownLabel, match="classes are 'Sea lion', 'sea_horse'"):
         parse_answer("zzz", names)
