@@ -116,8 +116,7 @@ def test_selections_and_pseudo_labels_do_not_depend_on_shards(local_ray, source)
 def result(out):
     summary = json.loads((out / "summary.json").read_text())
     rounds = [{k: v for k, v in row.items() if k not in ("seconds", "wall_seconds")} for row in summary["rounds"]]
-    names = [name for name in ("labels", "policy", "pool_predictions") if (out / f"{name}.parquet").exists()]
-    tables = {name: pq.read_table(out / f"{name}.parquet") for name in names}
+    tables = {name: pq.read_table(out / f"{name}.parquet") for name in ("labels", "policy", "pool_predictions")}
     return rounds, tables, (out / "prompts.safetensors").read_bytes()
 
 
@@ -147,8 +146,7 @@ def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, 
         given = {**options, "out": str(outs[runner]), "runner": runner, "cache": str(cache)}
         run(resolve(given), Reporter(2, Console(quiet=True)))
     inline, on_ray = result(outs["inline"]), result(outs["ray"])
-    assert list(inline[1]) == list(on_ray[1])
-    assert ("policy" in inline[1]) == (strategy == "vssp")
+    assert (inline[1]["policy"].num_rows > 0) == (strategy == "vssp")
     assert inline[0] == on_ray[0]
     for name in inline[1]:
         assert inline[1][name].equals(on_ray[1][name]), name

@@ -15,11 +15,16 @@ from tests.cluster.conftest import ROOT
 pytestmark = pytest.mark.slow
 
 HEAD = """
-import sys, ray
-context = ray.init(num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0,
-                   object_store_memory=100 * 2**20, logging_level="ERROR")
-print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
+import sys
+from ray.cluster_utils import Cluster
+
+arguments = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": True}
+arguments |= {"dashboard_host": "127.0.0.1", "dashboard_port": 0}
+arguments["dashboard_agent_listen_port"] = 0  # another Ray on the machine may have the usual one
+cluster = Cluster(initialize_head=True, connect=False, head_node_args=arguments)
+print(cluster.address, cluster.webui_url, flush=True)
 sys.stdin.read()
+cluster.shutdown()
 """
 
 
