@@ -145,7 +145,7 @@ class FileAnnotator:
     def _take(self, answers: Mapping[str, int | None]) -> None:
         """Remember what the files say, durably; None where an answer was taken out."""
         taken = self._taken()
-        new: dict[str, int | None] = taken | dict(answers)
+        new: dict[str, int | None] = {**taken, **answers}
         kept = {sample: label for sample, label in sorted(new.items()) if label is not None}
         if kept == taken:
             return
