@@ -65,6 +65,7 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
         dataset = load_data(config)
     config = complete(config, dataset)
     check_budget(config, dataset)
+    components.check_annotators(config, len(dataset.classes))
     templates_of(config, dataset)
     descriptions_of(config, dataset)
     return Prepared(config, dataset, _encoder_spec(config))
@@ -397,7 +398,7 @@ def _run_rounds(
         evaluation_labels=evaluation.labels if tested and evaluation.labels is not None else np.zeros(0, np.int32),
         pool_labels=pool_labels,
     )
-    oracle = oracle_input(config, data.dataset, out, data.content_hashes)
+    oracle = oracle_input(config, data.dataset, out, data.content_hashes, experiment_id)
     view_input = None
     if config.self_training != "none" and config.view_mode != "cached":
         store = None
@@ -445,7 +446,7 @@ def _run_rounds(
 
 
 def oracle_input(
-    config: Config, dataset: Dataset, out: Path, content_hashes: Sequence[str] = ()
+    config: Config, dataset: Dataset, out: Path, content_hashes: Sequence[str] = (), experiment: str = ""
 ) -> components.OracleInput:
     """What the oracle needs: for labels by file the pool's images, else the labels that it answers with.
 
@@ -461,6 +462,7 @@ def oracle_input(
         folder=str(out.resolve()) if by_file else "",
         manifest=dataset.pool if by_file else None,
         content_hashes=list(content_hashes),
+        experiment=experiment,
     )
 
 

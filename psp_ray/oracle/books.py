@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,12 +19,14 @@ from psp_ray.files import write_bytes, write_parquet
 from psp_ray.oracle import limits
 from psp_ray.oracle.amend import correct_labels, correction_history
 from psp_ray.oracle.answers import answer_name
-from psp_ray.oracle.backends.crowd import Vote
+from psp_ray.oracle.backends.base import Item
+from psp_ray.oracle.backends.crowd import CrowdAnnotator, CrowdSettings, Vote
 from psp_ray.oracle.intake import import_labels
 from psp_ray.oracle.ledger import Ledger
 from psp_ray.oracle.purchase import insert_of, now_of
 from psp_ray.oracle.schema import (
     SCHEMA_VERSION,
+    label_space_of,
     label_spaces,
     labels,
     metadata,
@@ -195,6 +197,31 @@ def load_votes(ledger: Ledger, label_space: str, annotator: str) -> list[Vote]:
         .order_by(votes.c.content_hash, votes.c.voter)
     )
     return ledger.transact(lambda connection: [Vote(*row) for row in connection.execute(statement)])
+
+
+class RecordedCrowd:
+    """Simulated annotators whose votes are entered in the ledger, under the experiment that pays for them.
+
+    Votes of earlier requests, of this process or another one, count in what later votes are made into, so that a
+    resumed run gets the labels of one that wasn't interrupted.
+    """
+
+    def __init__(
+        self, ledger: Ledger, labels: Mapping[str, int], crowd: CrowdSettings, classes: Sequence[str], experiment: str
+    ) -> None:
+        self._ledger, self._experiment = ledger, experiment
+        self._space = label_space_of(classes)
+        earlier = load_votes(ledger, self._space, crowd.digest)
+        self._crowd = CrowdAnnotator(labels, crowd, len(classes), earlier)
+        self.name, self.cost, self.batch_size = self._crowd.name, self._crowd.cost, self._crowd.batch_size
+
+    def annotate(self, items: Sequence[Item]) -> list[int | None]:
+        """As `CrowdAnnotator.annotate`; new votes are durable before they count."""
+
+        def record(new: Sequence[Vote]) -> None:
+            record_votes(self._ledger, self._space, self.name, self._experiment, new)
+
+        return self._crowd.annotate(items, record)
 
 
 def voters(ledger: Ledger) -> list[dict[str, Any]]:
