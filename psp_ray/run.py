@@ -19,7 +19,7 @@ from psp_ray.config import Config
 from psp_ray.data.cache import EncoderSpec, FeatureCache
 from psp_ray.data.dataset import Dataset, load_dataset
 from psp_ray.data.featurize import FeaturizedDataset, Progress, featurize, plan_featurize, write_broken
-from psp_ray.data.own import initial_labels, limited
+from psp_ray.data.own import initial_labels, limited, readable
 from psp_ray.errors import ConfigError, DatasetError, OutputError
 from psp_ray.experiment import Experiment, PoolNames, RunState
 from psp_ray.files import read_json, write_json, write_text
@@ -300,7 +300,8 @@ def run(config: Config, reporter: Reporter | None = None) -> dict[str, Any]:
             write_broken(out / "broken_images.csv", data.broken)
             reporter.warn(f"{len(data.broken)} images can't be read and are left out; see {out / 'broken_images.csv'}")
             check_budget(config, data.dataset)
-        return _run_rounds(config, data, runtime, out, experiment_id, reporter, started)
+        initial = _initial_labels(config, prepared.dataset, data.dataset, reporter)
+        return _run_rounds(config, data, initial, runtime, out, experiment_id, reporter, started)
 
 
 def featurize_only(config: Config, reporter: Reporter | None = None) -> FeaturizedDataset:
@@ -367,9 +368,22 @@ def uses_cached_views(config: Config) -> bool:
     return config.self_training != "none" and config.view_mode == "cached"
 
 
+def _initial_labels(
+    config: Config, dataset: Dataset, left: Dataset, reporter: Reporter
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Initial labels as positions in the pool that is left of `dataset` without unreadable images."""
+    if not config.initial_labels:
+        return None
+    initial, gone = readable(initial_labels(dataset, config.initial_labels), dataset, left)
+    if gone:
+        reporter.warn(f"{len(gone)} initial labels are of images that can't be read, and left out: {gone[0]}, ...")
+    return initial
+
+
 def _run_rounds(
     config: Config,
     data: FeaturizedDataset,
+    initial: tuple[np.ndarray, np.ndarray] | None,
     runtime: Runtime,
     out: Path,
     experiment_id: str,
@@ -388,7 +402,6 @@ def _run_rounds(
             f"no {config.evaluate_on} images: accuracy is estimated from the draws alone; the larger "
             f"--audit-fraction (now {config.eps:g}), the sharper"
         )
-    initial = initial_labels(data.dataset, config.initial_labels) if config.initial_labels else None
     learner = components.LearnerInput(
         settings=settings,
         classes=data.dataset.prompt_names,
