@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from psp_ray.errors import OracleError, OutputError
 from psp_ray.files import read_json, write_bytes, write_json, write_text
-from psp_ray.oracle.answers import UnknownLabel, parse_answer
+from psp_ray.oracle.answers import AnswerReader, UnknownLabel
 from psp_ray.oracle.backends.base import Item, register_annotator
 
 QUERY = "query.csv"
@@ -226,6 +226,7 @@ def read_answers(file: Path, class_names: Sequence[str]) -> list[Line]:
     _, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
     found: dict[str, Line] = {}
+    read = AnswerReader(class_names)
     for number, record in records:
         sample = record[place].strip() if place < len(record) else ""
         text = record[answer] if answer < len(record) else ""
@@ -234,7 +235,7 @@ def read_answers(file: Path, class_names: Sequence[str]) -> list[Line]:
                 raise OracleError(f"{file}:{number}: a label without a sample_id; fill it in or clear the line")
             continue
         try:
-            label = parse_answer(text, class_names)
+            label = read(text)
         except UnknownLabel as error:
             raise OracleError(f"{file}:{number}: {error}; write a class, skip or ignore, or leave it empty") from None
         before = found.get(sample)
