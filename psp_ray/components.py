@@ -17,7 +17,7 @@ import pyarrow as pa
 from psp_ray.config import Config
 from psp_ray.data.cache import FeatureStore
 from psp_ray.data.pool import CachedPool
-from psp_ray.errors import OutputError
+from psp_ray.errors import ConfigError, OutputError
 from psp_ray.files import read_tensors, write_tensors
 from psp_ray.records import (
     BLOCK_SIZE,
@@ -137,6 +137,8 @@ class OracleInput:
     folder: str = ""
     manifest: pa.Table | None = None
     content_hashes: list[str] = field(default_factory=list)
+    experiment: str = ""
+    """Who pays for the votes of simulated annotators."""
 
 
 def settings_json(config: Config) -> str:
@@ -160,9 +162,10 @@ def build_sampler(settings: str, pool: PoolReader) -> Any:
 
 def build_oracle(given: OracleInput) -> Any:
     """The oracle over its ledger, with the annotator that `oracle` names."""
-    from psp_ray.oracle import Oracle, OracleSettings, make_annotator
+    from psp_ray.oracle import Ledger, Oracle, OracleSettings, make_annotator
 
     config = config_of(given.settings)
+    ledger: Any = given.ledger
     pairs = zip(given.sample_ids, given.labels.tolist(), strict=True)
     truth = {name: label for name, label in pairs if label >= 0}
     if config.oracle == "file":
@@ -170,13 +173,29 @@ def build_oracle(given: OracleInput) -> Any:
         annotator = make_annotator("file", folder=given.folder, class_names=given.classes, manifest=given.manifest)
     elif config.annotators is not None:
         from psp_ray.oracle.backends.crowd import load_crowd
+        from psp_ray.oracle.books import RecordedCrowd
 
-        group = load_crowd(config.annotators)
-        annotator = make_annotator("crowd", labels=truth, crowd=group, n_classes=len(given.classes))
+        ledger = Ledger(given.ledger)
+        annotator = RecordedCrowd(ledger, truth, load_crowd(config.annotators), given.classes, given.experiment)
     else:
         annotator = make_annotator("ground-truth", labels=truth)
     settings = OracleSettings(label_cap=config.label_cap, cost_cap=config.cost_cap)
-    return Oracle(given.ledger, annotator, given.classes, settings)
+    return Oracle(ledger, annotator, given.classes, settings)
+
+
+def check_annotators(config: Config, n_classes: int) -> None:
+    """Raise a ConfigError for simulated annotators that can't be used, or would not be."""
+    if config.annotators is None:
+        return
+    if config.oracle == "shared":
+        raise ConfigError(
+            "--annotators: a shared oracle has its own; give them to `psp-ray oracle start`, or leave --oracle out"
+        )
+    if config.oracle != "ground-truth":
+        raise ConfigError(f"--annotators: --oracle {config.oracle} would not ask them; leave one of them out")
+    from psp_ray.oracle.backends.crowd import CrowdAnnotator, load_crowd
+
+    CrowdAnnotator({}, load_crowd(config.annotators), n_classes)
 
 
 def build_learner(given: LearnerInput, pool: PoolReader) -> LearnerComponent:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,9 @@ def export_folders(
 ) -> dict[str, int]:
     """Sort the pool into `folder/CLASS/`, by links or copies; returns how many images each folder got.
 
-    Images below `min_probability` go to `_unsure/CLASS`, those that belong to no class to `_none`.
+    Images below `min_probability` go to `_unsure/CLASS`, those that belong to no class to `_none`. A slash in a name
+    becomes two underscores; names that would then be the same (or, of classes, those of these two folders) get a short
+    hash of the whole name behind them.
 
     Raises:
         ConfigError: no finished run there. OutputError: the folder is used or can't be written.
@@ -82,14 +86,21 @@ def export_folders(
     target = _fresh(folder)
     pictures = _bytes_of(run) if any(row["path"] is None for row in rows) else {}
     counts: Counter[str] = Counter()
+    classes = _folder_names(sorted({row["class"] for row in rows if row["class"] is not None}), (UNSURE, NO_CLASS))
+    places = []
     for row in rows:
         place = NO_CLASS
         if row["class"] is not None:
-            place = _safe(row["class"])
+            place = classes[row["class"]]
             if row["probability"] < min_probability:
                 place = f"{UNSURE}/{place}"
         counts[place] += 1
-        name = _safe(row["sample_id"])
+        places.append((place, _file_name(row)))
+    shared = Counter(places)
+    for row, (place, name) in zip(rows, places, strict=True):
+        if shared[place, name] > 1:
+            stem, suffix = os.path.splitext(name)
+            name = f"{stem}~{_short_hash(row['sample_id'])}{suffix}"
         (target / place).mkdir(parents=True, exist_ok=True)
         try:
             _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
@@ -104,7 +115,7 @@ def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> None
     if path is None or is_url(path):
         found = data if path is None else read_file(path)
         assert found is not None
-        write_bytes(target if target.suffix else target.with_suffix(".png"), found)
+        write_bytes(target, found)
     elif copy:
         shutil.copyfile(path, target)
     else:
@@ -114,6 +125,25 @@ def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> None
 def _safe(name: str) -> str:
     """A name that is one part of a path."""
     return name.replace("\\", "/").replace("/", "__").lstrip(".") or "_"
+
+
+def _file_name(row: dict[str, Any]) -> str:
+    """An image's file name; one that was no file before gets a suffix."""
+    from psp_ray.data.images import is_url
+
+    name = _safe(row["sample_id"])
+    was_file = row["path"] is not None and not is_url(row["path"])
+    return name if was_file or os.path.splitext(name)[1] else f"{name}.png"
+
+
+def _folder_names(names: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
+    """A folder name for each class, all distinct."""
+    count = Counter(_safe(name) for name in names) + Counter(taken)
+    return {name: _safe(name) if count[_safe(name)] == 1 else f"{_safe(name)}~{_short_hash(name)}" for name in names}
+
+
+def _short_hash(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
 
 
 def _bytes_of(run: str | os.PathLike[str]) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,20 @@ def import_command(name: str | None, ledger: str | None, ray_address: str | None
         click.echo(f"warning: the ledger's labels stay where they differ ({differing:,})", err=True)
 
 
+@oracle.command("drop-claims")
+@_which
+@click.option("--experiment", help="only what this experiment claimed")
+def drop_claims_command(name: str | None, ledger: str | None, ray_address: str | None, experiment: str | None) -> None:
+    """Drop the stale claims that `status` names: of clients that died while they were buying labels.
+
+    Until then they count against the caps of all experiments. A client that was only slow and still brings its labels
+    overruns a cap by them, so make sure that it is dead.
+    """
+    with _books(name, ledger, ray_address) as books:
+        dropped = books("drop_claims", experiment)
+    click.echo(f"dropped {dropped:,} stale claim{'s'[: dropped != 1]}")
+
+
 @oracle.command("correct")
 @_which
 @click.option("--by", default="oracle correct", show_default=True, help="who says so, for the history")
@@ -261,8 +276,15 @@ def _shown(found: dict[str, Any]) -> str:
     lines = [
         f"ledger   {found['ledger']}",
         f"bought   {found['labels_bought']:,} labels for {found['cost']:g}"
-        + (f", {found['labels_claimed']:,} being bought" if found["labels_claimed"] else ""),
+        + (f", {found['labels_claimed']:,} being bought" if found["labels_claimed"] else "")
+        + (f", {found['labels_imported']:,} more imported" if found["labels_imported"] else ""),
         f"caps     {', '.join(caps) or 'none'} (all experiments together)",
+    ]
+    lines += [
+        f"stale    {claim['labels']:,} of those being bought: {claim['experiment']} claimed them and is overdue since "
+        f"{_time(datetime.fromtimestamp(claim['since'], UTC))}; if it is dead: psp-ray oracle drop-claims --experiment "
+        f"{claim['experiment']}"
+        for claim in found["stale_claims"]
     ]
     if found["experiments"]:
         lines += ["", f"{'experiment':34}{'annotator':18}{'used':>8}{'paid':>8}{'cost':>10}"]

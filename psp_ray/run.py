@@ -19,7 +19,7 @@ from psp_ray.config import Config
 from psp_ray.data.cache import EncoderSpec, FeatureCache
 from psp_ray.data.dataset import Dataset, load_dataset
 from psp_ray.data.featurize import FeaturizedDataset, Progress, featurize, plan_featurize, write_broken
-from psp_ray.data.own import initial_labels, limited
+from psp_ray.data.own import initial_labels, limited, readable
 from psp_ray.data.quota import make_room
 from psp_ray.errors import ConfigError, DatasetError, OutputError
 from psp_ray.experiment import Experiment, PoolNames, RunState
@@ -66,6 +66,7 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
         dataset = load_data(config)
     config = complete(config, dataset)
     check_budget(config, dataset)
+    components.check_annotators(config, len(dataset.classes))
     templates_of(config, dataset)
     descriptions_of(config, dataset)
     return Prepared(config, dataset, _encoder_spec(config))
@@ -310,7 +311,8 @@ def _run_alone(config: Config, prepared: Prepared, out: Path, reporter: Reporter
             what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
             reporter.warn(f"left out {what} that can't be read; see {out / 'broken_images.csv'}")
             check_budget(config, data.dataset)
-        return _run_rounds(config, data, runtime, out, experiment_id, reporter, started)
+        initial = _initial_labels(config, prepared.dataset, data.dataset, reporter)
+        return _run_rounds(config, data, initial, runtime, out, experiment_id, reporter, started)
 
 
 def featurize_only(config: Config, reporter: Reporter | None = None) -> FeaturizedDataset:
@@ -382,9 +384,22 @@ def uses_cached_views(config: Config) -> bool:
     return config.self_training != "none" and config.view_mode == "cached"
 
 
+def _initial_labels(
+    config: Config, dataset: Dataset, left: Dataset, reporter: Reporter
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Initial labels as positions in the pool that is left of `dataset` without unreadable images."""
+    if not config.initial_labels:
+        return None
+    initial, gone = readable(initial_labels(dataset, config.initial_labels), dataset, left)
+    if gone:
+        reporter.warn(f"{len(gone)} initial labels are of images that can't be read, and left out: {gone[0]}, ...")
+    return initial
+
+
 def _run_rounds(
     config: Config,
     data: FeaturizedDataset,
+    initial: tuple[np.ndarray, np.ndarray] | None,
     runtime: Runtime,
     out: Path,
     experiment_id: str,
@@ -403,7 +418,6 @@ def _run_rounds(
             f"no {config.evaluate_on} images: accuracy is estimated from the draws alone; the larger "
             f"--audit-fraction (now {config.eps:g}), the sharper"
         )
-    initial = initial_labels(data.dataset, config.initial_labels) if config.initial_labels else None
     learner = components.LearnerInput(
         settings=settings,
         classes=data.dataset.prompt_names,
@@ -413,7 +427,7 @@ def _run_rounds(
         evaluation_labels=evaluation.labels if tested and evaluation.labels is not None else np.zeros(0, np.int32),
         pool_labels=pool_labels,
     )
-    oracle = oracle_input(config, data.dataset, out, data.content_hashes)
+    oracle = oracle_input(config, data.dataset, out, data.content_hashes, experiment_id)
     view_input = None
     if config.self_training != "none" and config.view_mode != "cached":
         store = None
@@ -463,7 +477,7 @@ def _run_rounds(
 
 
 def oracle_input(
-    config: Config, dataset: Dataset, out: Path, content_hashes: Sequence[str] = ()
+    config: Config, dataset: Dataset, out: Path, content_hashes: Sequence[str] = (), experiment: str = ""
 ) -> components.OracleInput:
     """What the oracle needs: for labels by file the pool's images, else the labels that it answers with.
 
@@ -479,6 +493,7 @@ def oracle_input(
         folder=str(out.resolve()) if by_file else "",
         manifest=dataset.pool if by_file else None,
         content_hashes=list(content_hashes),
+        experiment=experiment,
     )
 
 

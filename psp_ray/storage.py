@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from psp_ray.checkpoint import MARKER
 from psp_ray.errors import OutputError
+from psp_ray.files import LOCK, sync_folder
 
 _DATABASE = ".sqlite"
 _CHUNK = 4 * 2**20
@@ -126,10 +127,10 @@ class RunMirror:
         self.prefix = f"runs/{out.name}"
 
     def restore(self, resume: bool) -> bool:
-        """Bring the run here where this machine doesn't have it. True if it did.
+        """Bring the run here where this machine doesn't have it: whole, or after a kill not at all. True if it did.
 
         Raises:
-            OutputError: there is a run already and it is not resumed.
+            OutputError: there is a run already and it is not resumed, or its folder can't be put in place.
         """
         there = self.storage.list(self.prefix)
         if not there:
@@ -142,10 +143,24 @@ class RunMirror:
         if (self.out / "run.json").exists():
             return False
         complete = {name.rsplit("/", 1)[0] for name in there if name.endswith(f"/{MARKER}")}
-        for name in sorted(there, key=lambda name: (name.endswith(MARKER), name == "run.json", name)):
-            folder = name.rsplit("/", 1)[0]
-            if not name.startswith("checkpoints/") or folder in complete:
-                self.storage.pull(f"{self.prefix}/{name}", self.out / name)
+        target = self.out.absolute()
+        aside = target.with_name(f".{target.name}.restoring")
+        try:
+            if aside.exists():
+                shutil.rmtree(aside)  # of a restore that was killed
+            aside.mkdir(parents=True)
+            for name in sorted(there):
+                if not name.startswith("checkpoints/") or name.rsplit("/", 1)[0] in complete:
+                    self.storage.pull(f"{self.prefix}/{name}", aside / name)
+            if target.is_dir() and [path.name for path in target.iterdir()] == [LOCK]:
+                (target / LOCK).unlink()  # of a start that was killed before it wrote anything
+            os.replace(aside, target)
+        except OSError as error:
+            raise OutputError(
+                f"--out {self.out}: the run can't be restored there ({error.strerror}); empty the folder or choose "
+                "another place"
+            ) from None
+        sync_folder(target.parent)
         return True
 
     def save(self) -> None:

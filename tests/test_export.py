@@ -130,6 +130,31 @@ def test_folders_and_csv(finished, tmp_path):
         export_csv(tmp_path, tmp_path / "q.csv")
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_folders_lose_no_image_whose_name_flattens_like_another(tmp_path, copy):
+    classes = ["a/b", "a__b", "_none", "_unsure", "plain", None]
+    rows = []
+    for kind in classes:
+        for name in ("x/b__c.png", "x__b/c.png", "x__b__c.png", "y.png"):
+            path = tmp_path / "images" / str(len(rows)) / name
+            path.parent.mkdir(parents=True)
+            path.write_text(f"{kind} {name}")
+            rows.append(
+                {"sample_id": name, "path": str(path), "class": kind, "probability": 0.9, "source": "predicted"}
+            )
+    (tmp_path / "run").mkdir()
+    pd.DataFrame(rows).to_parquet(tmp_path / "run" / "pool_predictions.parquet")
+    counts = export_folders(tmp_path / "run", tmp_path / "out", copy=copy)
+    assert list(counts.values()) == [4] * len(classes)
+    found = {path.read_text(): path for path in (tmp_path / "out").rglob("*.png")}
+    assert len(found) == len(rows)
+    for place in counts:
+        texts = [path.read_text() for path in (tmp_path / "out" / place).iterdir()]
+        assert len({text.split()[0] for text in texts}) == 1, "a folder holds one class"
+    assert {"_none", "plain"} <= set(counts)
+    assert found["plain y.png"] == tmp_path / "out" / "plain" / "y.png", "other names stay as they are"
+
+
 def command(*words):
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])

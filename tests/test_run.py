@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -284,6 +285,21 @@ def test_killed_and_terminated_processes_resume_to_the_bit(options, uninterrupte
         assert json.loads((out / "summary.json").read_text())["status"] == "interrupted"
     start(options, out, resume=True)
     assert_same(uninterrupted, out)
+
+
+def test_an_unreadable_image_with_an_initial_label_is_left_out(options, tmp_path, tiny_folder, capsys):
+    folder = shutil.copytree(tiny_folder, tmp_path / "data")
+    pool = load_dataset(str(folder)).pool
+    names, paths = (pool[column].to_pylist()[:2] for column in ("sample_id", "path"))
+    Path(paths[0]).write_bytes(Path(paths[0]).read_bytes()[:60])
+    lines = [f"{name},{name.split('/')[0]}\n" for name in names]
+    (tmp_path / "known.csv").write_text("sample_id,label\n" + "".join(lines))
+    more = {"dataset": str(folder), "initial_labels": str(tmp_path / "known.csv"), "rounds": 1, "strategy": "random"}
+    reporter = Reporter(1, Console(width=1000))
+    summary = run(resolve({**options, **more, "self_training": "none", "out": str(tmp_path / "run")}), reporter)
+    assert summary["labels_initial"] == 1
+    said = "".join(capsys.readouterr())
+    assert f"1 initial labels are of images that can't be read, and left out: {names[0]}" in said
 
 
 def wait_for(path, process, seconds=120):

@@ -225,7 +225,7 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     summaries = []
-    for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": pool_size(plan, dataset)})):
+    for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
         out = folder / "references" / dataset / kind
         config = plan.config(dataset, {BUDGET: min(plan.labels_per_class)}, **base, **more, out=str(out))
         summaries.append(run(config, Reporter(config.rounds, Console(quiet=True))))
@@ -234,13 +234,6 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
     )
     write_json(path, asdict(references))
     return references
-
-
-def pool_size(plan: Plan, dataset: str) -> int:
-    from psp_ray.data.dataset import load_dataset
-
-    config = plan.config(dataset, {})
-    return int(load_dataset(config.dataset, config.data_root, config.split).pool.num_rows)
 
 
 def parse_settings(items: tuple[str, ...], datasets: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -33,7 +33,7 @@ from psp_ray.oracle.service import LabelRequest, LabelResponse
 from psp_ray.records import Int32Array
 
 NAMESPACE = "psp-ray"
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of what client and actor say to each other. Raise it with every change of a method or record."""
 CONCURRENCY = 64
 """Requests that the actor works on at a time; more wait in line."""
@@ -133,6 +133,11 @@ class SharedOracle:
         """Import an account: (new, known already, known otherwise)."""
         self._check(protocol)
         return self._books.take_in(table, origin)
+
+    def drop_claims(self, protocol: int, experiment: str | None) -> int:
+        """Drop claims whose lease is over (`psp_ray.oracle.books.drop_claims`)."""
+        self._check(protocol)
+        return self._books.drop_claims(experiment)
 
     def correct(self, protocol: int, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
         """Make labels what the table says: (changed, right already)."""
@@ -364,7 +369,7 @@ def stop_oracle(name: str) -> None:
 
 
 def call_oracle(name: str, method: str, *args: Any, timeout: float = 600.0) -> Any:
-    """Call a managing method (status, account, take_in, correct, history, backup) of a running oracle."""
+    """Call a managing method (status, account, take_in, drop_claims, correct, history, backup) of a running oracle."""
     return wait_for(getattr(find_oracle(name), method).remote(PROTOCOL, *args), f"oracle {name}.{method}", timeout)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.images import is_url, read_file
 from psp_ray.data.parts import stratified_parts
 from psp_ray.errors import DatasetError
-from psp_ray.oracle.answers import UnknownLabel, parse_answer
+from psp_ray.oracle.answers import AnswerReader, UnknownLabel
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "url")
 IMAGE_COLUMNS = ("image", "img", "picture", "bytes")
@@ -113,14 +113,17 @@ def _from_csv(name: str, data: bytes, base: str) -> Rows:
     except UnicodeDecodeError:
         raise DatasetError(f"manifest {name}: not UTF-8 text; save it as UTF-8") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if name.lower().endswith(".tsv") else ",")
-    columns = [column.strip().lower() for column in reader.fieldnames or []]
+    try:
+        columns = [column.strip().lower() for column in reader.fieldnames or []]
+    except csv.Error as error:
+        raise DatasetError(f"{name}:1: not readable as CSV ({error}); repair the line") from None
     reader.fieldnames = columns
     path, label, split, ident = (_column(columns, c) for c in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, ID_COLUMNS))
     path = path or _column(columns, ("image",))
     if path is None:
         raise DatasetError(f"manifest {name}: no column 'path' (columns: {', '.join(columns) or 'none'}); add one")
     rows = Rows(name, has_splits=split is not None)
-    for record in reader:
+    for record in _records(reader, name):
         place = (record[path] or "").strip()
         if not place and not any(value for value in record.values() if isinstance(value, str)):
             continue
@@ -133,6 +136,19 @@ def _from_csv(name: str, data: bytes, base: str) -> Rows:
         rows.splits.append((record[split] or "").strip() if split else "")
         rows.lines.append(reader.line_num)
     return rows
+
+
+def _records(reader: csv.DictReader[str], name: str) -> Iterator[dict[str, str | None]]:
+    """The reader's records. Raises DatasetError where the file is no CSV, as behind a quote that is never closed."""
+    start = 2
+    try:
+        for record in reader:
+            start = reader.line_num + 1
+            yield record
+    except csv.Error as error:
+        raise DatasetError(
+            f"{name}:{start}: not readable as CSV ({error}); repair the line, a quote may lack its other half"
+        ) from None
 
 
 def from_tables(source: str, tables: Sequence[tuple[str, pa.Table]], base: str) -> Rows:
@@ -197,7 +213,8 @@ def dataset_of(name: str, rows: Rows, classes: ClassList | None, *, has_test: bo
     if not rows.ids:
         raise DatasetError(f"{rows.source}: lists no image; add rows")
     names = _names(rows, classes)
-    labels = [_label(rows, row, names) for row in range(len(rows.ids))]
+    read = AnswerReader(names)
+    labels = [_label(rows, row, read, len(names)) for row in range(len(rows.ids))]
     if rows.has_splits:
         splits = [_part(rows, row) for row in range(len(rows.ids))]
         if has_test:
@@ -240,15 +257,15 @@ def _names(rows: Rows, classes: ClassList | None) -> list[str]:
     found = {label for label in rows.labels if label}
     if not found:
         raise DatasetError(f"{rows.source}: no labels and so no class names; give them with --classes a,b,c or a file")
-    return sorted(found, key=lambda text: (int(text), "") if text.isdigit() else (-1, text))
+    return sorted(found, key=lambda text: (int(text), "") if text.isdecimal() else (-1, text))
 
 
-def _label(rows: Rows, row: int, names: list[str]) -> int | None:
+def _label(rows: Rows, row: int, read: AnswerReader, n_classes: int) -> int | None:
     text = rows.labels[row]
-    if text and text not in names and text.isdigit() and int(text) < len(names):
+    if text.isdecimal() and text not in read.exact and int(text) < n_classes:
         return int(text)
     try:
-        label = parse_answer(text, names)
+        label = read(text)
     except UnknownLabel as error:
         raise DatasetError(f"{rows.where(row)}: {error}") from None
     if label is not None and label < 0:
@@ -320,9 +337,9 @@ def load_parquet_folder(folder: Path, classes: ClassList | None, *, has_test: bo
     rows = from_tables(str(folder), tables, str(folder))
     rows.class_names = rows.class_names or _readme_names(folder)
     if rows.class_names:
-        names = rows.class_names
+        names, known = rows.class_names, set(rows.class_names)
         rows.labels = [
-            names[int(t)] if t.isdigit() and t not in names and int(t) < len(names) else t for t in rows.labels
+            names[int(t)] if t.isdecimal() and t not in known and int(t) < len(names) else t for t in rows.labels
         ]
     return dataset_of(folder.resolve().name or "folder", rows, classes, has_test=has_test)
 

@@ -26,7 +26,7 @@ from psp_ray.data.manifest import (
 )
 from psp_ray.errors import DatasetError
 from psp_ray.learn.descriptions import normalize_name
-from psp_ray.oracle.answers import UnknownLabel, parse_answer
+from psp_ray.oracle.answers import AnswerReader, UnknownLabel
 from psp_ray.records import Int32Array, Int64Array
 
 TEST_PREFIX = "test/"
@@ -76,9 +76,10 @@ def with_test(dataset: Dataset, given: str) -> Dataset:
         raise DatasetError(f"--test {given}: no image; give a folder of class folders, or a manifest with labels")
     require_local_files(rows)
     labels = []
+    read = AnswerReader(dataset.classes)
     for row, text in enumerate(rows.labels):
         try:
-            label = parse_answer(text, dataset.classes)
+            label = read(text)
         except UnknownLabel as error:
             raise DatasetError(f"--test {rows.where(row)}: {error}") from None
         if label is None or label < 0:
@@ -165,10 +166,11 @@ def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array
     places = _places(dataset)
     position = {name: at for at, name in enumerate(dataset.pool["sample_id"].to_pylist())}
     found: dict[int, int] = {}
+    read = AnswerReader(dataset.classes)
     for number, name, text in _names_and_labels(given, "--initial-labels"):
         where = f"--initial-labels {given}:{number}"
         try:
-            label = parse_answer(text, dataset.classes)
+            label = read(text)
         except UnknownLabel as error:
             raise DatasetError(f"{where}: {error}") from None
         sample = places.get(name) or places.get(os.path.abspath(os.path.expanduser(name)))
@@ -180,6 +182,19 @@ def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array
             raise DatasetError(f"{where}: {name!r} has two different labels; keep one line")
     order = sorted(found)
     return np.array(order, np.int64), np.array([found[at] for at in order], np.int32)
+
+
+def readable(
+    initial: tuple[Int64Array, Int32Array], dataset: Dataset, left: Dataset
+) -> tuple[tuple[Int64Array, Int32Array], list[str]]:
+    """Initial labels of `dataset` as those of `left`, which lacks unreadable images; and the names of those without."""
+    ids = dataset.pool["sample_id"].to_pylist()
+    place = {name: at for at, name in enumerate(left.pool["sample_id"].to_pylist())}
+    pairs = [(ids[at], label) for at, label in zip(*(column.tolist() for column in initial), strict=True)]
+    kept = [(place[name], label) for name, label in pairs if name in place]
+    positions, labels = zip(*kept, strict=True) if kept else ((), ())
+    gone = [name for name, _ in pairs if name not in place]
+    return (np.array(positions, np.int64), np.array(labels, np.int32)), gone
 
 
 def limited(dataset: Dataset, limit: int, seed: int, keep: Int64Array) -> Dataset:
@@ -218,10 +233,18 @@ def _names_and_labels(given: str, option: str) -> list[tuple[int, str, str]]:
     if option == "--initial-labels" and "label" not in header:
         raise DatasetError(f"{option} {given}: no column 'label'; add one")
     reader = csv.DictReader(io.StringIO(text, newline=""), fieldnames=header)
-    next(reader)
     found = []
-    for record in reader:
-        name = (record.get(column) or "").strip()
-        if name:
-            found.append((reader.line_num, name, (record.get("label") or "").strip()))
+    start = 1
+    try:
+        next(reader)
+        start = reader.line_num + 1
+        for record in reader:
+            start = reader.line_num + 1
+            name = (record.get(column) or "").strip()
+            if name:
+                found.append((reader.line_num, name, (record.get("label") or "").strip()))
+    except csv.Error as error:
+        raise DatasetError(
+            f"{option} {given}:{start}: not readable as CSV ({error}); repair the line, a quote may lack its other half"
+        ) from None
     return found

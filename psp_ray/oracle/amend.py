@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 
 from psp_ray.errors import OracleError
 from psp_ray.oracle import purchase
-from psp_ray.oracle.answers import UnknownLabel, answer_name, parse_answer
+from psp_ray.oracle.answers import AnswerReader, UnknownLabel, answer_name
+from psp_ray.oracle.intake import class_list, with_texts
 from psp_ray.oracle.ledger import Ledger
 from psp_ray.oracle.purchase import Order
 from psp_ray.oracle.schema import corrections, label_space_of, label_spaces, labels
@@ -49,13 +50,18 @@ def correct_labels(ledger: Ledger, table: pa.Table, origin: str, by: str) -> tup
     missing = [name for name in _NEEDED if name not in table.column_names]
     if missing:
         raise OracleError(f"correct {origin}: lacks column {missing[0]!r}; it needs {', '.join(_NEEDED)}")
+    table = with_texts(table.select(_NEEDED), ("content_hash", "annotator", "classes"), f"correct {origin}")
     spaces: dict[str, list[str]] = {}
+    readers: dict[str, AnswerReader] = {}
     wanted: dict[Key, dict[str, int]] = {}
-    for number, row in enumerate(table.select(_NEEDED).to_pylist(), 1):
+    for number, row in enumerate(table.to_pylist(), 1):
         where = f"correct {origin}: row {number}"
-        names = spaces.setdefault(row["classes"], _names(row["classes"], where))
+        if row["classes"] not in spaces:
+            spaces[row["classes"]] = class_list(row["classes"], where)
+            readers[row["classes"]] = AnswerReader(spaces[row["classes"]])
+        names = spaces[row["classes"]]
         changes = wanted.setdefault((label_space_of(names), row["annotator"]), {})
-        label = _label(row["class"], names, where)
+        label = _label(row["class"], readers[row["classes"]], where)
         if changes.setdefault(row["content_hash"], label) != label:
             raise OracleError(f"{where}: image {row['content_hash']} is there twice, with different classes")
     by_space = {label_space_of(names): tuple(names) for names in spaces.values()}
@@ -84,16 +90,9 @@ def correction_history(ledger: Ledger) -> pa.Table:
     return pa.table({field.name: columns[field.name] for field in HISTORY_SCHEMA}, schema=HISTORY_SCHEMA)
 
 
-def _names(text: Any, where: str) -> list[str]:
+def _label(text: Any, read: AnswerReader, where: str) -> int:
     try:
-        return [str(name) for name in json.loads(text)]
-    except (TypeError, ValueError):
-        raise OracleError(f"{where}: classes is not a JSON list of names") from None
-
-
-def _label(text: Any, names: Sequence[str], where: str) -> int:
-    try:
-        label = parse_answer(str(text or ""), names)
+        label = read(str(text or ""))
     except UnknownLabel as error:
         raise OracleError(f"{where}: {error}") from None
     if label is None:

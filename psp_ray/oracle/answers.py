@@ -34,29 +34,47 @@ class UnknownLabel(ValueError):
     """A text that names no class; the message says which class is nearest."""
 
 
-def parse_answer(text: str, class_names: Sequence[str]) -> int | None:
-    """A class index, SKIP or IGNORE from what a person typed; None for an empty text.
+class AnswerReader:
+    """Reads what people typed, for one list of classes; as quick for a thousand classes as for two.
 
     Names match exactly, else regardless of case, spaces, underscores and hyphens where that is unambiguous.
-
-    Raises:
-        UnknownLabel: no class of that name.
     """
-    text = text.strip()
-    if not text:
-        return None
-    if text in class_names:
-        return list(class_names).index(text)
-    plain = normalize_name(text)
-    matches = [index for index, name in enumerate(class_names) if normalize_name(name) == plain]
-    if len(matches) == 1:
-        return matches[0]
-    if plain in WORDS:
-        return WORDS[plain]
-    names = {normalize_name(name): name for name in class_names} | {word: word for word in WORDS}
-    near = difflib.get_close_matches(plain, names, n=1, cutoff=0.5)
-    hint = f" (did you mean {names[near[0]]!r}?)" if near else f" (classes are {_some(class_names)})"
-    raise UnknownLabel(f"{text!r} is no class{hint}")
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._names = list(class_names)
+        self.exact: dict[str, int] = {}
+        """Index of each name, the first where one is there twice."""
+        self._plain: dict[str, list[int]] = {}
+        for index, name in enumerate(self._names):
+            self.exact.setdefault(name, index)
+            self._plain.setdefault(normalize_name(name), []).append(index)
+
+    def __call__(self, text: str) -> int | None:
+        """A class index, SKIP or IGNORE; None for an empty text.
+
+        Raises:
+            UnknownLabel: no class of that name.
+        """
+        text = text.strip()
+        if not text:
+            return None
+        if text in self.exact:
+            return self.exact[text]
+        plain = normalize_name(text)
+        matches = self._plain.get(plain, ())
+        if len(matches) == 1:
+            return matches[0]
+        if plain in WORDS:
+            return WORDS[plain]
+        names = {normalize_name(name): name for name in self._names} | {word: word for word in WORDS}
+        near = difflib.get_close_matches(plain, names, n=1, cutoff=0.5)
+        hint = f" (did you mean {names[near[0]]!r}?)" if near else f" (classes are {_some(self._names)})"
+        raise UnknownLabel(f"{text!r} is no class{hint}")
+
+
+def parse_answer(text: str, class_names: Sequence[str]) -> int | None:
+    """One answer, as `AnswerReader` reads it; for many, make a reader once."""
+    return AnswerReader(class_names)(text)
 
 
 def answer_name(label: int, class_names: Sequence[str]) -> str:

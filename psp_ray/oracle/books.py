@@ -19,7 +19,9 @@ from psp_ray.files import write_bytes, write_parquet
 from psp_ray.oracle import limits
 from psp_ray.oracle.amend import correct_labels, correction_history
 from psp_ray.oracle.answers import answer_name
-from psp_ray.oracle.backends.crowd import Vote
+from psp_ray.oracle.backends.base import Item
+from psp_ray.oracle.backends.crowd import CrowdAnnotator, CrowdSettings, Vote
+from psp_ray.oracle.intake import import_labels
 from psp_ray.oracle.ledger import Ledger
 from psp_ray.oracle.purchase import insert_of, now_of
 from psp_ray.oracle.schema import (
@@ -51,7 +53,6 @@ ACCOUNT_SCHEMA = pa.schema(
     ]
 )
 """One row a purchase: which image, what it is, who paid how much in which round, and when; `classes` is a JSON list."""
-_NEEDED = ("content_hash", "label", "annotator", "classes")
 _CHUNK = 1000
 
 
@@ -119,31 +120,6 @@ def write_account(table: pa.Table, path: Path) -> None:
         raise OracleError(f"{path}: can't be written ({error.strerror or error}); choose another place") from None
 
 
-def import_labels(ledger: Ledger, table: pa.Table, origin: str) -> tuple[int, int, int]:
-    """Take labels of an account into the ledger, as bought: (new, known already, known otherwise).
-
-    What the ledger holds stays, also where the table says otherwise. Imported labels are nobody's expense here: they
-    keep the name of who paid for them but belong to no request of this ledger.
-
-    Raises:
-        OracleError: a column is missing, or a label is no class.
-    """
-    missing = [name for name in _NEEDED if name not in table.column_names]
-    if missing:
-        raise OracleError(f"import {origin}: lacks column {missing[0]!r}; it needs {', '.join(_NEEDED)}")
-    rows = table.to_pylist()
-    spaces: dict[str, list[str]] = {}
-    for number, row in enumerate(rows, 1):
-        if row["classes"] not in spaces:
-            try:
-                spaces[row["classes"]] = [str(name) for name in json.loads(row["classes"])]
-            except (TypeError, ValueError):
-                raise OracleError(f"import {origin}: row {number}: classes is not a JSON list of names") from None
-        if row["label"] is None or not -2 <= int(row["label"]) < len(spaces[row["classes"]]):
-            raise OracleError(f"import {origin}: row {number}: label {row['label']!r} is no class")
-    return ledger.transact(lambda connection: _import(connection, rows, spaces, origin))
-
-
 def read_account(path: Path) -> pa.Table:
     """An account from a .parquet or .csv file, edited or not. Raises OracleError where it can't be read."""
     try:
@@ -153,39 +129,6 @@ def read_account(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise OracleError(f"{path}: can't be read ({str(error).splitlines()[0]})") from None
-
-
-def _import(
-    connection: Connection, rows: Sequence[Mapping[str, Any]], spaces: Mapping[str, list[str]], origin: str
-) -> tuple[int, int, int]:
-    keys = {text: label_space_of(names) for text, names in spaces.items()}
-    for text, names in spaces.items():
-        statement = insert_of(connection, label_spaces).values(label_space=keys[text], class_names=json.dumps(names))
-        connection.execute(statement.on_conflict_do_nothing())
-    now = now_of(connection)
-    new = known = differing = 0
-    for row in rows:
-        at = row.get("paid_at")
-        key = {
-            "label_space": keys[row["classes"]],
-            "annotator": row["annotator"],
-            "content_hash": row["content_hash"],
-        }
-        statement = insert_of(connection, labels).values(
-            **key,
-            label=int(row["label"]),
-            cost=float(row.get("cost") or 0.0),
-            paid_by=row.get("paid_by") or f"import of {origin}",
-            paid_at=now if at is None else at.timestamp(),
-            request_id=f"import/{origin}",
-        )
-        if connection.execute(statement.on_conflict_do_nothing()).rowcount:
-            new += 1
-            continue
-        held = connection.execute(sa.select(labels.c.label).filter_by(**key)).scalar_one()
-        known += held == int(row["label"])
-        differing += held != int(row["label"])
-    return new, known, differing
 
 
 def backup(ledger: Ledger, path: Path) -> int:
@@ -256,6 +199,31 @@ def load_votes(ledger: Ledger, label_space: str, annotator: str) -> list[Vote]:
     return ledger.transact(lambda connection: [Vote(*row) for row in connection.execute(statement)])
 
 
+class RecordedCrowd:
+    """Simulated annotators whose votes are entered in the ledger, under the experiment that pays for them.
+
+    Votes of earlier requests, of this process or another one, count in what later votes are made into, so that a
+    resumed run gets the labels of one that wasn't interrupted.
+    """
+
+    def __init__(
+        self, ledger: Ledger, labels: Mapping[str, int], crowd: CrowdSettings, classes: Sequence[str], experiment: str
+    ) -> None:
+        self._ledger, self._experiment = ledger, experiment
+        self._space = label_space_of(classes)
+        earlier = load_votes(ledger, self._space, crowd.digest)
+        self._crowd = CrowdAnnotator(labels, crowd, len(classes), earlier)
+        self.name, self.cost, self.batch_size = self._crowd.name, self._crowd.cost, self._crowd.batch_size
+
+    def annotate(self, items: Sequence[Item]) -> list[int | None]:
+        """As `CrowdAnnotator.annotate`; new votes are durable before they count."""
+
+        def record(new: Sequence[Vote]) -> None:
+            record_votes(self._ledger, self._space, self.name, self._experiment, new)
+
+        return self._crowd.annotate(items, record)
+
+
 def voters(ledger: Ledger) -> list[dict[str, Any]]:
     """Answers and pay of each person, as plain values."""
     statement = (
@@ -277,6 +245,20 @@ def change_limits(ledger: Ledger, label_cap: float | None, cost_cap: float | Non
     ledger.transact(lambda connection: limits.change_limits(connection, label_cap, cost_cap))
 
 
+def stale_claims(ledger: Ledger) -> list[dict[str, Any]]:
+    """Claims whose lease is over, for each experiment: `labels` claimed and `since` when (seconds since the epoch)."""
+    return ledger.transact(limits.stale_claims)
+
+
+def drop_claims(ledger: Ledger, experiment: str | None = None) -> int:
+    """Drop claims whose lease is over, of one experiment where it is named; returns how many.
+
+    They count against the ledger's caps until then, because their client may only be slow: one that comes back with
+    its labels after all overruns the cap by them.
+    """
+    return ledger.transact(lambda connection: limits.drop_claims(connection, experiment))
+
+
 def get_limits(ledger: Ledger) -> tuple[int | None, float | None]:
     return ledger.transact(limits.get_limits)
 
@@ -294,16 +276,20 @@ class Books:
         self._ledger.close()
 
     def status(self) -> dict[str, Any]:
-        """Counts of the ledger and each experiment, caps, and what each of several people earned."""
+        """Counts of the ledger and each experiment, caps, stale claims, and what each of several people earned."""
         label_cap, cost_cap = get_limits(self._ledger)
         caps = {"label_cap": label_cap, "cost_cap": cost_cap}
-        return self._ledger.status() | caps | {"voters": voters(self._ledger)}
+        more = {"stale_claims": stale_claims(self._ledger), "voters": voters(self._ledger)}
+        return self._ledger.status() | caps | more
 
     def account(self, experiment: str | None = None) -> pa.Table:
         return account(self._ledger, experiment)
 
     def take_in(self, table: pa.Table, origin: str) -> tuple[int, int, int]:
         return import_labels(self._ledger, table, origin)
+
+    def drop_claims(self, experiment: str | None = None) -> int:
+        return drop_claims(self._ledger, experiment)
 
     def correct(self, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
         return correct_labels(self._ledger, table, origin, by)

@@ -18,8 +18,8 @@ from xml.sax.saxutils import quoteattr
 
 from psp_ray.errors import OracleError, OutputError
 from psp_ray.files import read_json, write_json, write_text
-from psp_ray.oracle.answers import WORDS, UnknownLabel, parse_answer
-from psp_ray.oracle.backends.file import QUERY
+from psp_ray.oracle.answers import WORDS, AnswerReader, UnknownLabel
+from psp_ray.oracle.backends.file import QUERY, query_files
 
 TASKS = "label_studio_tasks.json"
 INTERFACE = "label_studio_interface.xml"
@@ -62,7 +62,7 @@ def open_query(run: Path) -> Path:
     Raises:
         OracleError: no run with labels by file there.
     """
-    files = sorted(run.glob(f"round_*/{QUERY}"))
+    files = query_files(run)
     if not files:
         raise OracleError(f"--run {run}: no round_*/{QUERY} there; run with --oracle file first")
     return files[-1]
@@ -138,6 +138,7 @@ def import_annotations(run: str | os.PathLike[str], annotations: str | os.PathLi
     if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
         raise OracleError(f"{annotations}: not a list of tasks; export from Label Studio as JSON")
     answers: dict[str, str] = {}
+    read = AnswerReader(classes)
     for number, task in enumerate(content, 1):
         where = f"{annotations}: task {task.get('id', number)}"
         answer = _answer(task)
@@ -147,14 +148,14 @@ def import_annotations(run: str | os.PathLike[str], annotations: str | os.PathLi
         if not sample:
             raise OracleError(f"{where}: no sample_id; import the tasks that psp-ray tasks export wrote")
         try:
-            parse_answer(answer, classes)
+            read(answer)
         except UnknownLabel as error:
             raise OracleError(f"{where}: {error}") from None
         answers[str(sample)] = answer
     known: set[str] = set()
     changed = 0
     tables = []
-    for query in sorted(folder.glob(f"round_*/{QUERY}")):
+    for query in query_files(folder):
         rows = _rows(query)
         known |= {row["sample_id"] for row in rows}
         touched = False

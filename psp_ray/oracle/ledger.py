@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from psp_ray.errors import OracleError
 from psp_ray.oracle import purchase
 from psp_ray.oracle.answers import SKIP
+from psp_ray.oracle.limits import is_own
 from psp_ray.oracle.purchase import Order, Progress, count_paid, count_used
 from psp_ray.oracle.schema import (
     corrections,
@@ -190,8 +191,11 @@ class Ledger:
                     sa.func.count(labels.c.label),
                     sa.func.count() - sa.func.count(labels.c.label),
                     sa.func.coalesce(sa.func.sum(sa.case((is_bought, labels.c.cost), else_=0.0)), 0.0),
-                )
+                ).where(is_own())
             ).one()
+            imported = connection.execute(
+                sa.select(sa.func.count()).select_from(labels).where(sa.not_(is_own()))
+            ).scalar_one()
             rows = []
             for experiment, annotator in connection.execute(
                 sa.select(experiments.c.experiment, experiments.c.annotator).order_by(experiments.c.created_at)
@@ -209,6 +213,7 @@ class Ledger:
             return {
                 "ledger": self.name,
                 "labels_bought": bought,
+                "labels_imported": imported,
                 "labels_claimed": claimed,
                 "cost": float(cost),
                 "experiments": rows,

@@ -188,7 +188,12 @@ class Oracle:
         if ask is None:
             return 0
         told = {use.sample_id: use.label for use in self.ledger.history(order.experiment)}
-        return self.correct(order.experiment, ask(told)) if told else 0
+        if not told:
+            return 0
+        changed = self.correct(order.experiment, ask(told))
+        if settled := getattr(self.annotator, "settled", None):
+            settled()
+        return changed
 
     def _buy(self, order: Order, hints: Mapping[str, str]) -> dict[str, int]:
         progress = self.ledger.advance(order)  # refuses before anything is claimed, hence outside the try
@@ -212,7 +217,7 @@ class Oracle:
                     raise self._awaiting(missing, len(order.sample_ids))
                 else:
                     if time.monotonic() > deadline:
-                        raise OracleError(f"oracle: {progress.waiting}; wait for that run, or raise wait_seconds")
+                        raise OracleError(f"oracle: {progress.waiting}; wait for that run, then go on with --resume")
                     time.sleep(pause)
                     pause = min(2 * pause, 1.0)
                 progress = self.ledger.advance(order)

@@ -8,10 +8,12 @@ import pytest
 
 from psp_ray.checkpoint import Checkpoint, load_latest, save_checkpoint
 from psp_ray.components import PoolSource
+from psp_ray.config import resolve
 from psp_ray.data.cache import FeatureStore
 from psp_ray.data.pool import CachedPool
 from psp_ray.errors import OutputError
 from psp_ray.noise import sample_keys
+from psp_ray.run import check_out
 from psp_ray.storage import RunMirror, Storage
 
 
@@ -118,6 +120,40 @@ def test_nodes_without_a_shared_folder_fetch_features(storage, tmp_path):
     alone = PoolSource(**{**vars(source), "storage": None, "manifest": str(here / "typo")})
     with pytest.raises(OutputError, match="every node must see the --cache folder, or give --storage"):
         alone.open()
+
+
+def test_a_restore_that_is_killed_starts_anew(tmp_path, monkeypatch):
+    """Killed before its k-th file, for every k: the output folder is empty or whole, and --resume takes it."""
+    place = Storage(str(tmp_path / "store"))
+    (tmp_path / "here").mkdir()
+    a_run(tmp_path / "here" / "mine", [1, 2])
+    RunMirror(place, tmp_path / "here" / "mine").save()
+    files = len(place.list("runs/mine"))
+    whole = Storage.pull
+    config = resolve({"dataset": "digits", "resume": True})
+    for killed_at in range(files):
+        out = tmp_path / f"there{killed_at}" / "mine"
+        pulled = []
+
+        def pull(self, name, local, pulled=pulled, killed_at=killed_at):
+            if len(pulled) == killed_at:
+                raise KeyboardInterrupt
+            pulled.append(name)
+            whole(self, name, local)
+
+        monkeypatch.setattr(Storage, "pull", pull)
+        with pytest.raises(KeyboardInterrupt):
+            RunMirror(place, out).restore(resume=True)
+        monkeypatch.setattr(Storage, "pull", whole)
+        check_out(config, out)
+        assert RunMirror(place, out).restore(resume=True)
+        assert load_latest(out / "checkpoints").state == {"round": 2}
+        assert [path.name for path in out.parent.iterdir()] == ["mine"], "nothing is left aside"
+    taken = tmp_path / "taken" / "mine"
+    taken.mkdir(parents=True)
+    (taken / ".hidden").write_text("")
+    with pytest.raises(OutputError, match="can't be restored there"):
+        RunMirror(place, taken).restore(resume=True)
 
 
 def test_what_cannot_work_is_one_line(s3_server, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from psp_ray.data.classes import read_classes
 from psp_ray.data.dataset import load_dataset
 from psp_ray.data.featurize import featurize
-from psp_ray.data.own import initial_labels, limited
+from psp_ray.data.own import initial_labels, limited, readable
 from psp_ray.errors import DatasetError
 from tests.data.made import PREP, class_folders, encoded, picture, save, toy_encoder
 
@@ -184,6 +185,35 @@ def test_initial_labels_and_a_smaller_pool(tmp_path):
     assert limited(dataset, 10, 1, positions).pool["sample_id"].to_pylist() != names
     (tmp_path / "known.csv").write_text("sample_id,label\n03.png,cat\n03.png,dog\n")
     assert "two different labels" in message(initial_labels, dataset, str(tmp_path / "known.csv"))
+
+
+def test_initial_labels_of_unreadable_images_are_passed_over(tmp_path):
+    for i in range(6):
+        save(tmp_path / "a" / f"{i}.png", i)
+    dataset = load_dataset(str(tmp_path / "a"), classes="cat,dog")
+    known = np.array([1, 3, 4]), np.array([0, 1, 0], np.int32)
+    (positions, labels), gone = readable(known, dataset, dataset.without(["0.png", "3.png"]))
+    assert (positions.tolist(), labels.tolist(), gone) == ([0, 2], [0, 0], ["3.png"])
+    (positions, labels), gone = readable(known, dataset, dataset.without(["1.png", "3.png", "4.png"]))
+    assert (len(positions), labels.dtype, len(gone)) == (0, np.int32, 3)
+
+
+def test_a_stray_quote_is_one_line_of_error(tmp_path):
+    """A quote that is never closed swallows the rest of the file; in a large one the csv module gives up."""
+    save(tmp_path / "a.png", 0)
+    rest = "b.png,dog\n" * 20_000
+    (tmp_path / "list.csv").write_text('path,label\na.png,cat\n"a.png,cat\n' + rest)
+    assert "list.csv:3: not readable as CSV" in message(load_dataset, str(tmp_path / "list.csv"))
+    (tmp_path / "list.csv").write_text('path,"label\n' + rest)
+    assert "list.csv:1: not readable as CSV" in message(load_dataset, str(tmp_path / "list.csv"))
+    (tmp_path / "list.csv").write_text("path,label\na.png,cat\n")
+    (tmp_path / "out.csv").write_text('path\n"a.png\n' + rest)
+    assert "out.csv:2: not readable as CSV" in message(
+        load_dataset, str(tmp_path / "list.csv"), classes="cat,dog", exclude=str(tmp_path / "out.csv")
+    )
+    (tmp_path / "known.csv").write_text('path,label\n"a.png,cat\n' + rest)
+    dataset = load_dataset(str(tmp_path / "list.csv"), classes="cat,dog")
+    assert "known.csv:2: not readable as CSV" in message(initial_labels, dataset, str(tmp_path / "known.csv"))
 
 
 @pytest.mark.parametrize(

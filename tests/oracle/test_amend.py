@@ -84,6 +84,11 @@ def test_what_is_wrong_in_an_edited_account_changes_nothing(asked):
         (good.drop_columns(["annotator"]), "lacks column 'annotator'"),
         (pa.concat_tables([good, table.slice(0, 1)]), "row 5: image hash0 is there twice"),
         (good.set_column(good.column_names.index("classes"), "classes", pa.array(["cat"] * 4)), "not a JSON list"),
+        (good.set_column(good.column_names.index("classes"), "classes", pa.array([["cat"]] * 4)), "holds list"),
+        (
+            good.set_column(0, "content_hash", pa.array(["hash0", None, "hash2", "hash3"])),
+            "row 2: content_hash is empty",
+        ),
         (
             good.set_column(0, "content_hash", pa.array(["hash0", "hash1", "hash2", "hash9"])),
             "nobody has bought a label of image hash9 from 'person'",

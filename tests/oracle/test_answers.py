@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from psp_ray.errors import BudgetError, OracleError
+from psp_ray.learn.descriptions import normalize_name
 from psp_ray.oracle import (
     IGNORE,
     SKIP,
@@ -15,6 +16,7 @@ from psp_ray.oracle import (
     OracleSettings,
     UnknownLabel,
     answer_name,
+    answers,
     parse_answer,
 )
 from tests.oracle.clients import request, truth
@@ -157,3 +159,14 @@ def test_what_people_type():
         parse_answer("zzz", names)
     assert parse_answer("skip", ["skip", "other"]) == 0, "a class of that name is meant where there is one"
     assert [answer_name(label, names) for label in (2, SKIP, IGNORE)] == ["dog", "skip", "ignore"]
+
+
+def test_reading_takes_no_longer_with_many_classes(monkeypatch):
+    """Names are normalized once for each class and once for each text, not once for each pair."""
+    names = [f"golden retriever {i}" for i in range(300)]
+    texts = [name.replace(" ", "_") for name in names] + names
+    calls = []
+    monkeypatch.setattr(answers, "normalize_name", lambda name: calls.append(name) or normalize_name(name))
+    read = answers.AnswerReader(names)
+    assert [read(text) for text in texts] == [*range(300), *range(300)]
+    assert len(calls) == 600

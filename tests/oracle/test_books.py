@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,13 +18,16 @@ from psp_ray.oracle import GroundTruthAnnotator, Ledger, Oracle
 from psp_ray.oracle.books import (
     account,
     backup,
+    drop_claims,
     get_limits,
     import_labels,
     read_account,
     set_limits,
+    stale_claims,
     write_account,
 )
-from psp_ray.oracle.schema import metadata, open_engine, resolve_ledger_url
+from psp_ray.oracle.purchase import Order
+from psp_ray.oracle.schema import label_space_of, metadata, open_engine, resolve_ledger_url
 from tests.oracle.clients import request, truth
 from tests.oracle.conftest import CLASSES
 
@@ -82,7 +86,14 @@ def test_bad_imports_change_nothing(used, tmp_path):
         for bad, message in [
             (table.drop_columns(["annotator"]), "lacks column 'annotator'"),
             (table.set_column(2, "label", pa.array([0] * 14 + [3])), "row 15: label 3 is no class"),
+            (table.set_column(2, "label", pa.array([0.0] * 14 + [0.7])), "row 15: label 0.7 is no class"),
+            (table.set_column(2, "label", pa.array(["cat"] * 15)), "row 1: label 'cat' is no class"),
+            (table.set_column(3, "annotator", pa.array(["a"] * 14 + [None])), "row 15: annotator is empty"),
+            (table.set_column(4, "cost", pa.array(["cheap"] * 15)), "'cost' doesn't hold numbers"),
+            (table.set_column(4, "cost", pa.array([1.0] * 14 + [float("nan")])), "row 15: cost nan is no price"),
+            (table.set_column(7, "paid_at", pa.array(["yesterday"] * 15)), "'paid_at' doesn't hold times"),
             (table.set_column(10, "classes", pa.array(["cat, dog"] * 15)), "not a JSON list"),
+            (table.set_column(10, "classes", pa.array([["cat", "dog"]] * 15)), "'classes' holds list<.*, not text"),
         ]:
             with pytest.raises(OracleError, match=message):
                 import_labels(ledger, bad, "file")
@@ -92,6 +103,57 @@ def test_bad_imports_change_nothing(used, tmp_path):
         read_account(tmp_path / "broken.parquet")
     with pytest.raises(OracleError, match=r"\.parquet or \.csv"):
         write_account(table, tmp_path / "labels.txt")
+
+
+def order_of(name, *numbers, **more):
+    hashes = tuple(f"hash{i}" for i in numbers)
+    samples = tuple(f"s{i}" for i in numbers)
+    space = label_space_of(CLASSES)
+    return Order(f"{name}1", name, 1, space, CLASSES, "ground-truth", 1.0, samples, hashes, **more)
+
+
+def test_imported_labels_fill_claims_and_count_against_no_cap(used, tmp_path):
+    table = account(used)
+    assert table["annotator"][0].as_py() == "ground-truth"
+    with Ledger(tmp_path / "other.sqlite") as ledger:
+        waiting = order_of("w", 0, 1)
+        assert len(ledger.advance(waiting).to_buy) == 2, "claimed, and its client then dies"
+        assert import_labels(ledger, table, "labels.csv") == (15, 0, 0)
+        assert ledger.advance(waiting).answer == {"s0": 0, "s1": 1}
+        status = ledger.status()
+        assert [status[key] for key in ("labels_bought", "labels_imported", "labels_claimed", "cost")] == [0, 15, 0, 0]
+        set_limits(ledger, 1, 1.0)
+        oracle = Oracle(ledger, GroundTruthAnnotator(truth()), CLASSES)
+        assert oracle.label(request("g1", "g", 1, [2, 20])).newly_paid == 1
+        with pytest.raises(BudgetError, match="bought or claimed 1 labels"):
+            oracle.label(request("g2", "g", 2, [21]))
+
+
+def test_stale_claims_are_named_and_dropped(used, ledger_url):
+    set_limits(used, 17, None)
+    used.advance(order_of("dead", 20, 21, lease_seconds=0.01))
+    used.advance(order_of("alive", 12))  # nothing to claim
+    time.sleep(0.05)
+    oracle = Oracle(used, GroundTruthAnnotator(truth(), cost=0.5), CLASSES)
+    with pytest.raises(
+        BudgetError, match=r"\(2 of them claimed by clients that fell silent: `psp-ray oracle drop-claims`"
+    ):
+        oracle.label(request("g1", "g", 1, [22]))
+    words = ["oracle", "status", "--ledger", ledger_url]
+    assert "--experiment dead" in CliRunner().invoke(cli, words).output
+    words = ["oracle", "drop-claims", "--ledger", ledger_url]
+    assert "dropped 0 stale claims" in CliRunner().invoke(cli, [*words, "--experiment", "alive"]).output
+    assert "dropped 2 stale claims" in CliRunner().invoke(cli, words).output
+    assert oracle.label(request("g1", "g", 1, [22])).newly_paid == 1
+    used.store(order_of("dead", 20, 21), [("hash20", 2), ("hash21", 0)])
+    assert used.status()["labels_bought"] == 18, "a slow client's labels are kept, over the cap"
+
+
+def test_a_claim_that_still_runs_is_left_alone(used):
+    used.advance(order_of("busy", 20, 21))
+    assert stale_claims(used) == []
+    assert drop_claims(used) == 0
+    assert used.status()["labels_claimed"] == 2
 
 
 def test_a_backup_is_a_ledger_that_can_be_gone_on_with(used, tmp_path):

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psp_ray.components import OracleInput, build_oracle, settings_json
+from psp_ray.config import resolve
 from psp_ray.errors import ConfigError, OracleError
 from psp_ray.oracle import Item, Oracle, make_annotator
 from psp_ray.oracle.backends.crowd import CrowdSettings, load_crowd
 from psp_ray.oracle.books import load_votes, record_votes, voters
 from psp_ray.oracle.crowd import dawid_skene, majority
+from psp_ray.run import prepare
 from tests.oracle.clients import request, truth
 from tests.oracle.conftest import CLASSES
 
@@ -130,10 +133,61 @@ def test_votes_are_durable_priced_and_not_asked_twice(ledger_url, aggregation):
         assert asked == []
 
 
+def test_a_resumed_run_gets_the_labels_of_one_that_was_not_interrupted(tmp_path):
+    """Dawid-Skene learns from all votes so far who is to be trusted; a new process must know them."""
+    numbers = range(100)
+    path = tmp_path / "crowd.yaml"
+    path.write_text(
+        "aggregation: dawid-skene\nannotators:\n  - {name: a, accuracy: 0.9, cost: 0.1}\n"
+        "  - {name: b, accuracy: 0.5}\n  - {name: c, accuracy: 0.4}\n"
+    )
+    config = resolve({"dataset": "digits", "annotators": str(path)})
+
+    def oracle(name):
+        return build_oracle(
+            OracleInput(
+                settings_json(config),
+                list(CLASSES),
+                str(tmp_path / f"{name}.sqlite"),
+                [f"s{i}" for i in numbers],
+                np.array([i % 3 for i in numbers], np.int32),
+                experiment="e",
+            )
+        )
+
+    def ask(oracle, number):
+        return oracle.label(request(f"r{number}", "e", number, numbers[20 * number : 20 * number + 20])).labels.tolist()
+
+    whole = oracle("whole")
+    expected = [ask(whole, number) for number in range(5)]
+    assert [ask(oracle("pieces"), number) for number in range(5)] == expected
+    alone = make_annotator("crowd", labels=truth(100), crowd=load_crowd(path), n_classes=3)
+    assert alone.annotate(items(range(80, 100))) != expected[4], "the votes before make a difference"
+    pay = {row["voter"]: row for row in voters(whole.ledger)}
+    assert pay["a"]["answers"] == 100
+    assert pay["a"]["cost"] == pytest.approx(10.0)
+
+
+def test_annotators_are_checked_before_a_run(tmp_path):
+    path = tmp_path / "crowd.yaml"
+    path.write_text("annotators: [{name: a, confusion: [[1, 0], [0, 1]]}]")
+    for settings_given, message in [
+        ({"annotators": str(tmp_path / "nope.yaml")}, "nope.yaml: can't be read"),
+        ({"annotators": str(path)}, "2 x 2 but the data set has 10 classes"),
+        ({"annotators": str(path), "oracle": "shared"}, "a shared oracle has its own"),
+        ({"annotators": str(path), "oracle": "file"}, "--oracle file would not ask them"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            prepare(resolve({"dataset": "digits"} | settings_given))
+
+
 def test_descriptions_are_checked(tmp_path):
     path = tmp_path / "crowd.yaml"
     path.write_text("votes: 2\nannotators:\n  - {name: ann, accuracy: 0.9}\n  - {name: bob, cost: 0.1}\n")
     assert load_crowd(path).annotators[1].cost == 0.1
+    path.write_bytes("annotators: [{name: Zoé}]".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_crowd(path)
     for text, message in [
         ("annotators: []", "at least 1"),
         ("annotators: [{name: a}, {name: a}]", "names must differ"),

@@ -224,7 +224,7 @@ def test_waits_for_another_clients_claim_and_reuses_it(oracle):
     buyer.start()
     assert started.wait(30)
     impatient = other(oracle, wait_seconds=0.05)
-    with pytest.raises(OracleError, match=r"being labeled for experiment 'e'.*raise wait_seconds"):
+    with pytest.raises(OracleError, match=r"being labeled for experiment 'e'.*go on with --resume"):
         impatient.label(request("q1", "f", 1, [1, 2]))
     assert impatient.annotator.asked == ["hash2"], "its own part is bought before it waits"
     patient = other(oracle)

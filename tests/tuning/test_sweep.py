@@ -1,16 +1,19 @@
 """Sweeps for real, on Ray with a tiny model: shared work, failures, resuming, interruption."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from psp_ray.data.dataset import load_dataset
 from psp_ray.errors import ConfigError, OutputError, ResourceError
 from psp_ray.oracle import Ledger
-from tuning.plan import load_references, load_trials, references_file, save_plan, trial_name
+from tuning.plan import Plan, load_references, load_trials, make_references, references_file, save_plan, trial_name
 from tuning.report import Report
 from tuning.resources import check_trial_fits
 from tuning.space import random_points
@@ -78,6 +81,25 @@ def test_a_sweep_with_a_failing_trial_is_resumed_without_repeating_the_others(lo
     assert len(events) == 4, "TensorBoard events: three trials, then the repaired one"
     assert b"score" in b"".join(path.read_bytes() for path in events)
     assert len(Report(out).best_lines()) == 3
+
+
+def test_references_with_unreadable_and_excluded_images(tmp_path, tiny_model, cache_folder, second_folder):
+    """All labels are those of the images that can be asked about."""
+    folder = shutil.copytree(second_folder, tmp_path / "grays")
+    pool = load_dataset(str(folder)).pool["path"].to_pylist()
+    Path(pool[3]).write_bytes(Path(pool[3]).read_bytes()[:60])
+    (tmp_path / "exclude.txt").write_text(pool[5] + "\n")
+    settings = {
+        "model": tiny_model,
+        "cache": str(cache_folder),
+        "rounds": 1,
+        "learning_steps": 1,
+        "exclude": str(tmp_path / "exclude.txt"),
+    }
+    plan = Plan({"grays": {"dataset": str(folder)}}, [1], {}, settings, classes={"grays": 2})
+    assert 0.0 <= make_references(tmp_path / "sweep", plan, "grays").full <= 1.0
+    summary = json.loads((tmp_path / "sweep" / "references" / "grays" / "full" / "summary.json").read_text())
+    assert summary["labels_used"] == len(pool) - 2
 
 
 def test_what_cannot_work_fails_before_anything_is_written(local_ray, given, tmp_path):

@@ -50,7 +50,11 @@ class Annotator(Protocol):
 
 
 class RevisingAnnotator(Annotator, Protocol):
-    """An annotator that may change its mind: asked before each request about what it answered in earlier ones."""
+    """An annotator that may change its mind: asked before each request about what it answered in earlier ones.
+
+    Where it also has a method `settled()`, that is called once the revisions are durable in the ledger: an annotator
+    that must tell its own changes from those made elsewhere remembers there what it said.
+    """
 
     def revisions(self, told: Mapping[str, int]) -> Mapping[str, int]:
         """Given {sample_id: answer} of all earlier requests: the answers that are different now."""

@@ -93,12 +93,14 @@ def load_crowd(path: str | Path) -> CrowdSettings:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--annotators {path}: can't be read ({error.strerror}); give a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--annotators {path}: not UTF-8 text; save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"--annotators {path}: not valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"--annotators {path}: expected keys annotators, votes, aggregation, seed")
     try:
-        return CrowdSettings(**data)
+        return CrowdSettings(**{str(key): value for key, value in data.items()})
     except ConfigError as error:
         raise ConfigError(f"--annotators {path}: {error}") from None
 

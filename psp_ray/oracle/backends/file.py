@@ -4,9 +4,12 @@
     OUT/round_03/images/001_name.jpg  the same images, linked and numbered
     OUT/round_03/contact_sheet.png    the same images at a glance
     OUT/corrections.csv               sample_id, label: second thoughts, if they aren't written into the old query.csv
+    OUT/answers_taken.json            sample_id, label: what these files said when they were last taken up
 
-What is filled in is taken up by the next request; what is not is waited for. The files are the truth: an answer that
-is changed, or a correction that is taken out again, changes the label, and the ledger keeps the history.
+What is filled in is taken up by the next request; what is not is waited for. An answer that is changed in a file, or a
+correction that is taken out again, changes the label, and the ledger keeps the history. Where a label was changed
+elsewhere (`psp-ray oracle correct`, another run on the same ledger), a file that still says what it said changes
+nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +27,25 @@ from typing import Any
 import pyarrow as pa
 
 from psp_ray.errors import OracleError, OutputError
-from psp_ray.files import write_bytes, write_text
-from psp_ray.oracle.answers import UnknownLabel, parse_answer
+from psp_ray.files import read_json, write_bytes, write_json, write_text
+from psp_ray.oracle.answers import AnswerReader, UnknownLabel
 from psp_ray.oracle.backends.base import Item, register_annotator
 
 QUERY = "query.csv"
 CORRECTIONS = "corrections.csv"
+TAKEN = "answers_taken.json"
 IMAGES = "images"
 
 
 def round_folder(folder: Path, number: int) -> Path:
     """Where a round's images are laid out."""
     return folder / f"round_{number:02d}"
+
+
+def query_files(folder: Path) -> list[Path]:
+    """All rounds' query.csv, oldest first."""
+    found = [(re.fullmatch(r"round_(\d+)", file.parent.name), file) for file in folder.glob(f"round_*/{QUERY}")]
+    return [file for _, file in sorted((int(match[1]), file) for match, file in found if match)]
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class FileAnnotator:
         self.place = ""
         self._folder, self._classes, self._manifest = Path(folder), list(class_names), manifest
         self._rows: dict[str, int] | None = None
+        self._revised: dict[str, int | None] = {}
 
     def annotate(self, items: Sequence[Item]) -> list[int | None]:
         """Answers that are filled in; lays the query set out where that has not been done.
@@ -92,15 +103,17 @@ class FileAnnotator:
         lost = [item for item in items if item.sample_id not in given]
         if lost:
             self._restore_lines(file, lost)
-        return [given.get(item.sample_id) for item in items]
+        answers = [given.get(item.sample_id) for item in items]
+        self._take({item.sample_id: answer for item, answer in zip(items, answers, strict=True) if answer is not None})
+        return answers
 
     def revisions(self, told: Mapping[str, int]) -> dict[str, int]:
-        """What earlier files say differently now; `corrections.csv` has the last word.
+        """Answers that were changed in the files since they were taken up; `corrections.csv` has the last word.
 
         Raises OracleError for a correction of a sample that was never asked.
         """
         now: dict[str, int] = {}
-        for file in sorted(self._folder.glob("round_*/" + QUERY)):
+        for file in query_files(self._folder):
             now.update(
                 {line.sample_id: line.label for line in read_answers(file, self._classes) if line.label is not None}
             )
@@ -110,7 +123,38 @@ class FileAnnotator:
                 raise OracleError(f"{file}:{line.number}: {line.sample_id!r} was never asked; correct the sample_id")
             if line.label is not None:
                 now[line.sample_id] = line.label
-        return {sample: label for sample, label in now.items() if sample in told and told[sample] != label}
+        taken = self._taken()
+        # A sample that isn't told yet may be answered already: then the answer first taken up is what it is told next.
+        self._revised = {sample: now.get(sample) for sample in told if taken.get(sample) != now.get(sample)}
+        return {sample: label for sample, label in self._revised.items() if label is not None and told[sample] != label}
+
+    def settled(self) -> None:
+        """What `revisions` said last is in the ledger: from here on, it is what the files said before."""
+        self._take(self._revised)
+        self._revised = {}
+
+    def _taken(self) -> dict[str, int]:
+        file = self._folder / TAKEN
+        try:
+            return {str(sample): int(label) for sample, label in read_json(file).items()} if file.exists() else {}
+        except (OSError, ValueError, TypeError, AttributeError):
+            raise OracleError(
+                f"{file}: can't be read; restore or remove it (then the files replace all corrections)"
+            ) from None
+
+    def _take(self, answers: Mapping[str, int | None]) -> None:
+        """Remember what the files say, durably; None where an answer was taken out."""
+        taken = self._taken()
+        new: dict[str, int | None] = {**taken, **answers}
+        kept = {sample: label for sample, label in sorted(new.items()) if label is not None}
+        if kept == taken:
+            return
+        try:
+            write_json(self._folder / TAKEN, kept)
+        except OSError as error:
+            raise OutputError(
+                f"{self._folder / TAKEN}: can't be written ({error.strerror}); make room or free the folder"
+            ) from None
 
     # ---- laying out ------------------------------------------------------------------------------------------------
 
@@ -182,6 +226,7 @@ def read_answers(file: Path, class_names: Sequence[str]) -> list[Line]:
     _, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
     found: dict[str, Line] = {}
+    read = AnswerReader(class_names)
     for number, record in records:
         sample = record[place].strip() if place < len(record) else ""
         text = record[answer] if answer < len(record) else ""
@@ -190,7 +235,7 @@ def read_answers(file: Path, class_names: Sequence[str]) -> list[Line]:
                 raise OracleError(f"{file}:{number}: a label without a sample_id; fill it in or clear the line")
             continue
         try:
-            label = parse_answer(text, class_names)
+            label = read(text)
         except UnknownLabel as error:
             raise OracleError(f"{file}:{number}: {error}; write a class, skip or ignore, or leave it empty") from None
         before = found.get(sample)
