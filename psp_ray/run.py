@@ -392,7 +392,8 @@ def _initial_labels(
         return None
     initial, gone = readable(initial_labels(dataset, config.initial_labels), dataset, left)
     if gone:
-        reporter.warn(f"{len(gone)} initial labels are of images that can't be read, and left out: {gone[0]}, ...")
+        what = "1 initial label: its image" if len(gone) == 1 else f"{len(gone):,} initial labels: their images"
+        reporter.warn(f"left out {what} can't be read ({gone[0]}{', ...' if len(gone) > 1 else ''})")
     return initial
 
 

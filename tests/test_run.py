@@ -299,7 +299,7 @@ def test_an_unreadable_image_with_an_initial_label_is_left_out(options, tmp_path
     summary = run(resolve({**options, **more, "self_training": "none", "out": str(tmp_path / "run")}), reporter)
     assert summary["labels_initial"] == 1
     said = "".join(capsys.readouterr())
-    assert f"1 initial labels are of images that can't be read, and left out: {names[0]}" in said
+    assert f"left out 1 initial label: its image can't be read ({names[0]})" in said
 
 
 def wait_for(path, process, seconds=120):

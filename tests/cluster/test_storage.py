@@ -151,6 +151,10 @@ def test_a_restore_that_is_killed_starts_anew(tmp_path, monkeypatch):
         assert [path.name for path in out.parent.iterdir()] == ["mine"], "nothing is left aside"
     taken = tmp_path / "taken" / "mine"
     taken.mkdir(parents=True)
+    (taken / ".lock").write_text("")
+    assert RunMirror(place, taken).restore(resume=True)
+    shutil.rmtree(taken)
+    taken.mkdir()
     (taken / ".hidden").write_text("")
     with pytest.raises(OutputError, match="can't be restored there"):
         RunMirror(place, taken).restore(resume=True)
