@@ -1,4 +1,4 @@
-"""The commands that the README and docs/own-data.md show are commands of this version: they parse, and settings fit."""
+"""The commands that the README and the guides show are commands of this version: they parse, and settings fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITH_SETTINGS = ("run", "check-data", "featurize")
 
 def shown_commands():
     """Lines that begin with psp-ray in code blocks, continued lines joined."""
-    for name in ("README.md", "docs/own-data.md"):
+    for name in ("README.md", "docs/own-data.md", "docs/cluster.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
             for line in block.replace("\\\n", " ").splitlines():
@@ -39,6 +39,7 @@ def leaves(group, path=()):
 def test_a_shown_command_is_one(line, monkeypatch, tmp_path):
     (tmp_path / "classes.txt").write_text(CLASSES)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSP_RAY_LEDGER", "ledger.sqlite")  # as docs/cluster.md does before its commands
     called = {}
     for path, command in leaves(cli):
         monkeypatch.setattr(command, "callback", lambda path=path, **given: called.update({path: given}))
