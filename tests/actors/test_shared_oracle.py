@@ -33,7 +33,7 @@ def started(local_ray, tmp_path):
         return shared.start_oracle(name, str(ledger or tmp_path / f"{name}.sqlite"), **more)
 
     yield start
-    for name in names:
+    for name in dict.fromkeys(names):  # a stopped one is listed for a moment still
         if name in shared.oracle_names():
             shared.stop_oracle(name)
 
