@@ -29,6 +29,7 @@ def given(tiny_model, tiny_folder, second_folder, cache_folder):
         "learning_steps": 4,
         "update_steps": 2,
         "views": 2,
+        "workers": 1,
     }
     return {
         "datasets": f"{tiny_folder},{second_folder}",
