@@ -20,7 +20,7 @@ import click
 
 from psp_ray.compare.settings import OWN_KEYS, StudySettings
 from psp_ray.config import Config, resolve
-from psp_ray.errors import UserError
+from psp_ray.exits import exit_code
 from psp_ray.oracle_cli import oracle
 from psp_ray.settings import option_name
 from psp_ray.version import __version__
@@ -341,21 +341,9 @@ def _terminate(signum: int, frame: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; ends the process with the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
-    code = 0
+    words = arguments_with_command(sys.argv[1:] if arguments is None else arguments)
     try:
-        words = arguments_with_command(sys.argv[1:] if arguments is None else arguments)
-        cli.main(args=words, prog_name="psp-ray", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-    except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-        code = 2
-    except UserError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = 130
+        code = exit_code(lambda: cli.main(args=words, prog_name="psp-ray", standalone_mode=False))
     except Interrupted:
         click.echo("terminated", err=True)
         code = 143

@@ -15,7 +15,8 @@ from typing import Any
 import click
 import numpy as np
 
-from psp_ray.errors import OutputError, UserError
+from psp_ray.errors import OutputError
+from psp_ray.exits import exit_code
 from psp_ray.files import write_text
 from tuning.plan import DONE, Plan, References, TrialResult, load_plan, load_references, load_trials
 from tuning.progress import shown
@@ -267,14 +268,9 @@ def report(folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; exit code 2 where the folder holds no finished trial."""
-    try:
-        report.main(args=arguments, prog_name="python -m tuning.report", standalone_mode=False)
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        sys.exit(2)
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    code = exit_code(lambda: report.main(args=arguments, prog_name="python -m tuning.report", standalone_mode=False))
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from psp_ray.errors import ConfigError, UserError
+from psp_ray.exits import exit_code
 from psp_ray.report.progress import duration
 from tuning.plan import DONE, LEDGER_VARIABLE, Plan, TrialResult, load_trials, parse_settings, save_plan
 from tuning.space import BUDGET, Dimension, Point, grid_points, random_points
@@ -299,21 +301,8 @@ def _catch_sigterm() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; exit codes 0, 1 (no trial succeeded), 2 (a setting is wrong), 130 (interrupted: --resume)."""
     _catch_sigterm()
-    code: Any = 0
-    try:
-        sweep.main(args=arguments, prog_name="python -m tuning.sweep", standalone_mode=False)
-    except SystemExit as stop:
-        code = stop.code
-    except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-        code = 2
-    except UserError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; go on with the same command and --resume", err=True)
-        code = 130
-    sys.exit(code)
+    command = partial(sweep.main, args=arguments, prog_name="python -m tuning.sweep", standalone_mode=False)
+    sys.exit(exit_code(command, "interrupted; go on with the same command and --resume"))
 
 
 if __name__ == "__main__":
