@@ -21,7 +21,7 @@ from psp_ray.learn.settings import LearnSettings
 from psp_ray.policy.settings import PolicySettings
 from psp_ray.presets import PRESETS, preset_settings
 from psp_ray.selftrain.settings import SelfTrainingSettings
-from psp_ray.settings import Settings
+from psp_ray.settings import Settings, read_yaml
 
 Part = TypeVar("Part", bound=Settings)
 
@@ -298,14 +298,7 @@ def _nearest(word: str, choices: list[str]) -> str:
 
 
 def _read_file(path: str | Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {path}: can't be read ({error.strerror}); give an existing YAML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"--config {path}: not UTF-8 text; save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    data = read_yaml(path, "--config")
     if data is None:
         return {}
     if not isinstance(data, dict):

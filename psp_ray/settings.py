@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psp_ray.errors import ConfigError
@@ -32,6 +34,22 @@ S = TypeVar("S", bound=Settings)
 def replace(settings: S, **changes: Any) -> S:
     """A copy with some keys changed, checked like the original."""
     return type(settings)(**{**settings.model_dump(), **changes})
+
+
+def read_yaml(path: str | Path, option: str, remedy: str = "give an existing YAML file") -> Any:
+    """What the YAML file given with `option` holds.
+
+    Raises:
+        ConfigError: it can't be read, is not text, or not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: can't be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{option} {path}: not UTF-8 text; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option} {path}: not valid YAML ({str(error).splitlines()[0]})") from None
 
 
 def option_name(key: str) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from psp_ray.config import RUN_ONLY, Config
 from psp_ray.errors import ConfigError
 from psp_ray.references import REFERENCES
-from psp_ray.settings import Settings, option_name
+from psp_ray.settings import Settings, option_name, read_yaml
 
 ZERO_SHOT = REFERENCES[0]
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
@@ -165,12 +165,7 @@ def read_study(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: missing, not YAML, not a mapping, or with an unknown key.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--study {path}: can't be read ({error.strerror}); give an existing YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--study {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    data = read_yaml(path, "--study")
     if not isinstance(data, dict):
         raise ConfigError(f"--study {path}: expected lines of 'key: value'")
     found = {str(key).replace("-", "_"): value for key, value in data.items()}

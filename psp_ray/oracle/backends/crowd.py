@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import Field, field_validator
 
 from psp_ray import noise
 from psp_ray.errors import ConfigError, OracleError
 from psp_ray.oracle.backends.base import Item, register_annotator
 from psp_ray.oracle.crowd import dawid_skene, majority
-from psp_ray.settings import Settings
+from psp_ray.settings import Settings, read_yaml
 
 
 class VoterSettings(Settings):
@@ -89,14 +88,7 @@ def load_crowd(path: str | Path) -> CrowdSettings:
     Raises:
         ConfigError: can't be read, or something in it is wrong.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--annotators {path}: can't be read ({error.strerror}); give a YAML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"--annotators {path}: not UTF-8 text; save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--annotators {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    data = read_yaml(path, "--annotators", "give a YAML file")
     if not isinstance(data, dict):
         raise ConfigError(f"--annotators {path}: expected keys annotators, votes, aggregation, seed")
     try:
