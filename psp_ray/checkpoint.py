@@ -70,6 +70,12 @@ def load_latest(folder: Path) -> Checkpoint | None:
     )
 
 
+def latest_round(folder: Path) -> int:
+    """The round of the newest complete checkpoint under `folder`, 0 where there is none."""
+    complete = _complete(folder)
+    return _number(complete[-1]) if complete else 0
+
+
 def drop_checkpoint(folder: Path, number: int) -> None:
     """Forget the checkpoint of round `number`, so that it is done again."""
     path = folder / f"round_{number:03d}"

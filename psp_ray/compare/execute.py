@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from psp_ray import components
-from psp_ray.checkpoint import MARKER
+from psp_ray.checkpoint import latest_round
 from psp_ray.compare.plan import Cell, Plan
 from psp_ray.compare.settings import ZERO_SHOT
 from psp_ray.config import Config
@@ -97,11 +97,7 @@ def first_line(error: BaseException) -> str:
 
 def rounds_done(cell: Cell) -> int:
     """Rounds of a run that are safe on disk."""
-    folder = cell.folder / "checkpoints"
-    if not folder.is_dir():
-        return 0
-    done = [path.name for path in folder.glob("round_*") if (path / MARKER).exists()]
-    return max((int(name.removeprefix("round_")) for name in done), default=0)
+    return latest_round(cell.folder / "checkpoints")
 
 
 # -- features --------------------------------------------------------------------------------------------------------
