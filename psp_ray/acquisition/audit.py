@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from psp_ray import noise
 from psp_ray.acquisition._baseline import read_blocks, same_state
 from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
 from psp_ray.policy import sampling
-from psp_ray.policy.settings import AUDIT_FRACTION, checked_share
+from psp_ray.policy.settings import AuditSettings
 from psp_ray.records import (
     Feedback,
     Float64Array,
@@ -25,26 +23,6 @@ from psp_ray.records import (
     StateDict,
     UInt64Array,
 )
-from psp_ray.settings import Settings
-
-
-class AuditSettings(Settings):
-    """Settings of the wrapper `audit`."""
-
-    audit_fraction: float | Literal["auto"] = Field(
-        "auto",
-        description="share of the draw that is uniform, for honest estimates; auto: 0.03, and 0.1 without a test set",
-    )
-
-    @field_validator("audit_fraction")
-    @classmethod
-    def _share(cls, value: float | str) -> float | str:
-        return checked_share(value)
-
-    @property
-    def eps(self) -> float:
-        """The share in numbers."""
-        return AUDIT_FRACTION if self.audit_fraction == "auto" else self.audit_fraction
 
 
 @register_wrapper("audit", AuditSettings)

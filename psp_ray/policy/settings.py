@@ -17,22 +17,32 @@ AUDIT_FRACTION_UNTESTED = 0.1
 """The same where only the draws tell how good the prompts are."""
 
 
-def checked_share(value: float | str) -> float | str:
-    """A share in 0 <= x < 1, or auto."""
-    if not isinstance(value, str) and not 0 <= value < 1:
-        raise ValueError("must be at least 0 and less than 1, or auto")
-    return value
+class AuditSettings(Settings):
+    """The share of a query set that is left to plain chance."""
 
-
-class PolicySettings(Settings):
-    """How VSSP selects, what it is paid for, and how it learns."""
-
-    # action and draw
-    kappa: float = Field(1.0, gt=0, description="sharpness of the selection softmax over u in (-1, 1)")
     audit_fraction: float | Literal["auto"] = Field(
         "auto",
         description="share of the draw that is uniform, for honest estimates; auto: 0.03, and 0.1 without a test set",
     )
+
+    @field_validator("audit_fraction")
+    @classmethod
+    def _share(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and not 0 <= value < 1:
+            raise ValueError("must be at least 0 and less than 1, or auto")
+        return value
+
+    @property
+    def eps(self) -> float:
+        """The uniform share in numbers."""
+        return AUDIT_FRACTION if self.audit_fraction == "auto" else self.audit_fraction
+
+
+class PolicySettings(AuditSettings):
+    """How VSSP selects, what it is paid for, and how it learns."""
+
+    # action and draw
+    kappa: float = Field(1.0, gt=0, description="sharpness of the selection softmax over u in (-1, 1)")
     sampling: Literal["gumbel", "topk"] = Field(
         "gumbel", description="exact draw without replacement (gumbel), or the most probable samples (topk)"
     )
@@ -135,16 +145,6 @@ class PolicySettings(Settings):
         if not isinstance(value, str) and not value > 0:
             raise ValueError("must be positive, or auto")
         return value
-
-    @field_validator("audit_fraction")
-    @classmethod
-    def _share(cls, value: float | str) -> float | str:
-        return checked_share(value)
-
-    @property
-    def eps(self) -> float:
-        """The uniform share in numbers."""
-        return AUDIT_FRACTION if self.audit_fraction == "auto" else self.audit_fraction
 
     @field_validator("log_std_max")
     @classmethod
