@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class PoolNames:
     content_hashes: list[str]
     classes: list[str]
 
+    @cached_property
     def fingerprint(self) -> str:
         """Hex digest of all names, contents and classes in order: positions in checkpoints mean nothing without it."""
         digest = hashlib.blake2b(digest_size=16)
@@ -506,7 +508,7 @@ class Experiment:
             "stopped": state.stopped,
             "wall_seconds": state.wall_seconds,
             "n_pool": len(self.names.sample_ids),
-            "pool": self.names.fingerprint(),
+            "pool": self.names.fingerprint,
         }
         tensors: dict[str, StateDict] = {"sampler": sampler, "learner": learner, "prompt": prompt}
         save_checkpoint(self.checkpoints, Checkpoint(state.round, record, tensors, tables))
@@ -521,7 +523,7 @@ class Experiment:
                 f"{self.out}: the checkpoint saw {record['n_pool']} pool images, now there are "
                 f"{len(self.names.sample_ids)}; restore the data or start in a new --out folder"
             )
-        if record.get("pool", self.names.fingerprint()) != self.names.fingerprint():
+        if record.get("pool", self.names.fingerprint) != self.names.fingerprint:
             raise OutputError(
                 f"{self.out}: images or classes of the pool are not those that the checkpoint knows (renamed, replaced "
                 "or changed files?); restore them, or start in a new --out folder with --initial-labels"
