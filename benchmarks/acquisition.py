@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.sampler_memory import FilePool, megabytes
 from psp_ray.acquisition import create, strategy_names
-from psp_ray.records import BLOCK_SIZE, PoolState, TextState
+from psp_ray.core.records import BLOCK_SIZE, PoolState, TextState
 
 FIRST = ["entropy", "random"]
 
@@ -30,8 +30,8 @@ def child(options: argparse.Namespace) -> dict[str, float]:
     """Build the strategy and propose once."""
     import sklearn.cluster  # noqa: F401
 
+    from psp_ray.core.threads import limit_threads
     from psp_ray.policy import sampling  # noqa: F401
-    from psp_ray.threads import limit_threads
 
     limit_threads(1)
     if options.strategy.startswith("vssp"):

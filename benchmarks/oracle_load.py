@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from psp_ray.oracle import GroundTruthAnnotator, LabelRequest, Ledger, Oracle
-from psp_ray.oracle.books import account
+from psp_ray.labels import GroundTruthAnnotator, LabelRequest, Ledger, Oracle
+from psp_ray.labels.accounting import account
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 
@@ -87,10 +87,10 @@ def _by_ledger(ledger: str, truth: dict[str, int]) -> Any:
 
 
 def _by_actor(ledger: str, truth: dict[str, int]) -> Any:
-    from psp_ray import components
     from psp_ray.actors import oracle as shared
     from psp_ray.actors.cluster import start_ray
-    from psp_ray.config import resolve
+    from psp_ray.run import build as components
+    from psp_ray.run.resolve import resolve
 
     start_ray("local")
     shared.start_oracle("load", ledger)

@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 
 from psp_ray.acquisition.base import create
-from psp_ray.config import resolve
-from psp_ray.honest import Answers, round_estimates
+from psp_ray.core.noise import sample_keys
+from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Feedback, LearnOutcome, PoolState, TextState
+from psp_ray.core.threads import limit_threads
 from psp_ray.learn.evaluate import predict_proba
-from psp_ray.noise import sample_keys
-from psp_ray.records import BLOCK_SIZE, FeatureBlock, Feedback, LearnOutcome, PoolState, TextState
+from psp_ray.posterior.accuracy import Answers, round_estimates
+from psp_ray.run.resolve import resolve
 from psp_ray.selftrain.near import confidences, near_decision
 from psp_ray.selftrain.service import PseudoLabeler
-from psp_ray.selftrain.settings import SelfTrainingSettings
-from psp_ray.threads import limit_threads
 
 
 class MadePool:
@@ -93,10 +92,10 @@ def main() -> None:
     state = PoolState(
         1, 0, arguments.classes, arguments.classes, text, np.arange(pool.n), empty, empty.astype(np.int32)
     )
-    strategy = create(config.strategy, pool, config)
+    strategy = create(config.policy.strategy, pool, config)
     proposal = timed("propose", lambda: strategy.propose(state))
     labels = pool.labels[proposal.positions]
-    labeler = PseudoLabeler(pool, config.part(SelfTrainingSettings))
+    labeler = PseudoLabeler(pool, config.selftrain)
     pseudo = timed("pseudo-label", lambda: _pseudo(labeler, text, proposal.positions, labels, pool.n))
     student = TextState(pool.centers, 30.0)
     gaps = [
@@ -119,7 +118,7 @@ def main() -> None:
     estimate = timed("estimate", lambda: round_estimates(audit, pool.n))[1]
     timed("predictions", lambda: [predict_proba(student, pool.block(i).features) for i in range(pool.n_blocks)])
     right, sure = confidences(pool, text, state.unlabeled)
-    near = near_decision(state.unlabeled, right, sure, config.part(SelfTrainingSettings))
+    near = near_decision(state.unlabeled, right, sure, config.selftrain)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     total = sum(seconds.values())
     for name, value in seconds.items():
@@ -132,7 +131,7 @@ def main() -> None:
     print(f"memory: {before:.0f} MiB with torch, {made:.0f} with the features, {peak:.0f} at most")
     record = {
         "benchmark": "own_data",
-        "strategy": config.strategy,
+        "strategy": config.policy.strategy,
         "images": pool.n,
         "classes": arguments.classes,
         "round_seconds": total,

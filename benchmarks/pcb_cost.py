@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.runs import run_psp
-from psp_ray.threads import limit_threads
+from psp_ray.core.threads import limit_threads
 
 
 def unit_costs(options: dict[str, Any], threads: int, repeats: int) -> tuple[dict[str, float], dict[str, int]]:
@@ -38,9 +38,9 @@ def unit_costs(options: dict[str, Any], threads: int, repeats: int) -> tuple[dic
     from psp_ray import components, run
     from psp_ray.clip import load_backbone
     from psp_ray.clip.tokens import learned_prompts
-    from psp_ray.config import resolve
-    from psp_ray.data.encoder import TASK_SCHEMA, ChunkTask
-    from psp_ray.data.images import content_hash, read_file
+    from psp_ray.features.encoder import TASK_SCHEMA, ChunkTask
+    from psp_ray.features.images import content_hash, read_file
+    from psp_ray.run.resolve import resolve
 
     prepared = run.prepare(resolve(options))
     dataset = prepared.dataset

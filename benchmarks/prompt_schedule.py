@@ -24,9 +24,9 @@ import yaml
 from PIL import Image
 
 from psp_ray.clip import Backbone, BackboneSpec, load_backbone
+from psp_ray.config.base import replace
+from psp_ray.core.records import FeatureBlock, Float16Array, Int32Array, Int64Array, LearnRequest, PseudoLabels
 from psp_ray.learn import LearnSettings, PromptLearner, evaluate
-from psp_ray.records import FeatureBlock, Float16Array, Int32Array, Int64Array, LearnRequest, PseudoLabels
-from psp_ray.settings import replace
 
 DATASETS = {
     "rsscn7": ("rsscn7/images", "rsscn7/split_rsscn7.json"),
@@ -85,11 +85,15 @@ def few(labels: Int32Array, shots: int, seed: int) -> Int64Array:
     return np.sort(np.concatenate(drawn))
 
 
-def one_run(backbone: Backbone, data: dict[str, Any], settings: LearnSettings, shots: int) -> tuple[float, float]:
-    """(accuracy on val, seconds of learning) of one draw; the draw's seed is the settings'."""
+def one_run(
+    backbone: Backbone, data: dict[str, Any], settings: LearnSettings, shots: int, seed: int, threads: int
+) -> tuple[float, float]:
+    """(accuracy on val, seconds of learning) of one draw."""
     assert backbone.text is not None
-    chosen = few(data["train_labels"], shots, settings.seed)
-    learner = PromptLearner(backbone.text, data["names"], Rows(data["train"][chosen]), settings)
+    chosen = few(data["train_labels"], shots, seed)
+    learner = PromptLearner(
+        backbone.text, data["names"], Rows(data["train"][chosen]), settings, seed=seed, threads=threads
+    )
     teacher = learner.zero_shot()
     everyone = np.arange(len(chosen), dtype=np.int64)
     labels = data["train_labels"][chosen]
@@ -111,7 +115,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of psp to change")
     options = parser.parse_args()
     changes = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in options.set)}
-    base = LearnSettings(threads=options.threads)
+    base = LearnSettings()
     literal = {"protocol": "pcb", "context_length": 16, "context_init": "random"}
     paper = {**literal, "protocol": "short", "learning_steps": 300, "learning_rate": 0.002, "weight_decay": 0.0}
     protocols = {
@@ -126,7 +130,7 @@ def main() -> None:
         for shots in options.shots:
             row = {}
             for protocol, settings in protocols.items():
-                runs = [one_run(backbone, data, replace(settings, seed=s), shots) for s in range(options.seeds)]
+                runs = [one_run(backbone, data, settings, shots, s, options.threads) for s in range(options.seeds)]
                 row[protocol] = (float(np.mean([r[0] for r in runs])), float(np.mean([r[1] for r in runs])))
             report[f"{name}/{shots}"] = row
             shown = "   ".join(f"{p} {100 * a:5.1f} % in {s:5.1f} s" for p, (a, s) in row.items())

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from psp_ray.noise import sample_keys
-from psp_ray.records import (
+from psp_ray.core.noise import sample_keys
+from psp_ray.core.records import (
     BLOCK_SIZE,
     FeatureBlock,
     Feedback,

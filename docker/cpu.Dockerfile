@@ -7,7 +7,7 @@ WORKDIR /src
 # Dependencies first: they change less often than the code. TORCH_INDEX may name the index of PyTorch's CPU wheels,
 # which make the image a third of the size; without it torch comes with its CUDA libraries, and works all the same.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY psp_ray/version.py psp_ray/__init__.py psp_ray/
+COPY psp_ray/core/version.py psp_ray/__init__.py psp_ray/
 ARG TORCH_INDEX=
 RUN cp constraints.txt /tmp/constraints.txt \
     && if [ -n "${TORCH_INDEX}" ]; then \

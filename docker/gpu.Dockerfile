@@ -6,7 +6,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/psp-ray
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY psp_ray/version.py psp_ray/__init__.py psp_ray/
+COPY psp_ray/core/version.py psp_ray/__init__.py psp_ray/
 RUN /opt/psp-ray/bin/pip install -c constraints.txt ".[postgresql,sweep]"
 COPY psp_ray psp_ray
 RUN /opt/psp-ray/bin/pip install --no-deps --force-reinstall .

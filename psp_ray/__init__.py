@@ -8,14 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from psp_ray.version import __version__
+from psp_ray.core.version import __version__
 
 if TYPE_CHECKING:
-    from psp_ray.classifier import Classifier
+    from psp_ray.export.classifier import Classifier
 __all__ = ["Classifier", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Classifier":
-        return import_module("psp_ray.classifier").Classifier
+        return import_module("psp_ray.export.classifier").Classifier
     raise AttributeError(f"module 'psp_ray' has no attribute {name!r}")

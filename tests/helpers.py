@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.noise import sample_keys
-from psp_ray.records import BLOCK_SIZE, FeatureBlock
+from psp_ray.core.noise import sample_keys
+from psp_ray.core.records import BLOCK_SIZE, FeatureBlock
 
 
 class ArrayPool:

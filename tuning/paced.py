@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from psp_ray.config import Config
-from psp_ray.records import Evaluation
+from psp_ray.config.config import Config
+from psp_ray.core.records import Evaluation
 from psp_ray.report.progress import Reporter
-from psp_ray.run import run
+from psp_ray.run.command import run
 
 
 class _Abandoned(BaseException):
@@ -19,7 +19,7 @@ class _Abandoned(BaseException):
 
 
 class PacedRun:
-    """`psp_ray.run.run` in a thread of its own, which waits at the end of each round.
+    """`psp_ray.run.command.run` in a thread of its own, which waits at the end of each round.
 
     A run that is taken up again hands out the rounds of its checkpoint first, at once.
     """

@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psp_ray.config import Config, resolve
-from psp_ray.errors import ConfigError, OutputError
-from psp_ray.files import read_json, write_json
-from psp_ray.settings import option_name
+from psp_ray.config.base import option_name
+from psp_ray.config.config import Config, fields
+from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.files import read_json, write_json
+from psp_ray.run.resolve import resolve
 from tuning.space import BUDGET, Dimension, Point
 
 PLAN = "sweep.json"
@@ -59,7 +60,7 @@ class Plan:
 
     @property
     def rounds(self) -> int:
-        return int(self.settings.get("rounds", Config.model_fields["rounds"].default))
+        return int(self.settings.get("rounds", fields()["rounds"].default))
 
     def config(self, dataset: str, point: Mapping[str, Any], **more: Any) -> Config:
         """Settings of a trial's run on one data set: those of all < of the data set < of the point < `more`."""
@@ -210,7 +211,7 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
     from rich.console import Console
 
     from psp_ray.report.progress import Reporter
-    from psp_ray.run import run
+    from psp_ray.run.command import run
 
     path = references_file(folder, dataset)
     if path.exists():
@@ -228,7 +229,7 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
     for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
         out = folder / "references" / dataset / kind
         config = plan.config(dataset, {BUDGET: min(plan.labels_per_class)}, **base, **more, out=str(out))
-        summaries.append(run(config, Reporter(config.rounds, Console(quiet=True))))
+        summaries.append(run(config, Reporter(config.labels.rounds, Console(quiet=True))))
     references = References(
         summaries[0]["final_accuracy"], summaries[1]["final_accuracy"], summaries[0]["zero_shot_accuracy"]
     )

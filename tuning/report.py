@@ -15,9 +15,9 @@ from typing import Any
 import click
 import numpy as np
 
-from psp_ray.errors import OutputError
-from psp_ray.exits import exit_code
-from psp_ray.files import write_text
+from psp_ray.core.errors import OutputError
+from psp_ray.core.exit_codes import exit_code
+from psp_ray.core.files import write_text
 from tuning.plan import DONE, Plan, References, TrialResult, load_plan, load_references, load_trials
 from tuning.progress import shown
 from tuning.space import BUDGET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ray
 
-from psp_ray.errors import ResourceError
+from psp_ray.core.errors import ResourceError
 from tuning.plan import Plan
 
 Bundle = dict[str, float]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from psp_ray.errors import ConfigError
+from psp_ray.core.errors import ConfigError
 from tuning.plan import DONE, TrialResult, trial_name
 from tuning.space import BUDGET, Dimension, Point
 

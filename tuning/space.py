@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from psp_ray.config import Config
-from psp_ray.errors import ConfigError
+from psp_ray.config.config import fields
+from psp_ray.core.errors import ConfigError
 
 Point = dict[str, Any]
 """One value for each dimension; `labels_per_class` among them."""
@@ -39,7 +39,7 @@ class Dimension:
             ConfigError: not a setting, an empty list, or a bad interval.
         """
         key = key.strip().replace("-", "_")
-        if key != BUDGET and key not in Config.model_fields:
+        if key != BUDGET and key not in fields():
             raise ConfigError(f"--vary {key}: not a setting; see `psp-ray run --help`")
         text = text.strip()
         if ".." not in text:
@@ -178,4 +178,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_whole(key: str) -> bool:
-    return key == BUDGET or "int" in str(Config.model_fields[key].annotation)
+    return key == BUDGET or "int" in str(fields()[key].annotation)

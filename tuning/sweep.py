@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
-from psp_ray.errors import ConfigError, UserError
-from psp_ray.exits import exit_code
+from psp_ray.core.errors import ConfigError, UserError
+from psp_ray.core.exit_codes import exit_code
 from psp_ray.report.progress import duration
 from tuning.plan import DONE, LEDGER_VARIABLE, Plan, TrialResult, load_trials, parse_settings, save_plan
 from tuning.space import BUDGET, Dimension, Point, grid_points, random_points
@@ -72,7 +72,7 @@ def make_plan(given: dict[str, Any]) -> Plan:
     Raises:
         UserError: an unknown setting or data set, a value out of range, a pool too small for the budget.
     """
-    from psp_ray.run import prepare
+    from psp_ray.run.command import prepare
 
     datasets = name_datasets(given["datasets"])
     budgets = [int(item) for item in given["labels_per_class"].split(",") if item.strip().isdigit() and int(item) > 0]
@@ -199,13 +199,13 @@ def _prepare_shared(plan: Plan, out: Path, resources: dict[str, float]) -> None:
     from rich.console import Console
 
     from psp_ray.report.progress import Reporter
-    from psp_ray.run import featurize_only
+    from psp_ray.run.command import featurize_only
     from tuning.plan import make_references, references_file
 
     for name in plan.datasets:
         point = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
         config = plan.config(name, point, runner="ray")
-        featurize_only(config, Reporter(config.rounds, Console(highlight=False, soft_wrap=True, stderr=True)))
+        featurize_only(config, Reporter(config.labels.rounds, Console(highlight=False, soft_wrap=True, stderr=True)))
     missing = [name for name in plan.datasets if not references_file(out, name).exists()]
     if missing:
         click.echo(f"reference runs (random and full) of {', '.join(missing)} ...")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from psp_ray.files import write_text
+from psp_ray.core.files import write_text
 from tuning.paced import PacedRun
 from tuning.plan import References, TrialResult, load_plan, load_references, load_trial
 

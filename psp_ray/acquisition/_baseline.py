@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray import noise
 from psp_ray.acquisition.base import validate_state
-from psp_ray.errors import DatasetError
-from psp_ray.records import (
+from psp_ray.core import noise
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.records import (
     BLOCK_SIZE,
     Feedback,
     Float32Array,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import read_blocks
-from psp_ray.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader, UInt64Array
+from psp_ray.core import noise
+from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader, UInt64Array
 
 SAMPLE = 20_000
 """Samples from which centers are learned; larger pools are assigned to centers learned from a part."""

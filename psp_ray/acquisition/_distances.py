@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from psp_ray.acquisition._baseline import CACHE_BYTES, Passes, probabilities, read_blocks, read_rows
-from psp_ray.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader
+from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader
 
 Factors = tuple[Float32Array, ...]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import (
     Baseline,
     class_embeddings,
@@ -18,16 +16,9 @@ from psp_ray.acquisition._baseline import (
 from psp_ray.acquisition._cluster import cluster
 from psp_ray.acquisition.base import register, validate_state
 from psp_ray.acquisition.random import Random
-from psp_ray.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState, Proposal
-from psp_ray.settings import Settings
-
-
-class AlfaMixSettings(Settings):
-    """Settings of `alfa-mix`."""
-
-    alfa_mix_cap: float = Field(
-        0.2, gt=0, le=1, description="first cap of the mixing ratio's norm, and its step while candidates are few"
-    )
+from psp_ray.config.acquisition import AlfaMixSettings
+from psp_ray.core import noise
+from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState, Proposal
 
 
 @register("alfa-mix", AlfaMixSettings)

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import read_blocks, same_state
 from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
-from psp_ray.policy import sampling
-from psp_ray.policy.settings import AuditSettings
-from psp_ray.records import (
+from psp_ray.config.policy import AuditSettings
+from psp_ray.core import noise
+from psp_ray.core.records import (
     Feedback,
     Float64Array,
     Int64Array,
@@ -23,6 +22,7 @@ from psp_ray.records import (
     StateDict,
     UInt64Array,
 )
+from psp_ray.policy import sampling
 
 
 @register_wrapper("audit", AuditSettings)

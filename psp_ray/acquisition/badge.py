@@ -5,7 +5,7 @@ from __future__ import annotations
 from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator
 from psp_ray.acquisition._distances import Points, gradient_factors, k_means_pp
 from psp_ray.acquisition.base import register
-from psp_ray.records import Int64Array, PoolState
+from psp_ray.core.records import Int64Array, PoolState
 
 
 @register("badge")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import class_embeddings, generator, read_rows, unknown_odds
 from psp_ray.acquisition._cluster import cluster
 from psp_ray.acquisition.base import register, validate_state
-from psp_ray.errors import UserError
-from psp_ray.records import (
+from psp_ray.config.acquisition import BanditSettings
+from psp_ray.core import noise
+from psp_ray.core.errors import UserError
+from psp_ray.core.records import (
     Feedback,
     Float64Array,
     Int64Array,
@@ -20,16 +20,6 @@ from psp_ray.records import (
     Proposal,
     StateDict,
 )
-from psp_ray.settings import Settings
-
-
-class BanditSettings(Settings):
-    """Settings of `bandit`."""
-
-    bandit_arms: int = Field(0, ge=0, description="clusters the bandit chooses from; 0: two for each label of a round")
-    bandit_memory: float = Field(
-        0.7, ge=0, le=1, description="what counts of earlier rounds' rewards, per round; prompts change, errors move"
-    )
 
 
 @register("bandit", BanditSettings)

@@ -30,9 +30,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from psp_ray.errors import ConfigError, UserError
-from psp_ray.records import Feedback, Observation, PoolReader, PoolState, Proposal, StateDict
-from psp_ray.settings import Settings
+from psp_ray.config.base import Settings
+from psp_ray.core.errors import ConfigError, UserError
+from psp_ray.core.records import Feedback, Observation, PoolReader, PoolState, Proposal, StateDict
 
 GROUP = "psp_ray.acquisition"
 """Entry-point group for strategies of other packages: `name = "module:factory"`."""

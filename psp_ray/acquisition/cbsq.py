@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import Baseline, class_embeddings, probabilities, read_blocks, read_rows
 from psp_ray.acquisition._cluster import Coverage, cluster
 from psp_ray.acquisition.base import register
-from psp_ray.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState
-from psp_ray.settings import Settings
-
-
-class CBSQSettings(Settings):
-    """Settings of `cbsq`."""
-
-    cbsq_clusters: int = Field(500, ge=1, description="most clusters of cbsq")
-    cbsq_selective: bool = Field(True, description="pass over samples surer than their class's threshold")
+from psp_ray.config.acquisition import CBSQSettings
+from psp_ray.core import noise
+from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState
 
 
 @register("cbsq", CBSQSettings)

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
-
 from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator
 from psp_ray.acquisition._distances import Points, gradient_factors, k_center
 from psp_ray.acquisition.base import register
-from psp_ray.records import Int64Array, PoolReader, PoolState
-from psp_ray.settings import Settings
-
-
-class CoresetSettings(Settings):
-    """Settings of `coreset`."""
-
-    coreset_space: Literal["features", "gradients"] = Field(
-        "features", description="what coreset covers: image features, or BADGE's gradient embeddings"
-    )
+from psp_ray.config.acquisition import CoresetSettings
+from psp_ray.core.records import Int64Array, PoolReader, PoolState
 
 
 @register("coreset", CoresetSettings)

@@ -6,8 +6,8 @@ import numpy as np
 
 from psp_ray.acquisition._baseline import DECIMALS, Baseline, class_embeddings, probabilities, read_blocks
 from psp_ray.acquisition.base import register
+from psp_ray.core.records import Int64Array, PoolState
 from psp_ray.policy.sampling import TopK
-from psp_ray.records import Int64Array, PoolState
 
 
 @register("margin")

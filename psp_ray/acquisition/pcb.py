@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
-from pydantic import Field
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import predictions, read_blocks, same_state, unknown_odds
 from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
 from psp_ray.acquisition.random import Random
+from psp_ray.config.acquisition import PCBSettings
+from psp_ray.core import noise
+from psp_ray.core.records import Feedback, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
 from psp_ray.policy import indicator
-from psp_ray.records import Feedback, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
-from psp_ray.settings import Settings
-
-
-class PCBSettings(Settings):
-    """Settings of the wrapper `pcb`."""
-
-    pcb: Literal["intent", "released"] = Field(
-        "intent",
-        description="class balancer as PCB's paper means it, or as the released code does where a class runs out",
-    )
-    pcb_fraction: float = Field(0.1, gt=0, le=1, description="candidates of +pcb as a share of the whole pool")
-    pcb_first_round: Literal["random", "strategy"] = Field(
-        "random", description="first round of +pcb: uniform as in PCB's protocol, or balanced like the others"
-    )
 
 
 @register_wrapper("pcb", PCBSettings)

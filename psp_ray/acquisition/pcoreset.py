@@ -7,7 +7,7 @@ import numpy as np
 from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator, probabilities
 from psp_ray.acquisition._distances import Points, k_center
 from psp_ray.acquisition.base import register
-from psp_ray.records import Int64Array, PoolState
+from psp_ray.core.records import Int64Array, PoolState
 
 
 @register("pcoreset")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psp_ray import noise
 from psp_ray.acquisition.base import register, validate_state
-from psp_ray.policy import indicator, sampling
-from psp_ray.records import (
+from psp_ray.config.base import Settings
+from psp_ray.core import noise
+from psp_ray.core.records import (
     BLOCK_SIZE,
     Feedback,
     Float64Array,
@@ -21,7 +21,7 @@ from psp_ray.records import (
     StateDict,
     UInt64Array,
 )
-from psp_ray.settings import Settings
+from psp_ray.policy import indicator, sampling
 
 
 @register("random")

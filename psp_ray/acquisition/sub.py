@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from pydantic import Field
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import read_blocks, same_state
 from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
+from psp_ray.config.acquisition import SubsampleSettings
+from psp_ray.core import noise
+from psp_ray.core.records import (
+    Feedback,
+    Float64Array,
+    Int64Array,
+    Observation,
+    PoolReader,
+    PoolState,
+    Proposal,
+    StateDict,
+)
 from psp_ray.policy import sampling
-from psp_ray.records import Feedback, Float64Array, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
-from psp_ray.settings import Settings
-
-
-class SubsampleSettings(Settings):
-    """Settings of the wrapper `sub`."""
-
-    sub_size: int = Field(10_000, ge=1, description="unlabeled samples that +sub shows its strategy in a round")
 
 
 @register_wrapper("sub", SubsampleSettings)

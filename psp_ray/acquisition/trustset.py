@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from pydantic import Field
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import class_embeddings, probabilities, read_blocks, read_rows
 from psp_ray.acquisition.base import register, validate_state
-from psp_ray.policy import indicator, sampling
-from psp_ray.records import (
+from psp_ray.config.acquisition import TrustSetSettings
+from psp_ray.core import noise
+from psp_ray.core.records import (
     Feedback,
     Float32Array,
     Float64Array,
@@ -23,20 +22,9 @@ from psp_ray.records import (
     StateDict,
     UInt64Array,
 )
-from psp_ray.settings import Settings
+from psp_ray.policy import indicator, sampling
 
 N_CONTEXT = 8
-
-
-class TrustSetSettings(Settings):
-    """Settings of `trustset`."""
-
-    trustset_share: float = Field(0.5, gt=0, le=1, description="share of each class's labels that enters the TrustSet")
-    trustset_temperature: float = Field(
-        0.3, gt=0, description="weight of the policy's entropy against its reward of -1 or 1"
-    )
-    trustset_sharpness: float = Field(2.0, ge=0, description="factor on the policy's log odds in the selection softmax")
-    trustset_steps: int = Field(300, ge=1, description="gradient steps of the policy per round")
 
 
 @register("trustset", TrustSetSettings)

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 
-from psp_ray import noise
 from psp_ray.acquisition._baseline import Baseline, read_blocks
 from psp_ray.acquisition._cluster import Coverage, cluster, mean_neighbor_distance
 from psp_ray.acquisition.base import register
-from psp_ray.records import Int64Array, PoolReader, PoolState
-from psp_ray.settings import Settings
-
-
-class TypiClustSettings(Settings):
-    """Settings of `typiclust`."""
-
-    typiclust_neighbors: int = Field(20, ge=1, description="nearest neighbors whose mean distance tells typicality")
-    typiclust_clusters: int = Field(500, ge=1, description="most clusters of typiclust")
-    typiclust_smallest: int = Field(
-        5, ge=0, description="clusters of at most so many samples are served after all others"
-    )
+from psp_ray.config.acquisition import TypiClustSettings
+from psp_ray.core import noise
+from psp_ray.core.records import Int64Array, PoolReader, PoolState
 
 
 @register("typiclust", TypiClustSettings)

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psp_ray import noise
 from psp_ray.acquisition.base import register, validate_state
-from psp_ray.errors import DatasetError, UserError
-from psp_ray.policy import indicator, sampling
-from psp_ray.policy.replay import ReplayBuffer, Transition
-from psp_ray.policy.reward import reward
-from psp_ray.policy.settings import PolicySettings
-from psp_ray.records import (
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core import noise
+from psp_ray.core.errors import DatasetError, UserError
+from psp_ray.core.records import (
     Feedback,
     Float32Array,
     Float64Array,
@@ -32,9 +29,12 @@ from psp_ray.records import (
     StateDict,
     UInt64Array,
 )
+from psp_ray.policy import indicator, sampling
+from psp_ray.policy.replay import ReplayBuffer, Transition
+from psp_ray.policy.reward import reward
 
 if TYPE_CHECKING:
-    from psp_ray.policy.coverage import Coverage
+    from psp_ray.neighbors.coverage import Coverage
     from psp_ray.policy.sac import SoftActorCritic
     from psp_ray.policy.state import PoolView, StateReader
 
@@ -161,7 +161,7 @@ class VSSP:
 
     def _view(self, state: PoolState) -> PoolView:
         """The round's view with its prior; a function of the state, so that any process plans alike."""
-        from psp_ray.policy.coverage import Coverage
+        from psp_ray.neighbors.coverage import Coverage
         from psp_ray.policy.state import PoolView
 
         view = PoolView(state.text, state.unlabeled, state.labeled, state.labels)

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from psp_ray.errors import ResourceError
+from psp_ray.core.errors import ResourceError
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,16 @@ from ray.exceptions import RayActorError
 from psp_ray.actors.cluster import Need, check_needs, start_ray
 from psp_ray.actors.shell import naming, wait_for
 from psp_ray.actors.transport import Packet, pack, unpack
-from psp_ray.components import OracleInput, config_of
-from psp_ray.config import Config
-from psp_ray.errors import OracleError
-from psp_ray.oracle import Ledger, Oracle, OracleSettings, label_space_of, make_annotator, resolve_ledger_url
-from psp_ray.oracle.backends.base import Item
-from psp_ray.oracle.backends.crowd import CrowdAnnotator, CrowdSettings
-from psp_ray.oracle.books import Books, change_limits, load_votes, record_votes
-from psp_ray.oracle.schema import shown
-from psp_ray.oracle.service import LabelRequest, LabelResponse
-from psp_ray.records import Int32Array
+from psp_ray.config.config import Config
+from psp_ray.core.errors import OracleError
+from psp_ray.core.records import Int32Array
+from psp_ray.labels import Ledger, Oracle, OracleSettings, label_space_of, make_annotator, resolve_ledger_url
+from psp_ray.labels.accounting import Books, change_limits, load_votes, record_votes
+from psp_ray.labels.annotators.base import Item
+from psp_ray.labels.annotators.simulated import CrowdAnnotator, CrowdSettings
+from psp_ray.labels.schema import shown
+from psp_ray.labels.service import LabelRequest, LabelResponse
+from psp_ray.run.build import OracleInput, config_of
 
 NAMESPACE = "psp-ray"
 PROTOCOL = 3
@@ -125,7 +125,7 @@ class SharedOracle:
         change_limits(self._ledger, label_cap, cost_cap)
 
     def account(self, protocol: int, experiment: str | None) -> pa.Table:
-        """Who paid for what, and when (`psp_ray.oracle.books.ACCOUNT_SCHEMA`)."""
+        """Who paid for what, and when (`psp_ray.labels.accounting.ACCOUNT_SCHEMA`)."""
         self._check(protocol)
         return self._books.account(experiment)
 
@@ -135,7 +135,7 @@ class SharedOracle:
         return self._books.take_in(table, origin)
 
     def drop_claims(self, protocol: int, experiment: str | None) -> int:
-        """Drop claims whose lease is over (`psp_ray.oracle.books.drop_claims`)."""
+        """Drop claims whose lease is over (`psp_ray.labels.accounting.drop_claims`)."""
         self._check(protocol)
         return self._books.drop_claims(experiment)
 
@@ -241,7 +241,7 @@ class SharedOracleHandle:
         config = config_of(given.settings)
         self.name, self.timeout = name, timeout
         self._actor = find_oracle(name)
-        self._caps = (config.label_cap, config.cost_cap)
+        self._caps = (config.labels.label_cap, config.labels.cost_cap)
         self._space = label_space_of(given.classes)
         known = np.flatnonzero(given.labels >= 0)
         hashes = [given.content_hashes[i] for i in known]
@@ -271,8 +271,8 @@ def connect_shared(config: Config, given: OracleInput) -> SharedOracleHandle:
     Raises:
         ResourceError: no cluster. OracleError: no such oracle in it, or another protocol.
     """
-    join_cluster(config.ray_address)
-    return SharedOracleHandle(config.oracle_name, given, config.timeout)
+    join_cluster(config.runtime.ray_address)
+    return SharedOracleHandle(config.labels.oracle_name, given, config.runtime.timeout)
 
 
 def join_cluster(address: str | None) -> None:

@@ -12,8 +12,8 @@ import ray
 
 from psp_ray.actors.shell import wait_for
 from psp_ray.actors.transport import Packet, unpack
-from psp_ray.data.pool import block_from_table, block_to_table
-from psp_ray.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int64Array
+from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int64Array
+from psp_ray.features.pool import block_from_table, block_to_table
 
 CACHE_BYTES = 256 * 2**20
 """Blocks that a reader keeps at hand. Within a node they are shared memory, not copies."""

@@ -9,8 +9,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from psp_ray.actors.shell import naming
-from psp_ray.errors import OutputError, UserError
-from psp_ray.storage import Storage
+from psp_ray.core.errors import OutputError, UserError
+from psp_ray.storage.mirror import Storage
 
 
 def alive_nodes() -> list[dict[str, Any]]:

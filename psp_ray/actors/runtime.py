@@ -8,19 +8,19 @@ from typing import Any
 
 import ray
 
-from psp_ray import components
 from psp_ray.actors.cluster import Need, check_needs, start_ray
 from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool
 from psp_ray.actors.preflight import alive_nodes, check_storage
 from psp_ray.actors.shell import ActorHandle, ComponentActor
 from psp_ray.actors.transport import pack
 from psp_ray.actors.workers import WorkerGroup
-from psp_ray.config import Config
-from psp_ray.crew import Crew, Handle
-from psp_ray.data.cache import FeatureCache
-from psp_ray.data.encoder import ChunkResult, ChunkTask
-from psp_ray.records import Float16Array, Int64Array
+from psp_ray.config.config import Config
+from psp_ray.core.records import Float16Array, Int64Array
+from psp_ray.features.cache import FeatureCache
+from psp_ray.features.encoder import ChunkResult, ChunkTask
 from psp_ray.report.progress import Reporter
+from psp_ray.run import build as components
+from psp_ray.run.interfaces import Crew, Handle
 
 CPUS = {"learner": 0.3, "sampler": 0.2, "pseudo-labeler": 0.15, "oracle": 0.05, "pool shard": 0.02, "view worker": 0.25}
 """CPU shares that the actors ask for. They say where actors may be placed, not how many threads run: on a laptop all
@@ -36,21 +36,25 @@ class RayRuntime:
         self._config, self._reporter = config, reporter
         self._actors: list[Any] = []
         self._started_here = False
-        if config.oracle == "shared":  # it lives in a cluster that is there already; look before anything is encoded
+        if (
+            config.labels.oracle == "shared"
+        ):  # it lives in a cluster that is there already; look before anything is encoded
             from psp_ray.actors.oracle import find_oracle, join_cluster
 
-            join_cluster(config.ray_address)
-            find_oracle(config.oracle_name)
+            join_cluster(config.runtime.ray_address)
+            find_oracle(config.labels.oracle_name)
         else:
-            self._started_here = start_ray(config.ray_address)
+            self._started_here = start_ray(config.runtime.ray_address)
         cpus = ray.cluster_resources().get("CPU", 1.0)
-        self._workers = config.workers or max(1, min(MAX_WORKERS, int(cpus)))
+        self._workers = config.runtime.workers or max(1, min(MAX_WORKERS, int(cpus)))
         gpu = _wants_gpu(config)
         self._gpus = learner_gpus(config) if gpu else 0.0
         check_needs(crew_needs(config, gpu, self._workers))
         if len(alive_nodes()) > 1:
-            place, setting = config.storage or FeatureCache.open(config.cache).folder, "--cache"
-            check_storage(place, "--storage" if config.storage else setting, min(config.timeout, PROBE_SECONDS))
+            place, setting = config.output.storage or FeatureCache.open(config.runtime.cache).folder, "--cache"
+            check_storage(
+                place, "--storage" if config.output.storage else setting, min(config.runtime.timeout, PROBE_SECONDS)
+            )
         check_needs([Need("featurizing worker", self._workers, _cpus(config, "view worker"), self._gpu_share())])
 
     def close(self) -> None:
@@ -81,8 +85,8 @@ class RayRuntime:
         def spawn() -> Any:
             return self._spawn(factory, [argument], "view worker", gpus=self._gpu_share())
 
-        most = self._config.workers_max or self._workers
-        return WorkerGroup(spawn, self._workers, most, what, self._config.timeout)
+        most = self._config.runtime.workers_max or self._workers
+        return WorkerGroup(spawn, self._workers, most, what, self._config.runtime.timeout)
 
     # -- the crew ------------------------------------------------------------------------------------------------------
 
@@ -99,34 +103,34 @@ class RayRuntime:
         learner_actor = self._spawn("build_learner", [learner], "learner", [reader], self._gpus)
         sampler_actor = self._spawn("build_sampler", [settings], "sampler", [reader])
         answering: Handle
-        if config.oracle == "shared":
+        if config.labels.oracle == "shared":
             from psp_ray.actors.oracle import connect_shared
 
             answering = connect_shared(config, oracle)
         else:
-            answering = ActorHandle("oracle", self._spawn("build_oracle", [oracle], "oracle"), config.timeout)
+            answering = ActorHandle("oracle", self._spawn("build_oracle", [oracle], "oracle"), config.runtime.timeout)
         labeler = None
-        if config.self_training != "none":
+        if config.selftrain.self_training != "none":
             extra: list[Any] = [reader]
             if views is not None:
-                extra.append(RemoteViews(self._view_workers(views), config.timeout))
+                extra.append(RemoteViews(self._view_workers(views), config.runtime.timeout))
                 extra.append(views.store)
             labeler_actor = self._spawn("build_pseudo_labeler", [settings], "pseudo-labeler", extra)
-            labeler = ActorHandle("pseudo-labeler", labeler_actor, config.timeout)
+            labeler = ActorHandle("pseudo-labeler", labeler_actor, config.runtime.timeout)
         return Crew(
             oracle=answering,
-            sampler=ActorHandle("sampler", sampler_actor, config.timeout),
-            learner=ActorHandle("learner", learner_actor, config.timeout),
+            sampler=ActorHandle("sampler", sampler_actor, config.runtime.timeout),
+            learner=ActorHandle("learner", learner_actor, config.runtime.timeout),
             pseudo_labeler=labeler,
         )
 
     def _view_workers(self, views: components.ViewInput) -> list[Any]:
-        most = max(self._workers, self._config.workers_max or 0)
+        most = max(self._workers, self._config.runtime.workers_max or 0)
         return [self._spawn("build_view_encoder", [views], "view worker", gpus=self._gpu_share()) for _ in range(most)]
 
     def _shards(self, source: components.PoolSource) -> ShardedPool:
         pool = source.open()
-        starts = components.first_blocks(pool.n, self._config.shards)
+        starts = components.first_blocks(pool.n, self._config.runtime.shards)
         ends = [*starts[1:], pool.n_blocks]
         shards = [
             ray.remote(PoolShard)
@@ -140,7 +144,7 @@ class RayRuntime:
             for first, last in zip(starts, ends, strict=True)
         ]
         self._actors += shards
-        return ShardedPool(PoolShape(pool.n, pool.dim, pool.n_views, starts), shards, self._config.timeout)
+        return ShardedPool(PoolShape(pool.n, pool.dim, pool.n_views, starts), shards, self._config.runtime.timeout)
 
     def _spawn(
         self, factory: str, arguments: list[Any], role: str, extra: list[Any] | None = None, gpus: float = 0.0
@@ -150,7 +154,7 @@ class RayRuntime:
         actor = (
             ray.remote(ComponentActor)
             .options(num_cpus=_cpus(self._config, role), num_gpus=gpus, **lasting)
-            .remote(f"psp_ray.components:{factory}", pack(arguments), self._config.threads, extra)
+            .remote(f"psp_ray.run.build:{factory}", pack(arguments), self._config.runtime.threads, extra)
         )
         self._actors.append(actor)
         return actor
@@ -184,12 +188,12 @@ def crew_needs(config: Config, gpu: bool, workers: int = 1) -> list[Need]:
     needs = [
         Need("learner", 1, _cpus(config, "learner"), share),
         Need("sampler", 1, _cpus(config, "sampler")),
-        Need("oracle", int(config.oracle != "shared"), _cpus(config, "oracle")),
-        Need("pool shard", config.shards, _cpus(config, "pool shard")),
+        Need("oracle", int(config.labels.oracle != "shared"), _cpus(config, "oracle")),
+        Need("pool shard", config.runtime.shards, _cpus(config, "pool shard")),
     ]
-    if config.self_training != "none":
+    if config.selftrain.self_training != "none":
         needs.append(Need("pseudo-labeler", 1, _cpus(config, "pseudo-labeler")))
-        if config.view_mode != "cached":
+        if config.model.view_mode != "cached":
             view_share = worker_gpus(config, workers) if gpu else 0.0
             needs.append(Need("view worker", workers, _cpus(config, "view worker"), view_share))
     return [need for need in needs if need.count]
@@ -197,21 +201,21 @@ def crew_needs(config: Config, gpu: bool, workers: int = 1) -> list[Need]:
 
 def learner_gpus(config: Config) -> float:
     """Share of a GPU for the learner where the run uses one: half, so that workers fit beside it."""
-    return 0.5 if config.learner_gpus is None else config.learner_gpus
+    return 0.5 if config.runtime.learner_gpus is None else config.runtime.learner_gpus
 
 
 def worker_gpus(config: Config, workers: int) -> float:
     """Share of a GPU for each of `workers`: together what the learner leaves of one."""
-    if config.worker_gpus is not None:
-        return config.worker_gpus
+    if config.runtime.worker_gpus is not None:
+        return config.runtime.worker_gpus
     return math.floor(1000 * max(0.0, 1.0 - learner_gpus(config)) / workers) / 1000
 
 
 def _cpus(config: Config, role: str) -> float:
-    return round(CPUS[role] * config.actor_cpus, 4)
+    return round(CPUS[role] * config.runtime.actor_cpus, 4)
 
 
 def _wants_gpu(config: Config) -> bool:
-    if config.device.startswith("cuda"):
+    if config.model.device.startswith("cuda"):
         return True
-    return config.device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0
+    return config.model.device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0

@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from psp_ray.actors.transport import Packet, pack, unpack
-from psp_ray.errors import ResourceError, UserError
-from psp_ray.threads import limit_threads
+from psp_ray.core.errors import ResourceError, UserError
+from psp_ray.core.threads import limit_threads
 
 
 class ComponentActor:

@@ -13,9 +13,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from psp_ray.actors.cluster import Need, check_needs, start_ray
-from psp_ray.config import Config
-from psp_ray.errors import ResourceError
-from psp_ray.threads import limit_threads
+from psp_ray.config.config import Config
+from psp_ray.core.errors import ResourceError
+from psp_ray.core.threads import limit_threads
 
 MEMORY = 1536 * 2**20
 """Bytes a run asks for, as measured with the bundled model; others add what activations may take (`memory_mib`)."""
@@ -46,24 +46,24 @@ class Tasks:
     def __init__(self, config: Config, parallel: int | None = None):
         self._before = signal.getsignal(signal.SIGTERM)
         self._terminated = False
-        self._started_here = start_ray(config.ray_address)
+        self._started_here = start_ray(config.runtime.ray_address)
         if threading.current_thread() is threading.main_thread():
             # Ray has put its own in place, and an exception out of a handler would be lost inside its waiting.
             signal.signal(signal.SIGTERM, self._remember)
-        self._threads = config.threads
+        self._threads = config.runtime.threads
         total = ray.cluster_resources()
         cpus, gpus, memory = total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0)
-        self._memory = MEMORY if config.model == "psp-lite" else MEMORY + config.memory_mib * 2**20
+        self._memory = MEMORY if config.model.model == "psp-lite" else MEMORY + config.learn.memory_mib * 2**20
         self._gpus = 0.0
-        if config.device.startswith("cuda") or (config.device == "auto" and gpus):
-            self._gpus = max(1.0 / RUNS_PER_GPU, round(min(1.0, gpus * config.threads / max(cpus, 1.0)), 3))
-        check_needs([Need("run", 1, config.threads, self._gpus)])
+        if config.model.device.startswith("cuda") or (config.model.device == "auto" and gpus):
+            self._gpus = max(1.0 / RUNS_PER_GPU, round(min(1.0, gpus * config.runtime.threads / max(cpus, 1.0)), 3))
+        check_needs([Need("run", 1, config.runtime.threads, self._gpus)])
         if memory < self._memory:
             raise ResourceError(
                 f"a run needs {self._memory / 2**30:.1f} GiB of memory but the cluster has {memory / 2**30:.1f} GiB "
                 "free; end other programs, or use --runner inline"
             )
-        room = [cpus // config.threads, memory // self._memory, *([gpus // self._gpus] if self._gpus else [])]
+        room = [cpus // config.runtime.threads, memory // self._memory, *([gpus // self._gpus] if self._gpus else [])]
         self.width = int(max(1, min([*room, *([parallel] if parallel else [])])))
         self._under_way: dict[Any, str] = {}
 

@@ -9,7 +9,7 @@ import ray
 
 from psp_ray.actors.shell import naming
 from psp_ray.actors.transport import pack, unpack
-from psp_ray.errors import ResourceError
+from psp_ray.core.errors import ResourceError
 
 AHEAD = 2
 """Calls under way on each worker: the next one waits beside it while one is worked on."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.clip.spec import BackboneSpec, ResolvedModel, resolve
 from psp_ray.clip.weights import file_hash, model_hash, read_checkpoint
-from psp_ray.errors import ModelError
+from psp_ray.core.errors import ModelError
 
 if TYPE_CHECKING:
     from psp_ray.clip.image import ImageTower

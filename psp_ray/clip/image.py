@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from psp_ray.clip.preprocess import Preprocessing
-from psp_ray.errors import ModelError
+from psp_ray.core.errors import ModelError
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

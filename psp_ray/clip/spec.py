@@ -13,7 +13,7 @@ from typing import Any
 
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.clip.weights import safetensors_metadata
-from psp_ray.errors import ModelError
+from psp_ray.core.errors import ModelError
 
 BUNDLED = "psp-lite"
 _BUNDLED_FOLDER = Path(__file__).parent / "psp_lite"

@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from psp_ray.clip.frozen import Bucket, FrozenText, UnsupportedTower
 from psp_ray.clip.tokens import PromptSet, PromptTokenizer, text_prompts
-from psp_ray.errors import ModelError
-from psp_ray.records import Int64Array
+from psp_ray.core.errors import ModelError
+from psp_ray.core.records import Int64Array
 
 _MIB = 1 << 20
 

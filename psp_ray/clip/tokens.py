@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray.errors import ConfigError, ModelError
-from psp_ray.records import Int64Array
+from psp_ray.core.errors import ConfigError, ModelError
+from psp_ray.core.records import Int64Array
 
 POSITIONS = ("end", "middle", "front")
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from psp_ray.errors import ModelError
+from psp_ray.core.errors import ModelError
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from psp_ray.clip.text import TextTower
-from psp_ray.errors import ConfigError
-from psp_ray.records import TextState
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.records import TextState
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 """CoOp's and PCB's template for general data sets."""

@@ -1,6 +1,6 @@
 """Data: adapters that list images and classes, decoding, featurizing once, and the cache of frozen features.
 
-Importing this package loads pyarrow and numpy only. torch is loaded by `psp_ray.data.encoder` when it first encodes.
+Importing this package loads pyarrow and numpy only. torch is loaded when something is encoded.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from psp_ray.errors import DatasetError
+from psp_ray.core.errors import DatasetError
 from psp_ray.learn.descriptions import normalize_name
 
 

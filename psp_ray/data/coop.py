@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from psp_ray.core.errors import DatasetError
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.registry import Adapter, Request, register_dataset
-from psp_ray.errors import DatasetError
 
 PART_OF = {"train": "pool", "val": "val", "test": "test"}
 

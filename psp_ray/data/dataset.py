@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.records import Int32Array
 from psp_ray.data import registry
-from psp_ray.errors import DatasetError
-from psp_ray.records import Int32Array
 
 PARTS = ("pool", "val", "test")
 DEFAULT_TEMPLATES = ["a photo of a {}."]
@@ -224,7 +224,7 @@ def load_dataset(
 
 def _require_readable(dataset: Dataset) -> None:
     """At least one pool image opens. Costs one look where all is well."""
-    from psp_ray.data.images import ImageError, check_header
+    from psp_ray.features.images import ImageError, check_header
 
     pool = dataset.pool
     reason = ""

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from psp_ray.errors import DatasetError
+from psp_ray.core.errors import DatasetError
 
 if TYPE_CHECKING:
     from psp_ray.data.classes import ClassList

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from psp_ray.config.learn import LearnSettings
 from psp_ray.learn.descriptions import load_descriptions, match_descriptions
 from psp_ray.learn.evaluate import evaluate, predict_proba
-from psp_ray.learn.settings import LearnSettings
 
 if TYPE_CHECKING:
     from psp_ray.learn.prompts import Prompts

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from psp_ray.errors import ConfigError
+from psp_ray.core.errors import ConfigError
 
 
 def load_descriptions(path: str | Path) -> dict[str, list[str]]:

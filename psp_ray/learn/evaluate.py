@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray.records import BLOCK_SIZE, Evaluation, FeatureBlock, Float32Array, TextState
+from psp_ray.core.records import BLOCK_SIZE, Evaluation, FeatureBlock, Float32Array, TextState
 
 
 def similarities(text: TextState, features: NDArray[Any]) -> Float32Array:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from psp_ray.clip.text import TextTower
 from psp_ray.clip.tokens import learned_prompts
-from psp_ray.errors import ConfigError
+from psp_ray.config.learn import LearnSettings
+from psp_ray.core.errors import ConfigError
 from psp_ray.learn.descriptions import match_descriptions
-from psp_ray.learn.settings import LearnSettings
 
 _INIT_STD = 0.02
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psp_ray.learn.settings import LearnSettings
-from psp_ray.records import Int32Array, Int64Array
+from psp_ray.config.learn import LearnSettings
+from psp_ray.core.records import Int32Array, Int64Array
 
 PCB_EPOCHS = 200
 PCB_BATCH = 32

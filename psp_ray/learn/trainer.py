@@ -16,13 +16,10 @@ from psp_ray.clip.backbone import load_backbone
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.clip.text import TextTower
 from psp_ray.clip.zero_shot import DEFAULT_TEMPLATES, zero_shot_text
-from psp_ray.errors import ConfigError
-from psp_ray.learn.evaluate import similarities
-from psp_ray.learn.prompts import Prompts
-from psp_ray.learn.schedule import count_steps, make_optimizer, steps
-from psp_ray.learn.settings import LearnSettings
-from psp_ray.noise import stream_key
-from psp_ray.records import (
+from psp_ray.config.learn import LearnSettings
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.noise import stream_key
+from psp_ray.core.records import (
     Float32Array,
     Int32Array,
     LearnOutcome,
@@ -31,6 +28,9 @@ from psp_ray.records import (
     StateDict,
     TextState,
 )
+from psp_ray.learn.evaluate import similarities
+from psp_ray.learn.prompts import Prompts
+from psp_ray.learn.schedule import count_steps, make_optimizer, steps
 
 Progress = Callable[[int, float], None]
 _SHRINK = 0.3
@@ -66,6 +66,8 @@ class PromptLearner:
         pool: where features come from; only those of labeled and retained samples are read.
         settings: layout and training.
         descriptions: phrases by class name, for `AS` and `AE`.
+        seed: seed of all noise.
+        threads: CPU threads of a learning step; 0: as torch has it.
 
     Raises:
         ConfigError, ModelError: settings or class names that the model can't serve.
@@ -78,7 +80,11 @@ class PromptLearner:
         pool: PoolReader,
         settings: LearnSettings,
         descriptions: Mapping[str, Sequence[str]] | None = None,
+        *,
+        seed: int = 0,
+        threads: int = 0,
     ):
+        self.seed, self.threads = seed, threads
         if isinstance(text, BackboneSpec):
             tower = load_backbone(text, towers="text").text
             assert tower is not None
@@ -94,7 +100,7 @@ class PromptLearner:
 
     def zero_shot(self, templates: Sequence[str] = DEFAULT_TEMPLATES) -> TextState:
         """The classifier of hand-written templates: the teacher of round 1."""
-        with _threads(self.settings.threads):
+        with _threads(self.threads):
             return zero_shot_text(self.tower, self.class_names, templates)
 
     def learn(self, request: LearnRequest, progress: Progress | None = None) -> LearnOutcome:
@@ -112,12 +118,12 @@ class PromptLearner:
         """
         if len(request.labeled) + len(request.pseudo.positions) == 0:
             raise ConfigError("nothing to learn from: no labels and no pseudo-labels; raise labels_per_round")
-        with _threads(self.settings.threads):
+        with _threads(self.threads):
             return self._learn(request, progress)
 
     def text_of(self, contexts: Float32Array) -> TextState:
         """The classifier that given context vectors (`LearnOutcome.contexts`) make."""
-        with _threads(self.settings.threads), torch.no_grad():
+        with _threads(self.threads), torch.no_grad():
             tensor = torch.as_tensor(contexts).to(self.tower.device, self.tower.dtype)
             return self._state(self.prompts.class_features(tensor))
 
@@ -183,7 +189,7 @@ class PromptLearner:
     ) -> _Attempt:
         """One run of the schedule from the start, with the learning rate times `shrink`."""
         settings = self.settings
-        key = stream_key(settings.seed, "learn", request.round)
+        key = stream_key(self.seed, "learn", request.round)
         contexts = self._start(torch.Generator().manual_seed(key)).requires_grad_()
         optimizer = make_optimizer(settings, contexts, shrink)
         peak = optimizer.param_groups[0]["lr"]

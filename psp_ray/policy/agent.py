@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psp_ray import noise
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core import noise
+from psp_ray.core.records import Float32Array, Float64Array, StateDict
 from psp_ray.policy.align import SequenceVAE
 from psp_ray.policy.networks import Actor, Critic, Frame, load_module_state, module_state
 from psp_ray.policy.optim import Optimizer
-from psp_ray.policy.settings import PolicySettings
 from psp_ray.policy.state import BlockState, StateReader
-from psp_ray.records import Float32Array, Float64Array, StateDict
 
 
 class Agent:

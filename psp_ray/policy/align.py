@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from psp_ray import noise
-from psp_ray.policy.settings import PolicySettings
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core import noise
+from psp_ray.core.records import Float64Array
 from psp_ray.policy.softdtw import softdtw_loss
-from psp_ray.records import Float64Array
 
 
 def aligned_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import gammaln
 
-from psp_ray.records import Float64Array
+from psp_ray.core.records import Float64Array
 
 
 def multinomial(log_prob: Float64Array) -> float:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from psp_ray.policy.settings import PolicySettings
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core.records import Float32Array, StateDict
 from psp_ray.policy.state import BlockState
-from psp_ray.records import Float32Array, StateDict
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 

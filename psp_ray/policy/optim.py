@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psp_ray.records import StateDict
+from psp_ray.core.records import StateDict
 
 
 class Optimizer:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from psp_ray.records import Float32Array, Float64Array, Int32Array, Int64Array, StateDict, TextState
+from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, StateDict, TextState
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core.records import Float32Array, Float64Array, LearnOutcome, Proposal
 from psp_ray.policy import indicator
-from psp_ray.policy.settings import PolicySettings
-from psp_ray.records import Float32Array, Float64Array, LearnOutcome, Proposal
 
 
 @dataclass(frozen=True)

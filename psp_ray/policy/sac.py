@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psp_ray import noise
+from psp_ray.core import noise
+from psp_ray.core.records import Float64Array
 from psp_ray.policy import sampling
 from psp_ray.policy.agent import Agent
 from psp_ray.policy.align import aligned_loss
 from psp_ray.policy.replay import ReplayBuffer, Transition
 from psp_ray.policy.state import BlockState, PoolView
-from psp_ray.records import Float64Array
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from psp_ray.records import Float64Array, Int64Array, UInt64Array
+from psp_ray.core.records import Float64Array, Int64Array, UInt64Array
 
 
 class LogSumExp:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psp_ray.errors import DatasetError
-from psp_ray.policy.settings import PolicySettings
-from psp_ray.records import (
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.records import (
     BLOCK_SIZE,
     Float32Array,
     Float64Array,

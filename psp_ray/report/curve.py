@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from psp_ray.calibration import Reliability
-from psp_ray.honest import telling
+from psp_ray.posterior.accuracy import telling
+from psp_ray.posterior.calibration import Reliability
 
 
 def plot_learning_curve(

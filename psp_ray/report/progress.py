@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from psp_ray.honest import telling
-from psp_ray.records import Evaluation
+from psp_ray.core.records import Evaluation
+from psp_ray.posterior.accuracy import telling
 
 _SHOWN = {
     "propose": "propose",

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from psp_ray.compare.report import with_section
-from psp_ray.compare.tables import markdown_table
-from psp_ray.config import Config, resolve
-from psp_ray.files import write_text
-from psp_ray.learn.settings import LearnSettings
-from psp_ray.policy.settings import PolicySettings
-from psp_ray.presets import PRESETS
-from psp_ray.selftrain.settings import SelfTrainingSettings
+from psp_ray.config.config import fields
+from psp_ray.config.learn import LearnSettings
+from psp_ray.config.policy import PolicySettings
+from psp_ray.config.presets import PRESETS
+from psp_ray.config.selftrain import SelfTrainingSettings
+from psp_ray.core.files import write_text
+from psp_ray.run.resolve import resolve
+from psp_ray.studies.report import with_section
+from psp_ray.studies.tables import markdown_table
 
 SYMBOLS = {
     "rounds": "`R`",
@@ -35,7 +36,7 @@ FULL = ("psp", "psp-paper")
 
 def settings_table() -> str:
     """Every setting that has a symbol, or that the two methods set differently: its value in both."""
-    values = {name: resolve({"strategy": name}).model_dump() for name in FULL}
+    values = {name: resolve({"strategy": name}).flat() for name in FULL}
     keys = [key for key in _keys() if key in SYMBOLS or values["psp"][key] != values["psp-paper"][key]]
     keys.sort(key=lambda key: (key not in SYMBOLS, list(SYMBOLS).index(key) if key in SYMBOLS else 0))
     rows = [
@@ -72,7 +73,7 @@ def shown(value: Any, key: str = "") -> str:
 
 
 def _description(key: str) -> str:
-    return (Config.model_fields[key].description or "").replace("|", "/")
+    return (fields()[key].description or "").replace("|", "/")
 
 
 def renew(text: str) -> str:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray.records import Float64Array, Int32Array, Int64Array
-from psp_ray.selftrain.settings import SelfTrainingSettings
-from psp_ray.selftrain.topk import StreamingTopK, rank_in_group
+from psp_ray.config.selftrain import SelfTrainingSettings
+from psp_ray.core.records import Float64Array, Int32Array, Int64Array
+from psp_ray.core.topk import StreamingTopK, rank_in_group
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_ray.config.selftrain import SelfTrainingSettings
+from psp_ray.core.records import Float32Array, Int32Array, Int64Array, PoolReader, TextState
 from psp_ray.learn.evaluate import predict_proba
-from psp_ray.records import Float32Array, Int32Array, Int64Array, PoolReader, TextState
-from psp_ray.selftrain.settings import SelfTrainingSettings
 
 MARGIN = 0.25
 """Views may be surer than the image itself by this much: samples less sure than the threshold less it are left out."""

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray.errors import ConfigError
-from psp_ray.records import (
+from psp_ray.config.selftrain import SelfTrainingSettings
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.records import (
     FeatureBlock,
     Float16Array,
     Float32Array,
@@ -20,10 +21,9 @@ from psp_ray.records import (
     PseudoLabels,
     TextState,
 )
+from psp_ray.core.topk import StreamingTopK
+from psp_ray.neighbors.graph import PoolGraph, knn_graph, propagate
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
-from psp_ray.selftrain.graph import PoolGraph, knn_graph, propagate
-from psp_ray.selftrain.settings import SelfTrainingSettings
-from psp_ray.selftrain.topk import StreamingTopK
 from psp_ray.selftrain.ust import BlockScores, score_views
 
 Views = Callable[[Int64Array], Float16Array] | Float16Array

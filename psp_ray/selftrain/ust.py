@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray.records import Float32Array, Float64Array, Int32Array, TextState
+from psp_ray.core.records import Float32Array, Float64Array, Int32Array, TextState
 
 _CHUNK_LOGITS = 1 << 22  # float32 logits in work at a time (16 MiB)
 

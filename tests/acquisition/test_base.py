@@ -16,9 +16,9 @@ from psp_ray.acquisition.base import (
     validate_state,
 )
 from psp_ray.acquisition.random import Random
-from psp_ray.errors import ConfigError, UserError
-from psp_ray.policy.settings import PolicySettings
-from psp_ray.records import Observation, Proposal
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core.errors import ConfigError, UserError
+from psp_ray.core.records import Observation, Proposal
 from tests.policy.worlds import World
 
 

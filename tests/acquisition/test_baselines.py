@@ -9,12 +9,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from psp_ray.acquisition import _cluster, create
 from psp_ray.acquisition.alfa_mix import caps, class_means
-from psp_ray.acquisition.bandit import Bandit, BanditSettings
+from psp_ray.acquisition.bandit import Bandit
 from psp_ray.acquisition.cbsq import thresholds
 from psp_ray.acquisition.trustset import context, train, trust_set
-from psp_ray.config import Config
-from psp_ray.errors import UserError
-from psp_ray.records import PoolState, TextState
+from psp_ray.config.acquisition import BanditSettings
+from psp_ray.config.config import Config
+from psp_ray.core.errors import UserError
+from psp_ray.core.records import PoolState, TextState
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World, unit
 
@@ -38,7 +39,9 @@ def state_of(n, text, n_query, labeled=(), labels=(), round=1, scale=10.0, seed=
 
 
 def propose(name, x, state, block_size=4096, **settings):
-    return create(name, ArrayPool(x, block_size=block_size), Config(**settings)).propose(state).positions.tolist()
+    return (
+        create(name, ArrayPool(x, block_size=block_size), Config(**settings).policy).propose(state).positions.tolist()
+    )
 
 
 # -- uncertainty -----------------------------------------------------------------------------------------------------
@@ -222,20 +225,20 @@ def test_alfa_mix_chooses_among_candidates_and_fills_up_at_random():
     state = world.state(2, 6, np.arange(8, 80), labeled, world.truth[:8])
     needed = caps(world.features[8:], world.text, 50.0, class_means(world.features[:8], world.truth[:8]))
     cap = next(c for c in (0.2, 0.4, 0.6, 0.8, 1.0) if (needed <= c).sum() > 6 or c == 1.0)
-    chosen = create("alfa-mix", world.pool, Config()).propose(state).positions
+    chosen = create("alfa-mix", world.pool, Config().policy).propose(state).positions
     near = set((np.flatnonzero(needed <= cap * 1.01) + 8).tolist())
     assert set(chosen.tolist()) <= near
     sure = World(n=80, n_classes=2, dim=8)
     sure.features = unit(sure.text[sure.truth] + 1e-3).astype(np.float32)
     state = PoolState(**{**vars(sure.state(2, 30, np.arange(8, 80), labeled, sure.truth[:8]))})
-    one = create("alfa-mix", ArrayPool(sure.features), Config(alfa_mix_cap=0.01)).propose(state)
+    one = create("alfa-mix", ArrayPool(sure.features), Config(alfa_mix_cap=0.01).policy).propose(state)
     assert len(set(one.positions.tolist())) == 30
 
 
 def test_alfa_mix_starts_like_random():
     world = World(n=50)
-    first = create("alfa-mix", world.pool, Config()).propose(world.state())
-    random = create("random", world.pool, Config()).propose(world.state())
+    first = create("alfa-mix", world.pool, Config().policy).propose(world.state())
+    random = create("random", world.pool, Config().policy).propose(world.state())
     np.testing.assert_array_equal(first.positions, random.positions)
     assert np.isfinite(first.log_prob).all()
 
@@ -329,7 +332,7 @@ def test_contexts_are_standardized_and_say_what_they_say():
 def test_trustset_learns_to_prefer_what_the_prompt_gets_wrong():
     """Labels are worth much where the prompt is unsure: after some rounds the policy asks there more than at first."""
     world = World(n=400, n_classes=4, spread=2.0)
-    strategy = create("trustset", world.pool, Config())
+    strategy = create("trustset", world.pool, Config().policy)
     log = list(world.rounds(strategy, 8, first=world.state(n_query=16)))
 
     def unsure(state, positions):

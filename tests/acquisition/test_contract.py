@@ -12,9 +12,10 @@ import pytest
 import psp_ray.acquisition
 from psp_ray.acquisition import create, strategy_names, validate_proposal
 from psp_ray.acquisition.base import _STRATEGIES, _WRAPPERS, wrapper_names
-from psp_ray.config import Config
-from psp_ray.errors import DatasetError, UserError
-from psp_ray.records import FeatureBlock, PoolReader, PoolState, TextState
+from psp_ray.config.config import Config
+from psp_ray.config.config import fields as keys
+from psp_ray.core.errors import DatasetError, UserError
+from psp_ray.core.records import FeatureBlock, PoolReader, PoolState, TextState
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
@@ -34,7 +35,7 @@ SMALL = {"hidden": 8, "rank_image": 2, "rank_class": 2, "update_steps": 2, "sub_
 
 
 def build(name, world, **settings):
-    return create(name, world.pool, Config(**{**SMALL, **settings}))
+    return create(name, world.pool, Config(**{**SMALL, **settings}).policy)
 
 
 def same(a, b):
@@ -64,7 +65,7 @@ def test_the_registry_has_what_the_method_names():
 def test_every_setting_is_a_key_of_the_configuration(registry):
     for registration in registry.values():
         if registration.settings is not None:
-            assert set(registration.settings.model_fields) <= set(Config.model_fields)
+            assert set(registration.settings.model_fields) <= set(keys())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -252,7 +253,7 @@ def test_labels_nobody_bought_change_nothing(name):
 
 
 def test_strategies_import_neither_ray_nor_what_knows_labels():
-    forbidden = ("ray", "psp_ray.oracle", "psp_ray.actors", "psp_ray.data", "psp_ray.experiment", "psp_ray.components")
+    forbidden = ("ray", "psp_ray.labels", "psp_ray.actors", "psp_ray.data", "psp_ray.run.loop", "psp_ray.run.build")
     for module in pkgutil.iter_modules(psp_ray.acquisition.__path__):
         source = inspect.getsource(importlib.import_module(f"psp_ray.acquisition.{module.name}"))
         for node in ast.walk(ast.parse(source)):

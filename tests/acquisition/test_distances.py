@@ -11,8 +11,8 @@ from sklearn.metrics.pairwise import euclidean_distances
 from psp_ray.acquisition import _distances, create
 from psp_ray.acquisition._baseline import probabilities
 from psp_ray.acquisition._distances import Points, gradient_factors, k_center, k_means_pp, squared_distances
-from psp_ray.config import Config
-from psp_ray.records import PoolState, TextState
+from psp_ray.config.config import Config
+from psp_ray.core.records import PoolState, TextState
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
@@ -146,7 +146,7 @@ def test_badge_covers_a_materialized_embedding_as_well_as_scikit_learn():
     s = dense(features, w)
     ours, theirs = [], []
     for seed in range(60):
-        chosen = create("badge", world.pool, Config()).propose(world.state(n_query=12, seed=seed)).positions
+        chosen = create("badge", world.pool, Config().policy).propose(world.state(n_query=12, seed=seed)).positions
         assert chosen[0] == np.argmax((s * s).sum(1))
         ours.append(plain_potential(s, chosen))
         _, indices = kmeans_plusplus(s, 12, random_state=seed, n_local_trials=1)
@@ -178,14 +178,14 @@ def test_coreset_and_pcoreset_are_greedy_in_their_spaces():
     rest = np.setdiff1d(np.arange(120), labeled)
     state = world.state(2, 20, rest, labeled, world.truth[labeled])
     features = half(world.features).astype(np.float64)
-    got = create("coreset", world.pool, Config()).propose(state).positions
+    got = create("coreset", world.pool, Config().policy).propose(state).positions
     assert got.tolist() == rest[plain_k_center(features[rest], 20, features[labeled])].tolist()
     # At a scale of 50 most distances are the square root of 2 but for rounding.
     soft = PoolState(**{**vars(state), "text": TextState(world.text, 5.0)})
     p = probabilities(half(world.features), world.text, 5.0)
-    got = create("pcoreset", world.pool, Config()).propose(soft).positions
+    got = create("pcoreset", world.pool, Config().policy).propose(soft).positions
     assert got.tolist() == rest[plain_k_center(p[rest], 20, p[labeled])].tolist()
     f, w = gradient_factors(world.text, 50.0)(half(world.features))
     s = dense(f, w)
-    got = create("coreset", world.pool, Config(coreset_space="gradients")).propose(state).positions
+    got = create("coreset", world.pool, Config(coreset_space="gradients").policy).propose(state).positions
     assert got.tolist() == rest[plain_k_center(s[rest], 20, s[labeled])].tolist()

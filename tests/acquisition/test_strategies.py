@@ -6,10 +6,10 @@ from scipy.stats import chisquare, multinomial
 
 from psp_ray.acquisition import create, validate_proposal
 from psp_ray.acquisition.vssp import VSSP
-from psp_ray.errors import DatasetError, UserError
+from psp_ray.config.policy import PSP_PAPER, PolicySettings
+from psp_ray.core.errors import DatasetError, UserError
+from psp_ray.core.records import PoolState, TextState
 from psp_ray.policy.sampling import inclusion_probabilities
-from psp_ray.policy.settings import PSP_PAPER, PolicySettings
-from psp_ray.records import PoolState, TextState
 from tests.acquisition.test_contract import FreshCopies
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World

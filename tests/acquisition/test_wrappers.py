@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from psp_ray.acquisition import create, register
 from psp_ray.acquisition.pcb import balanced, balanced_as_released
 from psp_ray.acquisition.sub import intensities
-from psp_ray.config import Config
+from psp_ray.config.config import Config
 from psp_ray.policy.sampling import inclusion_probabilities
 from tests.policy.worlds import World
 
@@ -57,7 +57,7 @@ def test_intent_levels_the_counts_as_far_as_candidates_allow():
 
 
 def build(name, world, **values):
-    return create(name, world.pool, Config(**values))
+    return create(name, world.pool, Config(**values).policy)
 
 
 def test_pcb_s_first_round_is_random_and_later_ones_are_balanced_candidates():
@@ -110,7 +110,8 @@ def test_pcb_asks_for_a_share_of_the_whole_pool():
             asked.append(state.n_query)
             return self.inner.propose(state)
 
-    from psp_ray.acquisition.pcb import PCBSettings, PseudoClassBalance
+    from psp_ray.acquisition.pcb import PseudoClassBalance
+    from psp_ray.config.acquisition import PCBSettings
 
     for left, n_query, expected in ((190, 5, 20), (15, 5, 15), (190, 30, 30)):
         state = world.state(2, n_query, np.arange(10, 10 + left), np.arange(10), world.truth[:10])

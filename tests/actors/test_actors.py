@@ -15,15 +15,15 @@ from psp_ray.actors.cluster import Need, check_needs
 from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool
 from psp_ray.actors.shell import ActorHandle, ComponentActor, wait_for
 from psp_ray.actors.transport import pack
-from psp_ray.components import PoolSource, first_blocks, settings_json
-from psp_ray.config import resolve
-from psp_ray.data.cache import FeatureStore
-from psp_ray.data.pool import CachedPool
-from psp_ray.errors import ConfigError, ResourceError
-from psp_ray.noise import sample_keys
-from psp_ray.records import BLOCK_SIZE, PoolState, TextState
+from psp_ray.core.errors import ConfigError, ResourceError
+from psp_ray.core.noise import sample_keys
+from psp_ray.core.records import BLOCK_SIZE, PoolState, TextState
+from psp_ray.features.cache import FeatureStore
+from psp_ray.features.pool import CachedPool
 from psp_ray.report.progress import Reporter
-from psp_ray.run import featurize_only, run
+from psp_ray.run.build import PoolSource, first_blocks, settings_json
+from psp_ray.run.command import featurize_only, run
+from psp_ray.run.resolve import resolve
 
 N, DIM, VIEWS, CLASSES = 2 * BLOCK_SIZE + 500, 8, 2, 5
 
@@ -94,7 +94,7 @@ def state(n_query=40):
 
 
 def test_selections_and_pseudo_labels_do_not_depend_on_shards(local_ray, source):
-    from psp_ray.components import build_pseudo_labeler, build_sampler
+    from psp_ray.run.build import build_pseudo_labeler, build_sampler
 
     settings = settings_json(resolve({"threads": 1, "confidence_min": 0.3, "uncertainty_max": 1.0}))
     given = state()

@@ -8,19 +8,19 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from psp_ray import components
 from psp_ray.actors import oracle as shared
 from psp_ray.actors.runtime import RayRuntime
-from psp_ray.config import resolve
-from psp_ray.errors import BudgetError, ConfigError, OracleError, ResourceError
-from psp_ray.main import cli
-from psp_ray.oracle import Ledger
-from psp_ray.oracle.backends.crowd import CrowdSettings
-from psp_ray.oracle.books import account
+from psp_ray.cli.main import cli
+from psp_ray.core.errors import BudgetError, ConfigError, OracleError, ResourceError
+from psp_ray.labels import Ledger
+from psp_ray.labels.accounting import account
+from psp_ray.labels.annotators.simulated import CrowdSettings
 from psp_ray.report.progress import Reporter
-from psp_ray.run import run
-from tests.oracle.clients import request
-from tests.oracle.conftest import CLASSES
+from psp_ray.run import build as components
+from psp_ray.run.command import run
+from psp_ray.run.resolve import resolve
+from tests.labels.clients import request
+from tests.labels.conftest import CLASSES
 
 
 @pytest.fixture

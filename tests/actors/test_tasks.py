@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from psp_ray.actors.tasks import Tasks
-from psp_ray.config import resolve
-from psp_ray.errors import ResourceError
+from psp_ray.core.errors import ResourceError
+from psp_ray.run.resolve import resolve
 
 HERE = "tests.actors.test_tasks"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from psp_ray.actors.transport import pack, unpack
-from psp_ray.records import Evaluation, PoolState, TextState
+from psp_ray.core.records import Evaluation, PoolState, TextState
 
 
 def over_the_wire(value):

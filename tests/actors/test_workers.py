@@ -9,7 +9,7 @@ import pytest
 from psp_ray.actors.shell import ComponentActor
 from psp_ray.actors.transport import pack
 from psp_ray.actors.workers import WorkerGroup
-from psp_ray.errors import ResourceError, UserError
+from psp_ray.core.errors import ResourceError, UserError
 
 
 class Doubler:

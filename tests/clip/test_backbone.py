@@ -20,7 +20,7 @@ from psp_ray.clip.image import ImageTower
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.clip.spec import refuse_text_tower, resolve
 from psp_ray.clip.weights import file_hash, read_checkpoint
-from psp_ray.errors import ModelError
+from psp_ray.core.errors import ModelError
 
 
 def one_line(info) -> str:
@@ -176,7 +176,7 @@ def test_old_spelling_with_a_slash(checkpoint):
 def test_no_hub_fails_fast_with_the_remedy(model, tmp_path):
     code = (
         "from psp_ray.clip.spec import BackboneSpec, resolve\n"
-        "from psp_ray.errors import ModelError\n"
+        "from psp_ray.core.errors import ModelError\n"
         f"try: resolve(BackboneSpec({model!r}))\n"
         "except ModelError as error: print('ModelError', error)"
     )

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from psp_ray.clip.psp_lite import evaluate
+from psp_ray.clip.psp_lite.builder import evaluate
 
-ASSET = Path(evaluate.__file__).with_name("psp-lite.safetensors")
+ASSET = Path(evaluate.__file__).parents[1] / "psp-lite.safetensors"
 DATA = Path(__file__).parents[2].parent / "shared" / "datasets"
 needs_asset = pytest.mark.skipif(not ASSET.is_file(), reason="psp-lite.safetensors is not built")
 needs_caltech = pytest.mark.skipif(
@@ -128,5 +128,5 @@ def test_zero_shot_caltech(loaded):
 
 def test_modules_stand_alone():
     """The evaluation and the builder import without the builder's packages."""
-    code = "import psp_ray.clip.psp_lite.evaluate, psp_ray.clip.psp_lite.build"
+    code = "import psp_ray.clip.psp_lite.builder.evaluate, psp_ray.clip.psp_lite.builder.build"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from psp_ray.clip.text import TextTower
 from psp_ray.clip.tokens import learned_prompts
 from psp_ray.clip.zero_shot import zero_shot_text
-from psp_ray.errors import ConfigError, ModelError
+from psp_ray.core.errors import ConfigError, ModelError
 from tests.tiny_clip import FAST, VARIANTS
 
 NAMES = ["cat", "annual crop land", "Boeing_707-320", "dog", "hard-leaved pocket orchid", "ox"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psp_ray.clip.tokens import PromptTokenizer, learned_prompts, text_prompts
-from psp_ray.errors import ConfigError, ModelError
+from psp_ray.core.errors import ConfigError, ModelError
 
 TOKENIZER = PromptTokenizer(open_clip.SimpleTokenizer(), 77)
 

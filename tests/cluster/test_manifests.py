@@ -21,7 +21,7 @@ import yaml
 
 from cluster.health import raylet_runs, should_be_node
 from cluster.start import command_of
-from psp_ray.version import __version__
+from psp_ray.core.version import __version__
 from tests.cluster.conftest import ROOT, command_line
 
 KUBERAY = sorted((ROOT / "cluster" / "kuberay").glob("*.yaml"))

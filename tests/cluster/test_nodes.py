@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from psp_ray.config import resolve
 from psp_ray.report.progress import Reporter
-from psp_ray.run import run
+from psp_ray.run.command import run
+from psp_ray.run.resolve import resolve
 from tests.cluster.conftest import ROOT, command_line
 
 

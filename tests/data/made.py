@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from psp_ray.clip.preprocess import Preprocessing
-from psp_ray.data.encoder import ChunkEncoder
+from psp_ray.features.encoder import ChunkEncoder
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "datasets"
 PREP = Preprocessing(size=(16, 16))

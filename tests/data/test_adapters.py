@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits as sklearn_digits
 
+from psp_ray.core.errors import DatasetError
 from psp_ray.data import dataset_names, load_dataset, register_dataset, registry
 from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, make_dataset
-from psp_ray.data.images import decode
 from psp_ray.data.parts import stratified_parts
-from psp_ray.errors import DatasetError
+from psp_ray.features.images import decode
 from tests.data.made import SHARED, class_folders, coop_tree, save
 
 COOP = {
@@ -378,7 +378,7 @@ def test_shared_data(name, classes, parts):
 
 def test_listing_data_loads_neither_torch_nor_ray():
     code = (
-        "import sys, psp_ray.data, psp_ray.data.pool, psp_ray.data.featurize, psp_ray.data.fresh;"
+        "import sys, psp_ray.data, psp_ray.features.pool, psp_ray.features.featurize, psp_ray.features.fresh;"
         "psp_ray.data.load_dataset('digits');"
         "sys.exit(' '.join(m for m in ('torch', 'ray', 'open_clip') if m in sys.modules) or 0)"
     )

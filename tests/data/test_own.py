@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from psp_ray.core.errors import DatasetError
 from psp_ray.data.classes import read_classes
 from psp_ray.data.dataset import load_dataset
-from psp_ray.data.featurize import featurize
 from psp_ray.data.own import initial_labels, limited, readable
-from psp_ray.errors import DatasetError
+from psp_ray.features.featurize import featurize
 from tests.data.made import PREP, class_folders, encoded, picture, save, toy_encoder
 
 
@@ -100,7 +100,7 @@ def test_manifest_of_urls_is_read_and_hashed_like_files(tmp_path):
         lines.append(f"{i}.png,{'cat' if i % 2 else ''}")
     system.pipe("/bucket/list.csv", "\n".join(lines).encode())
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    from psp_ray.data.cache import EncoderSpec, FeatureCache
+    from psp_ray.features.cache import EncoderSpec, FeatureCache
     from tests.data.made import DIM
 
     cache = FeatureCache.open(tmp_path / "cache")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psp_ray.errors import ConfigError
+from psp_ray.core.errors import ConfigError
 from psp_ray.learn import load_descriptions, match_descriptions
 from psp_ray.learn.descriptions import normalize_name
 

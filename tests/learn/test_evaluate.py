@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from psp_ray.core.records import TextState
 from psp_ray.learn import evaluate, predict_proba
 from psp_ray.learn.evaluate import similarities
-from psp_ray.records import TextState
 from tests.helpers import ArrayPool
 
 

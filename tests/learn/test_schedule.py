@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psp_ray.errors import ConfigError
+from psp_ray.config.base import option_name
+from psp_ray.core.errors import ConfigError
 from psp_ray.learn import LearnSettings
 from psp_ray.learn.schedule import _stratified, count_steps, make_optimizer, steps
-from psp_ray.settings import option_name
 
 
 def run(config, n_labeled, pseudo, seed=0):

@@ -12,18 +12,16 @@ import torch.nn.functional as F
 
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.clip.text import TextTower
-from psp_ray.errors import ConfigError
+from psp_ray.config.base import replace
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.records import LearnRequest, PseudoLabels, TextState
 from psp_ray.learn import LearnSettings, PromptLearner, evaluate
 from psp_ray.learn.prompts import Prompts
 from psp_ray.learn.trainer import label_gap
-from psp_ray.records import LearnRequest, PseudoLabels, TextState
-from psp_ray.settings import replace
 from tests.helpers import ArrayPool
 
 NAMES = ["cat", "grass land", "river or lake", "hard-leaved pocket orchid"]
-QUICK = LearnSettings(
-    context_length=4, context_init="random", learning_steps=40, learning_rate=0.02, weight_decay=0.0, threads=1
-)
+QUICK = LearnSettings(context_length=4, context_init="random", learning_steps=40, learning_rate=0.02, weight_decay=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +124,7 @@ def test_one_step_equals_plain_torch_on_open_clip(tower, pool, make_model):
 
 
 def _key(round_):
-    from psp_ray.noise import stream_key
+    from psp_ray.core.noise import stream_key
 
     return stream_key(QUICK.seed, "learn", round_)
 
@@ -257,7 +255,7 @@ def test_averaging_is_the_mean_of_the_last_iterates(tower, pool, monkeypatch):
 def test_progress_and_threads(tower, pool):
     seen = []
     before = torch.get_num_threads()
-    learner = PromptLearner(tower, NAMES, pool, replace(QUICK, threads=1))
+    learner = PromptLearner(tower, NAMES, pool, QUICK, threads=1)
     learner.learn(request(learner), progress=lambda step, loss: seen.append((step, loss)))
     assert [step for step, _ in seen] == [1, 11, 21, 31, 40]
     assert seen[-1][1] < seen[0][1]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.stats import multinomial
 
-from psp_ray.errors import ConfigError
+from psp_ray.config.policy import PSP_PAPER, PolicySettings
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.records import LearnOutcome, Proposal, TextState
 from psp_ray.policy.replay import ReplayBuffer, Transition
 from psp_ray.policy.reward import indicator_factor, reward
-from psp_ray.policy.settings import PSP_PAPER, PolicySettings
-from psp_ray.records import LearnOutcome, Proposal, TextState
 
 LOG_A = np.log([0.3, 0.1, 0.05])
 PROPOSAL = Proposal(np.array([4, 2, 7]), LOG_A)

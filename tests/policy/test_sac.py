@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from psp_ray import noise
 from psp_ray.acquisition.vssp import VSSP
+from psp_ray.config.policy import PSP_PAPER, PolicySettings
+from psp_ray.core import noise
 from psp_ray.policy.align import SequenceVAE, aligned_loss
 from psp_ray.policy.optim import Optimizer
-from psp_ray.policy.settings import PSP_PAPER, PolicySettings
 from psp_ray.policy.state import PoolView
 from tests.policy.worlds import World
 

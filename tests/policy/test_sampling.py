@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import entropy as scipy_entropy
 from scipy.stats import multinomial
 
-from psp_ray import noise
+from psp_ray.core import noise
 from psp_ray.policy import indicator, sampling
 
 KEYS = noise.sample_keys([f"s{i}" for i in range(2000)])

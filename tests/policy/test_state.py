@@ -7,11 +7,11 @@ from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from psp_ray.errors import DatasetError
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.records import TextState
 from psp_ray.policy.networks import Actor, BilinearLayer, Critic, Frame, squashed_log_prob
-from psp_ray.policy.settings import PolicySettings
 from psp_ray.policy.state import PoolView, StateReader, class_factor, squared_distances, uncertainty_features
-from psp_ray.records import TextState
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from psp_ray.records import Feedback, LearnOutcome, PoolState, TextState
+from psp_ray.core.records import Feedback, LearnOutcome, PoolState, TextState
 from tests.helpers import ArrayPool
 
 

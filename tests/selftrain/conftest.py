@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from psp_ray.records import TextState
+from psp_ray.core.records import TextState
 from tests.helpers import ArrayPool
 
 

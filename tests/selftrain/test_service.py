@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psp_ray.errors import ConfigError
+from psp_ray.core.errors import ConfigError
+from psp_ray.neighbors.graph import propagate
 from psp_ray.selftrain import PseudoLabeler, SelfTrainingSettings
 from psp_ray.selftrain import service as service_module
-from psp_ray.selftrain.graph import propagate
 from psp_ray.selftrain.ust import score_views
 from tests.helpers import ArrayPool
 from tests.selftrain.conftest import make_pool, slow_bpls, slow_scores, unit

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from psp_ray.records import TextState
+from psp_ray.core.records import TextState
 from psp_ray.selftrain import ust
 from psp_ray.selftrain.ust import score_views
 from tests.selftrain.conftest import make_pool, slow_scores, unit

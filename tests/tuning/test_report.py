@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from psp_ray.errors import OutputError
-from psp_ray.files import write_json
+from psp_ray.core.errors import OutputError
+from psp_ray.core.files import write_json
 from tuning.plan import Plan, References, TrialResult, references_file, save_plan
 from tuning.report import Report, main
 from tuning.trial import score_of

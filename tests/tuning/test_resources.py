@@ -3,8 +3,8 @@
 import pytest
 
 from psp_ray.actors.runtime import crew_needs, worker_gpus
-from psp_ray.config import resolve
-from psp_ray.errors import ResourceError
+from psp_ray.core.errors import ResourceError
+from psp_ray.run.resolve import resolve
 from tuning import resources
 from tuning.plan import Plan
 from tuning.resources import check_trial_fits, trial_bundles

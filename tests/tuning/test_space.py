@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psp_ray.errors import ConfigError
+from psp_ray.core.errors import ConfigError
 from tuning.space import BUDGET, Dimension, grid_points, random_points
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from psp_ray.core.errors import ConfigError, OutputError, ResourceError
 from psp_ray.data.dataset import load_dataset
-from psp_ray.errors import ConfigError, OutputError, ResourceError
-from psp_ray.oracle import Ledger
+from psp_ray.labels import Ledger
 from tuning.plan import Plan, load_references, load_trials, make_references, references_file, save_plan, trial_name
 from tuning.report import Report
 from tuning.resources import check_trial_fits

@@ -8,10 +8,10 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_ray.core.errors import DatasetError
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.parts import stratified_parts
 from psp_ray.data.registry import Request, register_dataset
-from psp_ray.errors import DatasetError
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEMPLATES = ["a photo of the number {}."]

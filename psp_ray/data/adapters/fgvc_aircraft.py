@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from psp_ray.core.errors import DatasetError
 from psp_ray.data.coop import build, named_folder, require_files, require_folder
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.registry import Request, register_dataset
-from psp_ray.errors import DatasetError
 
 TEMPLATES = ["a photo of a {}, a type of aircraft."]
 LISTS = {

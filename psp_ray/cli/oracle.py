@@ -1,0 +1,299 @@
+"""`psp-ray oracle`: one oracle for many experiments, and the books of any ledger."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from psp_ray.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@click.group()
+def oracle() -> None:
+    """One oracle for many experiments: start and stop it, see who paid for what, move labels in and out.
+
+    Commands other than start and stop also work on a ledger without an oracle: give --ledger in place of --name.
+    """
+
+
+def _which(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine"),
+        click.option("--ledger", metavar="URL", help="a ledger itself: SQLite file or database URL"),
+        click.option("--name", metavar="N", help="a running oracle  [default]"),
+    ):
+        command = option(command)
+    return command
+
+
+class Cap(click.ParamType):
+    """A number, or none (infinity) to lift a cap."""
+
+    name = "cap"
+
+    def __init__(self, whole: bool):
+        self._kind = click.IntRange(min=0) if whole else click.FloatRange(min=0)
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> float:
+        if str(value).strip().lower() == "none":
+            return math.inf
+        return float(self._kind.convert(value, parameter, context))
+
+    def get_metavar(self, param: Any, ctx: Any = None) -> str:
+        return "N|none"
+
+
+@oracle.command()
+@click.option("--name", default="default", show_default=True, help="its name; runs give it as --oracle-name")
+@click.option(
+    "--ledger",
+    required=True,
+    envvar="PSP_RAY_LEDGER",
+    metavar="URL",
+    help="default: PSP_RAY_LEDGER; SQLite file (on the node of the actor) or database URL",
+)
+@click.option("--label-cap", type=Cap(True), help="most labels that all experiments together may buy; none lifts it")
+@click.option("--cost-cap", type=Cap(False), help="most that these may cost")
+@click.option("--annotators", metavar="FILE", help="YAML file of simulated annotators; default: the true labels")
+@click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine")
+def start(
+    name: str,
+    ledger: str,
+    label_cap: float | None,
+    cost_cap: float | None,
+    annotators: str | None,
+    ray_address: str | None,
+) -> None:
+    """Start an oracle that outlives this command. A running one gets the caps that are given and keeps the others."""
+    from psp_ray.labels import resolve_ledger_url
+    from psp_ray.labels.annotators.simulated import load_crowd
+
+    crowd = load_crowd(annotators) if annotators else None
+    resolve_ledger_url(ledger)
+    path = ledger if "://" in ledger else str(Path(ledger).expanduser().absolute())
+    with _cluster(ray_address) as actors:
+        found = actors.start_oracle(name, path, crowd, label_cap, cost_cap)
+    click.echo(f"oracle {name} runs with ledger {found['ledger']}; use it with --oracle shared --oracle-name {name}")
+
+
+@oracle.command()
+@click.option("--name", default="default", show_default=True)
+@click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine")
+def stop(name: str, ray_address: str | None) -> None:
+    """Stop an oracle. Its ledger keeps every label."""
+    with _cluster(ray_address) as actors:
+        actors.stop_oracle(name)
+    click.echo(f"oracle {name} is stopped; its ledger stays")
+
+
+@oracle.command()
+@_which
+@click.option("--json", "as_json", is_flag=True, help="the same as JSON")
+def status(name: str | None, ledger: str | None, ray_address: str | None, as_json: bool) -> None:
+    """Labels bought, caps, and what each experiment used and paid."""
+    with _books(name, ledger, ray_address) as books:
+        found = books("status")
+    click.echo(json.dumps(found, indent=2) if as_json else _shown(found))
+
+
+@oracle.command()
+@_which
+@click.option("--experiment", help="only what this experiment paid for")
+@click.option("--each", is_flag=True, help="a line for each label in place of each round")
+def account(name: str | None, ledger: str | None, ray_address: str | None, experiment: str | None, each: bool) -> None:
+    """Who paid for what, and when: a line for each experiment, round and annotator."""
+    with _books(name, ledger, ray_address) as books:
+        table = books("account", experiment)
+    click.echo("\n".join(_each_label(table) if each else _each_round(table)))
+
+
+@oracle.command("export")
+@_which
+@click.option("--experiment", help="only what this experiment paid for")
+@click.option("--corrections", is_flag=True, help="the history of corrected labels instead")
+@click.argument("file", type=click.Path(path_type=Path))
+def export_command(
+    name: str | None,
+    ledger: str | None,
+    ray_address: str | None,
+    experiment: str | None,
+    corrections: bool,
+    file: Path,
+) -> None:
+    """Write every purchase to FILE (.parquet or .csv): image, class, annotator, cost, who paid, round, time."""
+    from psp_ray.labels.accounting import check_export, write_account
+
+    check_export(file)
+    if corrections and experiment is not None:
+        raise ConfigError("--corrections and --experiment: give one of them")
+    with _books(name, ledger, ray_address) as books:
+        table = books("history") if corrections else books("account", experiment)
+    write_account(table, file)
+    click.echo(f"{table.num_rows:,} {'correction' if corrections else 'label'}{'s'[: table.num_rows != 1]} in {file}")
+
+
+@oracle.command("import")
+@_which
+@click.argument("file", type=click.Path(path_type=Path))
+def import_command(name: str | None, ledger: str | None, ray_address: str | None, file: Path) -> None:
+    """Take the labels of an exported FILE into the ledger; what it holds already stays."""
+    from psp_ray.labels.accounting import read_account
+
+    table: pa.Table = read_account(file)
+    with _books(name, ledger, ray_address) as books:
+        new, known, differing = books("take_in", table, file.name)
+    click.echo(f"{new:,} new labels, {known:,} known already")
+    if differing:
+        click.echo(f"warning: the ledger's labels stay where they differ ({differing:,})", err=True)
+
+
+@oracle.command("drop-claims")
+@_which
+@click.option("--experiment", help="only what this experiment claimed")
+def drop_claims_command(name: str | None, ledger: str | None, ray_address: str | None, experiment: str | None) -> None:
+    """Drop the stale claims that `status` names: of clients that died while they were buying labels.
+
+    Until then they count against the caps of all experiments. A client that was only slow and still brings its labels
+    overruns a cap by them, so make sure that it is dead.
+    """
+    with _books(name, ledger, ray_address) as books:
+        dropped = books("drop_claims", experiment)
+    click.echo(f"dropped {dropped:,} stale claim{'s'[: dropped != 1]}")
+
+
+@oracle.command("correct")
+@_which
+@click.option("--by", default="oracle correct", show_default=True, help="who says so, for the history")
+@click.argument("file", type=click.Path(path_type=Path))
+def correct_command(name: str | None, ledger: str | None, ray_address: str | None, by: str, file: Path) -> None:
+    """Make labels what FILE says: an exported account whose column `class` was edited; other rows may be left out.
+
+    Every experiment that uses such an image is told with its next request; `export --corrections` has the history.
+    """
+    from psp_ray.labels.accounting import read_account
+
+    table: pa.Table = read_account(file)
+    with _books(name, ledger, ray_address) as books:
+        changed, right = books("correct", table, file.name, by)
+    click.echo(f"corrected {changed:,} of {changed + right:,} labels, the others were so already")
+
+
+@oracle.command("backup")
+@_which
+@click.argument("file", type=click.Path(path_type=Path))
+def backup_command(name: str | None, ledger: str | None, ray_address: str | None, file: Path) -> None:
+    """Copy the whole ledger to FILE, a SQLite ledger in its own right."""
+    from psp_ray.core.files import write_bytes
+
+    if file.exists() or not file.absolute().parent.is_dir():
+        raise ConfigError(f"{file}: exists already, or its folder does not; choose another name")
+    with _books(name, ledger, ray_address) as books:
+        write_bytes(file, books("backup"))
+    click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB; go on with it as --ledger {file}")
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """The actors' module, with the cluster joined."""
+    import ray
+
+    from psp_ray.actors import oracle as actors
+
+    joined = ray.is_initialized()
+    actors.join_cluster(address)
+    try:
+        yield actors
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+@contextmanager
+def _books(name: str | None, ledger: str | None, address: str | None) -> Iterator[Callable[..., Any]]:
+    """Calls a method of a running oracle, or its like on a ledger."""
+    if name is not None and ledger is not None:
+        raise ConfigError("--name and --ledger: give one of them")
+    if ledger is None:
+        with _cluster(address) as actors:
+            yield lambda method, *arguments: actors.call_oracle(name or "default", method, *arguments)
+        return
+    from psp_ray.labels.accounting import Books
+
+    _must_exist(ledger)
+    with Books(ledger) as books:
+        yield lambda method, *arguments: getattr(books, method)(*arguments)
+
+
+def _must_exist(ledger: str) -> None:
+    """A mistyped path must not become a new, empty ledger."""
+    if "://" not in ledger and not Path(ledger).expanduser().is_file():
+        raise ConfigError(f"--ledger {ledger}: no such file")
+
+
+def _each_round(table: pa.Table) -> list[str]:
+    keys = ["paid_by", "round", "annotator"]
+    groups = table.group_by(keys).aggregate(
+        [("label", "count"), ("cost", "sum"), ("paid_at", "min"), ("paid_at", "max")]
+    )
+    rows = groups.sort_by([("paid_at_min", "ascending"), *((key, "ascending") for key in keys)]).to_pylist()
+    lines = [f"{'paid by':34}{'round':>6}  {'annotator':16}{'labels':>8}{'cost':>10}  {'first':20} {'last'}"]
+    for row in rows:
+        number = "-" if row["round"] is None else str(row["round"])
+        lines.append(
+            f"{row['paid_by']:34}{number:>6}  {row['annotator']:16}{row['label_count']:>8,}{row['cost_sum']:>10g}  "
+            f"{_time(row['paid_at_min']):20} {_time(row['paid_at_max'])}"
+        )
+    return lines
+
+
+def _each_label(table: pa.Table) -> list[str]:
+    lines = [f"{'image':34}{'class':20}{'annotator':16}{'cost':>8}  {'paid by':34}{'round':>6}  when"]
+    for row in table.to_pylist():
+        number = "-" if row["round"] is None else str(row["round"])
+        lines.append(
+            f"{row['content_hash']:34}{row['class']:20}{row['annotator']:16}{row['cost']:>8g}  "
+            f"{row['paid_by']:34}{number:>6}  {_time(row['paid_at'])}"
+        )
+    return lines
+
+
+def _time(at: Any) -> str:
+    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
+
+
+def _shown(found: dict[str, Any]) -> str:
+    caps = [f"{key} {found[key]:g}" for key in ("label_cap", "cost_cap") if found.get(key) is not None]
+    lines = [
+        f"ledger   {found['ledger']}",
+        f"bought   {found['labels_bought']:,} labels for {found['cost']:g}"
+        + (f", {found['labels_claimed']:,} being bought" if found["labels_claimed"] else "")
+        + (f", {found['labels_imported']:,} more imported" if found["labels_imported"] else ""),
+        f"caps     {', '.join(caps) or 'none'} (all experiments together)",
+    ]
+    lines += [
+        f"stale    {claim['labels']:,} of those being bought: {claim['experiment']} claimed them and is overdue since "
+        f"{_time(datetime.fromtimestamp(claim['since'], UTC))}; if it is dead: psp-ray oracle drop-claims --experiment "
+        f"{claim['experiment']}"
+        for claim in found["stale_claims"]
+    ]
+    if found["experiments"]:
+        lines += ["", f"{'experiment':34}{'annotator':18}{'used':>8}{'paid':>8}{'cost':>10}"]
+        for row in found["experiments"]:
+            lines.append(
+                f"{row['experiment']:34}{row['annotator']:18}{row['labels_used']:>8,}{row['labels_paid']:>8,}"
+                f"{row['cost_paid']:>10g}"
+            )
+    if found.get("voters"):
+        lines += ["", f"{'annotator':18}{'voter':34}{'answers':>8}{'cost':>10}"]
+        lines += [f"{r['annotator']:18}{r['voter']:34}{r['answers']:>8,}{r['cost']:>10g}" for r in found["voters"]]
+    return "\n".join(lines)

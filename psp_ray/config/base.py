@@ -1,0 +1,67 @@
+"""Base of all settings classes: immutable, checked, every key described, every mistake one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from psp_ray.core.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """A group of settings. Every field carries a description: it becomes the help text of its option.
+
+    Raises:
+        ConfigError: unknown keys, values of the wrong type or out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_one_line(error)) from None
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def replace(settings: S, **changes: Any) -> S:
+    """A copy with some keys changed, checked like the original."""
+    return type(settings)(**{**settings.model_dump(), **changes})
+
+
+def read_yaml(path: str | Path, option: str, remedy: str = "give an existing YAML file") -> Any:
+    """What the YAML file given with `option` holds.
+
+    Raises:
+        ConfigError: it can't be read, is not text, or not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: can't be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{option} {path}: not UTF-8 text; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option} {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+
+
+def option_name(key: str) -> str:
+    """The command-line option of a key."""
+    return "--" + key.replace("_", "-")
+
+
+def _one_line(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        key = option_name(str(item["loc"][0])) if item["loc"] else "settings"
+        message = " ".join(item["msg"].removeprefix("Value error, ").split())
+        given = f" {json.dumps(item['input'], default=str)}" if item["loc"] else ""
+        parts.append(f"{key}{given}: {message[:1].lower()}{message[1:]}")
+    return "; ".join(parts)

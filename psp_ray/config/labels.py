@@ -1,0 +1,49 @@
+"""Settings of the rounds and of the labels that they buy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from psp_ray.config.base import Settings
+
+
+class LabelSettings(Settings):
+    """How many labels in how many rounds, who answers, what it may cost, and when it is enough."""
+
+    rounds: int = Field(8, ge=1, description="rounds of query, labels and learning (R)")
+    labels_per_round: Annotated[int, Field(ge=1)] | Literal["pool"] | None = Field(
+        None, description="labels bought in a round (n_s), or pool: all there are; default: the number of classes"
+    )
+    stop: str | None = Field(
+        None, description="end early: stable[:KAPPA], gain:POINTS a label, target:ACCURACY, or several with commas"
+    )
+    estimate_folds: int | None = Field(
+        None,
+        ge=0,
+        description="parts in which labels are left out to judge the final prompts; 0: don't; default: 4 without a "
+        "test set, else 0",
+    )
+    oracle: Literal["ground-truth", "file", "shared"] = Field(
+        "ground-truth",
+        description="who labels: the data set's own labels, people by query.csv, or the cluster's --oracle-name",
+    )
+    suggest_labels: bool = Field(False, description="show the predicted class in query.csv (it may bias people)")
+    ledger: str | None = Field(
+        None,
+        description="label ledger: a SQLite file or a database URL; default: PSP_RAY_LEDGER, else in the output folder",
+    )
+    oracle_name: str = Field("default", description="name of a shared oracle; see `psp-ray oracle start`")
+    annotators: str | None = Field(
+        None, description="YAML file of simulated annotators with costs and mistakes; default: the true labels"
+    )
+    cost_cap: float | None = Field(None, ge=0, description="refuse labels worth more than this, bought or reused")
+    label_cap: int | None = Field(None, ge=1, description="refuse to use more labels than this, bought or reused")
+
+    @field_validator("labels_per_round", mode="before")
+    @classmethod
+    def _number_or_pool(cls, value: Any) -> Any:
+        if value is not None and value != "pool" and not (str(value).isdecimal() and int(value) > 0):
+            raise ValueError("give a number of at least 1, or pool")
+        return value

@@ -1,0 +1,57 @@
+"""Settings of prompt learning; field names are config keys, defaults those of `psp`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from psp_ray.config.base import Settings
+
+
+class LearnSettings(Settings):
+    """How the student's context vectors are laid out and trained."""
+
+    protocol: Literal["short", "pcb"] = Field(
+        "short", description="short: learning_steps steps on all labels at once; pcb: PCB's 200 epochs of SGD"
+    )
+    learning_steps: int = Field(100, ge=1, description="optimizer steps a round (protocol short)")
+    context_length: int = Field(4, ge=1, description="context vectors a prompt (M)")
+    context: Literal["class", "shared"] = Field(
+        "class", description="every class has context vectors of its own (CSC), or all share them"
+    )
+    context_init: str = Field(
+        "a photo of a", description="random, or words such as 'a photo of a' for the slots next to the class name"
+    )
+    class_token_position: Literal["end", "middle", "front"] = Field(
+        "end", description="where the class name stands among the context vectors"
+    )
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer of protocol short")
+    learning_rate: float = Field(0.02, gt=0, description="peak learning rate of protocol short; falls along a cosine")
+    weight_decay: float = Field(4.0, ge=0, description="weight decay of protocol short")
+    averaging: float = Field(
+        0.0, ge=0, le=1, description="share of the last steps whose context vectors are averaged; 0 takes the last"
+    )
+    anchor_weight: float = Field(
+        0.0, ge=0, description="weight of the squared distance to the zero-shot embeddings (KgCoOp)"
+    )
+    pseudo_weight: float = Field(1.0, ge=0, description="weight of the mean loss over pseudo-labels")
+    pseudo_batch: int = Field(512, ge=1, description="pseudo-labeled samples a step, drawn class by class")
+    label_batch: int = Field(2048, ge=1, description="most labeled samples a step")
+    descriptions: Literal["none", "AS", "AE"] = Field(
+        "none", description="class descriptions: average similarity or average embedding"
+    )
+    warm_start: bool = Field(False, description="start from the last round's context vectors instead of fresh ones")
+    divergence_guard: bool = Field(
+        True, description="start again with a smaller learning rate where learning fails or ends below the teacher"
+    )
+    memory_mib: int = Field(
+        2048, ge=1, description="memory for the text tower's activations; beyond it they are computed twice"
+    )
+
+    @field_validator("context_init")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("give random, or words such as 'a photo of a'")
+        return value

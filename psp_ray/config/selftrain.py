@@ -1,0 +1,63 @@
+"""Settings of self-training; field names are config keys. The defaults are those of `psp`; presets hold the others."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from psp_ray.config.base import Settings
+
+
+class SelfTrainingSettings(Settings):
+    """How pseudo-labels are made and which of them are kept (method.md, "UST")."""
+
+    self_training: Literal["none", "ust"] = Field(
+        "none", description="learn from pseudo-labels too (ust) or not; presets choose their own"
+    )
+    confidence_min: float = Field(
+        default=0.0, ge=0, le=1, description="keep a pseudo-label only from this confidence on; 0: any"
+    )
+    uncertainty_max: float = Field(
+        default=1.0, ge=0, le=1, description="keep a pseudo-label only up to this spread over the views; 1: any"
+    )
+    uncertainty: Literal["confidence", "averaged-class"] = Field(
+        default="averaged-class",
+        description="spread over the views of each view's own confidence (the note), or of the averaged class's "
+        "probability",
+    )
+    pseudo_cap: int = Field(default=40, ge=0, description="most pseudo-labels kept per class; 0: no cap")
+    pseudo_floor: int = Field(default=0, ge=0, description="fewest pseudo-labels per class: the rest is filled up")
+    include_center: bool = Field(
+        default=False, description="the unaugmented image counts as a view (the note averages the augmented ones only)"
+    )
+    pseudo_source: Literal["prompt", "graph", "both"] = Field(
+        default="graph",
+        description="whose labels: the last round's prompt (the note), bought labels spread over the graph of nearest "
+        "neighbors, or the prompt's where the graph agrees",
+    )
+    graph_neighbors: int = Field(default=10, ge=1, description="neighbors of each image in the graph")
+    graph_alpha: float = Field(
+        default=0.9, gt=0, lt=1, description="how far bought labels spread over the graph: near 0 next door, near 1 far"
+    )
+    graph_power: float = Field(
+        default=3.0, ge=0, description="an edge weighs the cosine to this power; 0: all edges weigh the same"
+    )
+    graph_balance: Literal["none", "mass", "tempered"] = Field(
+        default="tempered",
+        description="mass of each class on the graph: as it comes, equal, or by the root of its number of labels",
+    )
+    graph_whitening: float = Field(
+        default=0.25, ge=0, le=1, description="whitening of the space in which neighbors are sought: 0 none, 1 full"
+    )
+    graph_limit: int = Field(
+        default=20_000,
+        ge=1,
+        description="in larger pools the graph and its pseudo-labels keep to this many images chosen by chance",
+    )
+
+    @model_validator(mode="after")
+    def _floor_below_cap(self) -> SelfTrainingSettings:
+        if self.pseudo_cap and self.pseudo_floor > self.pseudo_cap:
+            raise ValueError(f"pseudo_floor {self.pseudo_floor} is above pseudo_cap {self.pseudo_cap}; lower it")
+        return self

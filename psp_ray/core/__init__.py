@@ -1,0 +1,1 @@
+"""What every room stands on: records, errors, noise, threads, files. No torch, no ray."""

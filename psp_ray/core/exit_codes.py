@@ -1,0 +1,34 @@
+"""How the command lines end: every mistake one line, and one code for each kind of end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from psp_ray.core.errors import UserError
+
+
+def exit_code(command: Callable[[], Any], interrupted: str = "interrupted") -> int:
+    """Call a click command that is not in standalone mode; returns 0, 2 (a mistake of the user) or 130 (Ctrl-C).
+
+    `interrupted` is what an interrupt says. An exit that the command asks for itself passes through.
+    """
+    try:
+        command()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+    except click.ClickException as error:
+        return _mistake(error.format_message())
+    except UserError as error:
+        return _mistake(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(interrupted, err=True)
+        return 130
+    return 0
+
+
+def _mistake(message: str) -> int:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return 2

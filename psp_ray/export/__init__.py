@@ -1,0 +1,1 @@
+"""What a run hands back: a classifier, folders, tables, ONNX, open_clip."""

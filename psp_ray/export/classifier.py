@@ -1,0 +1,193 @@
+"""What a run is for: a classifier of new images, from the prompts that the run learned."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from psp_ray.clip.spec import BackboneSpec
+from psp_ray.core.errors import DatasetError, ModelError
+from psp_ray.core.files import write_tensors
+from psp_ray.core.records import Float32Array, TextState
+from psp_ray.features.images import ImageError, center_view, decode, image_extensions
+
+PROMPTS = "prompts.safetensors"
+FORMAT = "psp-ray-prompts-1"
+ImageSource = Union[str, "os.PathLike[str]", bytes]
+
+
+def save_prompts(
+    path: Path,
+    text: TextState,
+    contexts: Float32Array,
+    classes: Sequence[str],
+    backbone: dict[str, Any],
+    spec: BackboneSpec,
+    provenance: dict[str, Any],
+    temperature: float = 1.0,
+) -> None:
+    """Write everything that prediction needs into one safetensors file.
+
+    Tensors: `class_embeddings` (C, d) L2-normalized, `contexts`, `logit_scale` (), `temperature` (): probabilities are
+    `softmax(logit_scale / temperature * cos)`. The header's metadata holds the
+    class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
+    """
+    tensors = {
+        "class_embeddings": text.features.astype(np.float32),
+        "contexts": contexts.astype(np.float32),
+        "logit_scale": np.asarray(text.logit_scale, np.float32),
+        "temperature": np.asarray(temperature, np.float32),
+    }
+    checkpoint = None if spec.checkpoint is None else os.path.abspath(spec.checkpoint)
+    metadata = {
+        "format": FORMAT,
+        "classes": json.dumps(list(classes), ensure_ascii=False),
+        "model": spec.model,
+        "checkpoint": json.dumps(checkpoint),
+        "image_size": json.dumps(backbone["image_size"][0]),
+        "weights_hash": str(backbone["weights_hash"]),
+        "backbone": json.dumps(backbone, default=str),
+        "provenance": json.dumps(provenance, default=str),
+    }
+    write_tensors(path, tensors, metadata)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`label` is the class name; both it and `probability` are empty where the image can't be read (see `error`)."""
+
+    path: str
+    label: str
+    probability: float
+    error: str = ""
+
+
+class Classifier:
+    """Learned prompts with the image tower they belong to.
+
+    >>> Classifier.load("runs/digits-psp-seed0").predict(["a.png", "b.jpg"])  # doctest: +SKIP
+    """
+
+    def __init__(self, tower: Any, text: TextState, classes: Sequence[str], spec: BackboneSpec | None = None):
+        self.tower, self.text, self.classes, self.spec = tower, text, list(classes), spec
+
+    @classmethod
+    def load(cls, run: str | os.PathLike[str], *, device: str = "auto", checkpoint: str | None = None) -> Classifier:
+        """Load from a run's output folder, or from a `prompts.safetensors` file.
+
+        Args:
+            run: folder or file.
+            device: auto, cpu, cuda or cuda:N.
+            checkpoint: the model's weights, where they are no longer where the run found them.
+
+        Raises:
+            ModelError: no prompts there, or the weights are not those that the prompts were learned with.
+        """
+        path = Path(run)
+        path = path / PROMPTS if path.is_dir() else path
+        if not path.is_file():
+            raise ModelError(f"{path}: no learned prompts there; give the output folder of a finished run")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
+        if metadata.get("format") != FORMAT:
+            raise ModelError(f"{path}: not written by psp-ray, or by a newer version of it")
+        from psp_ray.run.build import load_image_tower
+
+        spec = BackboneSpec(
+            model=metadata["model"],
+            checkpoint=checkpoint or json.loads(metadata["checkpoint"]),
+            image_size=json.loads(metadata["image_size"]),
+            device=device,
+        )
+        tower, backbone = load_image_tower(spec)
+        if backbone.weights_hash != metadata["weights_hash"]:
+            raise ModelError(f"{path}: the prompts were learned with other weights of {spec.model}; give --checkpoint")
+        scale = float(tensors["logit_scale"]) / float(tensors.get("temperature", 1.0))
+        text = TextState(tensors["class_embeddings"], scale)
+        return cls(tower, text, json.loads(metadata["classes"]), spec)
+
+    def predict(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Prediction]:
+        """Classify image files, folders of them (searched through), or encoded bytes.
+
+        `progress` is told (done, total) after every batch. Unreadable images get an `error` instead of a class.
+
+        Raises:
+            DatasetError: a path that doesn't exist, or a folder without images.
+        """
+        found: list[Prediction] = []
+        sources = list(_expand(images))
+        for start in range(0, len(sources), batch_size):
+            found += self._predict_batch(sources[start : start + batch_size])
+            if progress is not None:
+                progress(len(found), len(sources))
+        return found
+
+    def _predict_batch(self, sources: list[ImageSource]) -> list[Prediction]:
+        pixels, errors = [], {}
+        for place, source in enumerate(sources):
+            try:
+                data = source if isinstance(source, bytes) else Path(source).read_bytes()
+                pixels.append(center_view(decode(data), self.tower.preprocessing).transpose(2, 0, 1))
+            except (ImageError, OSError) as error:
+                errors[place] = str(error)
+        probabilities = self._probabilities(np.stack(pixels)) if pixels else np.zeros((0, len(self.classes)))
+        rows = iter(probabilities)
+        predictions = []
+        for place, source in enumerate(sources):
+            name = f"bytes[{place}]" if isinstance(source, bytes) else os.fspath(source)
+            if place in errors:
+                predictions.append(Prediction(name, "", float("nan"), errors[place]))
+                continue
+            row = next(rows)
+            best = int(row.argmax())
+            predictions.append(Prediction(name, self.classes[best], float(row[best])))
+        return predictions
+
+    def _probabilities(self, pixels: Any) -> Float32Array:
+        features = self.tower.encode(pixels).numpy()
+        logits = self.text.logit_scale * (features @ self.text.features.T).astype(np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _expand(images: Sequence[ImageSource]) -> Iterator[ImageSource]:
+    for source in images:
+        if isinstance(source, bytes) or Path(source).is_file():
+            yield source
+        elif Path(source).is_dir():
+            files = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in image_extensions())
+            if not files:
+                raise DatasetError(f"{source}: no images in this folder")
+            yield from files
+        else:
+            raise DatasetError(f"{source}: no such file or folder")
+
+
+def predictions_csv(predictions: Sequence[Prediction]) -> str:
+    """CSV text with the columns path, class, probability, error."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "class", "probability", "error"])
+    for item in predictions:
+        probability = "" if item.error else f"{item.probability:.4f}"
+        writer.writerow([item.path, item.label, probability, item.error])
+    return text.getvalue()

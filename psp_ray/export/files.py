@@ -1,0 +1,344 @@
+"""What a run learned, in the forms that other programs take: folders, a CSV, ONNX, open_clip."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.files import read_json, write_bytes, write_json, write_tensors, write_text
+from psp_ray.data.dataset import Dataset
+from psp_ray.export.classifier import PROMPTS, Classifier
+
+PREDICTIONS = "pool_predictions.parquet"
+UNSURE, NO_CLASS = "_unsure", "_none"
+
+
+def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    path = Path(run) / PREDICTIONS
+    if not path.is_file():
+        raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def _fresh(folder: str | os.PathLike[str]) -> Path:
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        used = any(path.iterdir())
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another folder") from None
+    if used:
+        raise OutputError(f"{path}: the folder is not empty; choose another one")
+    return path
+
+
+def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int:
+    """Write the pool's predictions as a CSV (sample_id, path, class, probability, source); returns the rows.
+
+    Raises:
+        ConfigError: no finished run there. OutputError: the file can't be written.
+    """
+    rows = _predictions(run)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sample_id", "path", "class", "probability", "source"])
+    for row in rows:
+        chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
+        writer.writerow([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
+    try:
+        write_text(Path(file), text.getvalue())
+    except OSError as error:
+        raise OutputError(f"--csv {file}: can't be written ({error.strerror}); choose another place") from None
+    return len(rows)
+
+
+def export_folders(
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    min_probability: float = 0.0,
+    copy: bool = False,
+) -> dict[str, int]:
+    """Sort the pool into `folder/CLASS/`, by links or copies; returns how many images each folder got.
+
+    Images below `min_probability` go to `_unsure/CLASS`, those that belong to no class to `_none`. A slash in a name
+    becomes two underscores; names that would then be the same (or, of classes, those of these two folders) get a short
+    hash of the whole name behind them.
+
+    Raises:
+        ConfigError: no finished run there. OutputError: the folder is used or can't be written.
+    """
+    rows = _predictions(run)
+    target = _fresh(folder)
+    pictures = _bytes_of(run) if any(row["path"] is None for row in rows) else {}
+    counts: Counter[str] = Counter()
+    classes = _folder_names(sorted({row["class"] for row in rows if row["class"] is not None}), (UNSURE, NO_CLASS))
+    places = []
+    for row in rows:
+        place = NO_CLASS
+        if row["class"] is not None:
+            place = classes[row["class"]]
+            if row["probability"] < min_probability:
+                place = f"{UNSURE}/{place}"
+        counts[place] += 1
+        places.append((place, _file_name(row)))
+    shared = Counter(places)
+    for row, (place, name) in zip(rows, places, strict=True):
+        if shared[place, name] > 1:
+            stem, suffix = os.path.splitext(name)
+            name = f"{stem}~{_short_hash(row['sample_id'])}{suffix}"
+        (target / place).mkdir(parents=True, exist_ok=True)
+        try:
+            _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
+        except OSError as error:
+            raise OutputError(f"{target / place / name}: can't be written ({error.strerror})") from None
+    return dict(sorted(counts.items()))
+
+
+def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> None:
+    from psp_ray.features.images import is_url, read_file
+
+    if path is None or is_url(path):
+        found = data if path is None else read_file(path)
+        assert found is not None
+        write_bytes(target, found)
+    elif copy:
+        shutil.copyfile(path, target)
+    else:
+        target.symlink_to(path)
+
+
+def _safe(name: str) -> str:
+    """A name that is one part of a path."""
+    return name.replace("\\", "/").replace("/", "__").lstrip(".") or "_"
+
+
+def _file_name(row: dict[str, Any]) -> str:
+    """An image's file name; one that was no file before gets a suffix."""
+    from psp_ray.features.images import is_url
+
+    name = _safe(row["sample_id"])
+    was_file = row["path"] is not None and not is_url(row["path"])
+    return name if was_file or os.path.splitext(name)[1] else f"{name}.png"
+
+
+def _folder_names(names: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
+    """A folder name for each class, all distinct."""
+    count = Counter(_safe(name) for name in names) + Counter(taken)
+    return {name: _safe(name) if count[_safe(name)] == 1 else f"{_safe(name)}~{_short_hash(name)}" for name in names}
+
+
+def _short_hash(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+
+
+def _bytes_of(run: str | os.PathLike[str]) -> dict[str, bytes]:
+    """Images of a data set that holds them itself, read anew as the run's settings say."""
+    pool = dataset_of_run(run).pool
+    return dict(zip(pool["sample_id"].to_pylist(), pool["image"].to_pylist(), strict=True))
+
+
+def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
+    """The data set that a run was made on.
+
+    Raises:
+        ConfigError: no run there. DatasetError: the data set has gone.
+    """
+    from psp_ray.data.dataset import load_dataset
+
+    file = Path(run) / "run.json"
+    if not file.is_file():
+        raise ConfigError(f"--run {run}: no run of psp-ray there; give its output folder")
+    given = read_json(file)["identity"]
+    # `data_root` may move, so it is not part of the identity; config.yaml has the one that was given.
+    import yaml
+
+    config = yaml.safe_load((Path(run) / "config.yaml").read_text(encoding="utf-8"))
+    return load_dataset(
+        given["dataset"],
+        config.get("data_root"),
+        given["split"],
+        classes=given.get("classes"),
+        test=given.get("test"),
+        exclude=given.get("exclude"),
+    )
+
+
+# ---- the classifier --------------------------------------------------------------------------------------------------
+
+
+def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, checkpoint: str | None = None) -> Path:
+    """Write `image_tower.onnx`, `classifier.json`, `class_embeddings.npy` and `predict.py` into an empty folder.
+
+    The graph takes `pixels` (n, 3, height, width) uint8, resized and cropped as `classifier.json` says, and gives
+    `features` (n, d), L2-normalized, and `probabilities` (n, C).
+
+    Raises:
+        ConfigError: the packages of `psp-ray[export]` are missing. ModelError: no prompts. OutputError: a used folder.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (what torch exports with)
+    except ImportError as error:
+        raise ConfigError(f"--onnx: {error.name} is not installed; run: pip install 'psp-ray[export]'") from None
+    import torch
+
+    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint)
+    target = _fresh(folder)
+    tower = classifier.tower
+    graph = _graph(tower, classifier)
+    height, width = tower.preprocessing.size
+    example = torch.zeros((2, 3, height, width), dtype=torch.uint8)
+    file = target / "image_tower.onnx"
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        input_names=["pixels"],
+        output_names=["features", "probabilities"],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1, max=4096)}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(file), external_data=False)
+    onnx.checker.check_model(str(file))
+    np.save(target / "class_embeddings.npy", classifier.text.features)
+    write_json(
+        target / "classifier.json",
+        {
+            "classes": classifier.classes,
+            "scale": classifier.text.logit_scale,
+            "preprocessing": asdict(tower.preprocessing),
+            "formula": "probabilities = softmax(scale * features @ class_embeddings.T)",
+        },
+    )
+    write_text(target / "predict.py", ONNX_SCRIPT)
+    return file
+
+
+def _graph(tower: Any, classifier: Classifier) -> Any:
+    """A torch module from uint8 pixels to features and probabilities, with nothing but the frozen tower inside."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Graph(nn.Module):
+        embeddings: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = tower.visual
+            self.register_buffer("mean", 255.0 * torch.tensor(tower.preprocessing.mean).view(1, 3, 1, 1))
+            self.register_buffer("std", 255.0 * torch.tensor(tower.preprocessing.std).view(1, 3, 1, 1))
+            self.register_buffer("embeddings", torch.as_tensor(classifier.text.features))
+
+        def forward(self, pixels: Any) -> tuple[Any, Any]:
+            found = self.visual((pixels.float() - self.mean) / self.std)
+            features = functional.normalize(found[0] if isinstance(found, tuple) else found, dim=-1)
+            scores = classifier.text.logit_scale * (features @ self.embeddings.T)
+            return features, scores.softmax(dim=-1)
+
+    return Graph().eval()
+
+
+def export_open_clip(
+    run: str | os.PathLike[str], folder: str | os.PathLike[str], *, checkpoint: str | None = None
+) -> Path:
+    """Write the model in open_clip's form, the class embeddings and prompts beside it, and a script of ten lines.
+
+    Raises:
+        ModelError: no prompts there, or their weights are not found. OutputError: a used folder.
+    """
+    from psp_ray.clip.backbone import build_model
+    from psp_ray.core.files import read_tensors
+
+    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint)  # checks the weights' hash too
+    assert classifier.spec is not None
+    target = _fresh(folder)
+    model, found = build_model(classifier.spec)
+    config = json.loads(json.dumps(found.config))
+    config["vision_cfg"]["image_size"] = found.preprocessing.size[0]
+    preprocessing = asdict(found.preprocessing)
+    write_json(target / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocessing})
+    state = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    write_tensors(target / "open_clip_model.safetensors", state)
+    path = Path(run)
+    learned = read_tensors(path / PROMPTS if path.is_dir() else path)
+    write_tensors(
+        target / "prompts.safetensors",
+        {
+            "class_embeddings": classifier.text.features,
+            "contexts": learned["contexts"],
+            "scale": np.asarray(classifier.text.logit_scale, np.float32),
+        },
+    )
+    write_json(target / "classes.json", classifier.classes)
+    write_text(target / "predict.py", OPEN_CLIP_SCRIPT)
+    return target
+
+
+OPEN_CLIP_SCRIPT = """import json, pathlib, sys
+import open_clip, torch
+from PIL import Image
+from safetensors.torch import load_file
+here = pathlib.Path(__file__).resolve().parent
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{here}")
+prompts, classes = load_file(here / "prompts.safetensors"), json.loads((here / "classes.json").read_text())
+images = torch.stack([preprocess(Image.open(path)) for path in sys.argv[1:]])
+with torch.no_grad():
+    features = model.eval().encode_image(images, normalize=True)
+chances = (prompts["scale"] * features @ prompts["class_embeddings"].T).softmax(-1)
+for path, row in zip(sys.argv[1:], chances):
+    print(path, classes[row.argmax()], f"{row.max():.4f}", sep=",")
+"""
+
+ONNX_SCRIPT = '''import json, pathlib, sys
+import numpy as np, onnxruntime
+from PIL import Image, ImageOps
+
+here = pathlib.Path(__file__).resolve().parent
+about = json.loads((here / "classifier.json").read_text())
+height, width = about["preprocessing"]["size"]
+mode = about["preprocessing"]["resize_mode"]
+name = about["preprocessing"]["interpolation"]
+kind = {"bilinear": Image.BILINEAR, "nearest": Image.NEAREST}.get(name, Image.BICUBIC)
+
+
+def pixels(path):
+    """The picture as the model saw its training images: resized, then cropped (or padded, or stretched)."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    if mode == "squash":
+        return np.asarray(image.resize((width, height), kind)).transpose(2, 0, 1)
+    if mode == "longest":
+        ratio = max(image.height / height, image.width / width)
+        image = image.resize((max(1, round(image.width / ratio)), max(1, round(image.height / ratio))), kind)
+        page = Image.new("RGB", (width, height), (about["preprocessing"]["fill_color"],) * 3)
+        page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        return np.asarray(page).transpose(2, 0, 1)
+    if image.width <= image.height:
+        image = image.resize((width, int(width * image.height / image.width)), kind)
+    else:
+        image = image.resize((int(height * image.width / image.height), height), kind)
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return np.asarray(image)[top : top + height, left : left + width].transpose(2, 0, 1)
+
+
+session = onnxruntime.InferenceSession(str(here / "image_tower.onnx"), providers=["CPUExecutionProvider"])
+features, chances = session.run(None, {"pixels": np.stack([pixels(path) for path in sys.argv[1:]])})
+for path, row in zip(sys.argv[1:], chances):
+    print(path, about["classes"][row.argmax()], f"{row.max():.4f}", sep=",")
+'''

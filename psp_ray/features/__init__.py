@@ -1,0 +1,1 @@
+"""Frozen features: decoding, encoding, the cache, and reading the pool."""

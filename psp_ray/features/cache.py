@@ -1,0 +1,395 @@
+"""The content-addressed cache of frozen features: immutable Arrow segments, one folder per encoder. No torch here.
+
+    CACHE/ENCODER/encoder.json            what the key stands for, for people
+    CACHE/ENCODER/features/*.arrow        content_hash fixed binary[16], features fixed_size_list<halffloat>[d]
+    CACHE/ENCODER/views-VIEWS/*.arrow     content_hash fixed binary[16], views fixed_size_list<halffloat>[L * d]
+
+A segment is written aside and renamed, and never changed after: readers map it into memory, any number of writers
+need no lock, and a killed run leaves whole segments and at most a temporary file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from psp_ray.clip.preprocess import Preprocessing
+from psp_ray.core.errors import OutputError
+from psp_ray.core.records import Float16Array, Int64Array
+from psp_ray.features.images import HASH_BYTES, ViewSettings
+
+HashArray = NDArray[np.uint8]
+"""Content hashes, (n, 16) uint8."""
+FORMAT_VERSION = 1
+STALE_SECONDS = 86_400.0
+JOINED_BYTES = 64 << 20
+"""Pieces of a stream are joined into segments of about this size."""
+_CHECKSUM = b"psp-ray-crc32"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What features depend on besides the image: weights, preprocessing (image size included), width, arithmetic."""
+
+    weights_hash: str
+    preprocessing: Preprocessing
+    dim: int
+    """Width of an embedding (d)."""
+    precision: str = "fp32"
+    """Arithmetic of the image tower: features of half precision are not those of full precision."""
+
+    @property
+    def key(self) -> str:
+        """Name of the encoder's folder in the cache."""
+        return _digest({"format": FORMAT_VERSION, **asdict(self)})
+
+
+def views_key(views: ViewSettings) -> str:
+    return _digest(asdict(views))
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def default_cache_folder() -> Path:
+    """`PSP_RAY_CACHE`, else the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`) with `psp-ray` in it."""
+    chosen = os.environ.get("PSP_RAY_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "psp-ray"
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """The cache folder; stores inside it come by encoder and view settings."""
+
+    folder: str
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str] | None = None) -> FeatureCache:
+        """Open or create; None means the default folder.
+
+        Raises:
+            OutputError: the folder can't be made or written to.
+        """
+        path = Path(folder).expanduser() if folder is not None else default_cache_folder()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".probe-{uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"cache folder {path} is not writable ({error.strerror}); set --cache or PSP_RAY_CACHE to another"
+            ) from None
+        return cls(os.path.abspath(path))
+
+    def encoder_folder(self, spec: EncoderSpec) -> Path:
+        return Path(self.folder) / spec.key
+
+    def features(self, spec: EncoderSpec) -> FeatureStore:
+        """The store of center-crop features, rows of width d."""
+        return FeatureStore(str(self.encoder_folder(spec) / "features"), "features", spec.dim)
+
+    def views(self, spec: EncoderSpec, views: ViewSettings) -> FeatureStore:
+        """The store of view features, rows of width L * d."""
+        folder = self.encoder_folder(spec) / f"views-{views_key(views)}"
+        return FeatureStore(str(folder), "views", views.count * spec.dim)
+
+    def describe(self, spec: EncoderSpec, views: ViewSettings | None = None) -> None:
+        """Leave `encoder.json` (and `views-*/views.json`) so that people can tell what a folder holds."""
+        folder = self.encoder_folder(spec)
+        _write_text(folder / "encoder.json", json.dumps(asdict(spec), indent=2) + "\n")
+        if views is not None:
+            name = f"views-{views_key(views)}"
+            _write_text(folder / name / "views.json", json.dumps(asdict(views), indent=2) + "\n")
+
+    @property
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+
+@dataclass
+class FeatureStore:
+    """Rows of float16 by content hash, in the segments of one folder. Pickles by path: each process maps for itself."""
+
+    folder: str
+    column: str
+    width: int
+    _names: list[str] = field(default_factory=list, init=False, repr=False)
+    _rows: list[Float16Array] = field(default_factory=list, init=False, repr=False)
+    _hashes: list[NDArray[Any]] = field(default_factory=list, init=False, repr=False)
+    _checked: set[int] = field(default_factory=set, init=False, repr=False)
+    _recent: list[tuple[HashArray, Float16Array]] = field(default_factory=list, init=False, repr=False)
+    _index: tuple[NDArray[Any], Int64Array, Int64Array] | None = field(default=None, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "column": self.column, "width": self.width}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([("content_hash", pa.binary(HASH_BYTES)), (self.column, pa.list_(pa.float16(), self.width))])
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Take up segments that have appeared. A damaged one is set aside as `*.corrupt` and counts as absent.
+
+        Raises:
+            OutputError: a segment is there but the system can't open it now (rights, limits, network).
+        """
+        folder = Path(self.folder)
+        known = set(self._names)
+        try:
+            present = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".arrow"))
+        except FileNotFoundError:
+            present = []
+        for name in present:
+            if name in known:
+                continue
+            opened = self._open_segment(folder / name)
+            if opened is None:
+                _set_aside(folder / name)
+                continue
+            self._names.append(name)
+            self._hashes.append(opened[0])
+            self._rows.append(opened[1])
+            self._index = None
+
+    def _open_segment(self, path: Path) -> tuple[NDArray[Any], Float16Array] | None:
+        try:
+            # Closing the file keeps the mapping but frees the descriptor: a large pool has thousands of segments.
+            with pa.memory_map(str(path)) as source:
+                table = pa.ipc.open_file(source).read_all()
+            if not table.schema.equals(self.schema) or table.num_rows == 0:
+                return None
+            hashes, rows = _columns(table)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno is None:  # Arrow's own word for a file that is cut short
+                return None
+            raise OutputError(
+                f"cache segment {path} can't be opened ({os.strerror(error.errno)}); see to that, or set --cache to "
+                "another folder"
+            ) from None
+        except (pa.ArrowInvalid, ValueError):
+            return None
+        return hashes, rows.reshape(-1, self.width)
+
+    def _lookup(self) -> tuple[NDArray[Any], Int64Array, Int64Array]:
+        if self._index is None:
+            if self._hashes:
+                hashes = np.concatenate(self._hashes)
+                counts = [len(part) for part in self._hashes]
+                segments = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+                rows = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
+                order = np.argsort(hashes, kind="stable")
+                self._index = hashes[order], segments[order], rows[order]
+            else:
+                empty = np.zeros(0, np.int64)
+                self._index = np.zeros(0, f"S{HASH_BYTES}"), empty, empty
+        return self._index
+
+    def locate(self, hashes: HashArray, *, verify: bool = False) -> tuple[Int64Array, Int64Array]:
+        """(segment, row) of each hash of (n, 16), both -1 where it is absent.
+
+        With `verify`, the checksum of every segment that is named is compared first (once per process); a segment
+        that fails is set aside and its images count as absent.
+        """
+        if not self._names:
+            self.refresh()
+        wanted = _as_strings(hashes)
+        while True:
+            known, segments, rows = self._lookup()
+            segment = np.full(len(wanted), -1, np.int64)
+            row = np.full(len(wanted), -1, np.int64)
+            if len(known):
+                place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+                found = known[place] == wanted
+                segment[found], row[found] = segments[place[found]], rows[place[found]]
+            if not verify or self._verified(np.unique(segment[segment >= 0])):
+                return segment, row
+
+    def contains(self, hashes: HashArray, *, verify: bool = False) -> NDArray[np.bool_]:
+        return self.locate(hashes, verify=verify)[0] >= 0
+
+    def _verified(self, segments: Int64Array) -> bool:
+        bad = []
+        for segment in segments:
+            if int(segment) in self._checked:
+                continue
+            path = Path(self.folder) / self._names[segment]
+            if _stored_checksum(path) == _checksum(self._hashes[segment], self._rows[segment]):
+                self._checked.add(int(segment))
+            else:
+                bad.append(path)
+        for path in bad:
+            _set_aside(path)
+        if bad:  # positions of segments shift: start afresh
+            self.__setstate__(self.__getstate__())
+            self.refresh()
+        return not bad
+
+    def gather(self, segment: Int64Array, row: Int64Array) -> Float16Array:
+        """Rows (k, width) at places that `locate` gave."""
+        out = np.empty((len(segment), self.width), np.float16)
+        order = np.argsort(segment, kind="stable")
+        bounds = np.flatnonzero(np.diff(segment[order], prepend=-2, append=-2))
+        for start, stop in pairwise(bounds):
+            here = order[start:stop]
+            out[here] = self._rows[segment[here[0]]][row[here]]
+        return out
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def write(self, hashes: HashArray, vectors: Float16Array) -> None:
+        """Add a segment of vectors (k, width) for hashes (k, 16). The same images make the same file name.
+
+        Raises:
+            OutputError: the disk is full or the folder can't be written.
+        """
+        if not len(hashes):
+            return
+        hashes = np.ascontiguousarray(hashes, np.uint8).reshape(-1, HASH_BYTES)
+        vectors = np.ascontiguousarray(vectors, np.float16)
+        if vectors.shape != (len(hashes), self.width):
+            raise ValueError(f"vectors {vectors.shape} for {len(hashes)} hashes and width {self.width}")
+        schema = self.schema.with_metadata({_CHECKSUM: str(_checksum(hashes, vectors)).encode()})
+        table = pa.Table.from_arrays(
+            [
+                pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASH_BYTES), len(hashes), [None, pa.py_buffer(hashes)]),
+                half_lists(vectors),
+            ],
+            schema=schema,
+        )
+        name = _segment_name(hashes)
+        folder = Path(self.folder)
+        temporary = folder / f".{name}-{uuid4().hex}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as handle:
+                with pa.ipc.new_file(handle, schema) as writer:
+                    writer.write_table(table)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, folder / f"{name}.arrow")
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            what = "disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
+            raise OutputError(
+                f"cache folder {folder} can't be written ({what}); make room or set --cache to another folder"
+            ) from None
+
+    def append(self, hashes: HashArray, vectors: Float16Array) -> None:
+        """As `write`, for a stream of small pieces: each is durable at once, and pieces are joined by and by.
+
+        A process may map 65,530 files, which pools of millions would exceed in pieces of a hundred images. The pieces
+        of a joined segment go when it is on disk; readers that have them mapped keep them.
+        """
+        if not len(hashes):
+            return
+        self.write(hashes, vectors)
+        self._recent.append((hashes, vectors))
+        if sum(piece.nbytes for _, piece in self._recent) < JOINED_BYTES:
+            return
+        pieces, self._recent[:] = list(self._recent), []
+        if len(pieces) > 1:
+            self.write(np.concatenate([h for h, _ in pieces]), np.concatenate([v for _, v in pieces]))
+            for piece, _ in pieces:
+                with suppress(OSError):  # another process was quicker
+                    os.unlink(Path(self.folder) / f"{_segment_name(piece)}.arrow")
+
+    def remove_stale_files(self) -> None:
+        """Delete temporary files that a killed run left more than a day ago."""
+        try:
+            entries = [entry for entry in os.scandir(self.folder) if entry.name.endswith(".tmp")]
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            try:
+                if time.time() - entry.stat().st_mtime > STALE_SECONDS:
+                    os.unlink(entry.path)
+            except OSError:
+                continue  # another process was quicker
+
+
+def _segment_name(hashes: HashArray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(hashes, np.uint8).tobytes(), digest_size=12).hexdigest()
+
+
+def half_lists(vectors: Float16Array) -> pa.FixedSizeListArray:
+    """(n, width) float16 as an Arrow column of fixed_size_list<halffloat>[width], without copying."""
+    vectors = np.ascontiguousarray(vectors, np.float16)
+    flat = pa.Array.from_buffers(pa.float16(), vectors.size, [None, pa.py_buffer(vectors)])
+    kind = pa.list_(pa.float16(), vectors.shape[1])
+    return pa.FixedSizeListArray.from_buffers(kind, len(vectors), [None], children=[flat])
+
+
+def half_matrix(column: pa.Array | pa.ChunkedArray) -> Float16Array:
+    """The (n, width) float16 of such a column, read-only and without copying where it is one chunk."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    width = column.type.list_size
+    flat = column.flatten().to_numpy(zero_copy_only=True)
+    return flat.reshape(len(column), width)
+
+
+def _columns(table: pa.Table) -> tuple[NDArray[Any], Float16Array]:
+    hashes = table.column(0).combine_chunks() if table.column(0).num_chunks > 1 else table.column(0).chunk(0)
+    raw = np.frombuffer(hashes.buffers()[1], np.uint8, count=len(hashes) * HASH_BYTES, offset=hashes.offset)
+    return _as_strings(raw), half_matrix(table.column(1))
+
+
+def _as_strings(hashes: NDArray[Any]) -> NDArray[Any]:
+    """(n, 16) uint8 as n strings of 16 bytes, which numpy can sort and search."""
+    return np.ascontiguousarray(hashes, np.uint8).reshape(-1).view(f"S{HASH_BYTES}")
+
+
+def _checksum(hashes: NDArray[Any], vectors: Float16Array) -> int:
+    return zlib.crc32(vectors.reshape(-1).view(np.uint8).data, zlib.crc32(hashes.tobytes()))
+
+
+def _stored_checksum(path: Path) -> int | None:
+    try:
+        with pa.memory_map(str(path)) as source:
+            return int((pa.ipc.open_file(source).schema.metadata or {})[_CHECKSUM])
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError):
+        return None
+
+
+def _set_aside(path: Path) -> None:
+    try:
+        os.replace(path, path.with_name(path.name + ".corrupt"))
+    except OSError:
+        return  # another process has done so, or the folder is read-only: either way it is not used
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Written aside and renamed, with a name of its own: several experiments may describe one folder at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid4().hex}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

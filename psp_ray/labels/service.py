@@ -1,0 +1,259 @@
+"""The oracle: answers which class an image has, and buys a label only where nobody has bought it yet."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from psp_ray.config.base import Settings
+from psp_ray.core.errors import OracleError
+from psp_ray.core.records import Int32Array
+from psp_ray.labels.annotators.base import Annotator, Item
+from psp_ray.labels.answers import IGNORE, SKIP, AwaitingLabels
+from psp_ray.labels.ledger import Ledger
+from psp_ray.labels.purchase import Order
+from psp_ray.labels.schema import label_space_of
+
+
+class OracleSettings(Settings):
+    """Settings of the oracle; field names are config keys."""
+
+    label_cap: int | None = Field(default=None, ge=0, description="most labels an experiment may use, bought or reused")
+    cost_cap: float | None = Field(
+        default=None, ge=0, description="most the labels of an experiment may be worth at their price, bought or reused"
+    )
+    lease_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="how long a claimed image is left to a silent client before another one may pay for it",
+    )
+    wait_seconds: float = Field(
+        default=3600.0, gt=0, allow_inf_nan=False, description="how long to wait for labels that another client buys"
+    )
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """Samples to be labeled. The same `request_id` asked again gives the same answer and costs nothing.
+
+    `sample_ids` are distinct; `content_hashes` name their images' bytes, in the same order. `experiment` names a run
+    in the ledger, for ever. `suggestions`: class names to show to the annotator, in the same order, or none at all.
+    """
+
+    request_id: str
+    experiment: str
+    round: int
+    sample_ids: Sequence[str]
+    content_hashes: Sequence[str]
+    suggestions: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.sample_ids) != len(self.content_hashes):
+            raise ValueError(f"{len(self.sample_ids)} sample_ids but {len(self.content_hashes)} content_hashes")
+        if len(set(self.sample_ids)) != len(self.sample_ids):
+            raise ValueError("sample_ids of a request must be distinct")
+
+
+@dataclass(frozen=True)
+class LabelResponse:
+    """`labels` (n,) int32 for `sample_ids`, in the order asked: class indices, SKIP or IGNORE.
+
+    `newly_paid`: labels that this request bought. `labels_used` and `labels_paid`: of the experiment, up to and with
+    the request's round, so that a repeated request repeats its whole answer. Skips are in none of these counts.
+    `corrected_ids`, `corrected_labels` (k,): what samples of this and earlier rounds are now, whose labels were
+    corrected at any time.
+    """
+
+    sample_ids: tuple[str, ...]
+    labels: Int32Array
+    newly_paid: int
+    labels_used: int
+    labels_paid: int
+    corrected_ids: tuple[str, ...] = ()
+    corrected_labels: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+
+
+class Oracle:
+    """Labels for experiments over one ordered list of classes, from one annotator.
+
+    `ledger` is an open `Ledger`, a path (SQLite) or a database URL. Safe for threads; many oracles, in any processes,
+    may share a ledger.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger | str | os.PathLike[str],
+        annotator: Annotator,
+        class_names: Sequence[str],
+        settings: OracleSettings | None = None,
+    ) -> None:
+        self.ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+        self._owned = self.ledger is not ledger
+        self.annotator = annotator
+        self.class_names = tuple(class_names)
+        self.settings = settings or OracleSettings()
+        self.label_space = label_space_of(self.class_names)
+        # One request at a time per oracle: a retried call finds the first one's answer instead of racing it.
+        self._lock = threading.Lock()
+
+    def label(self, request: LabelRequest) -> LabelResponse:
+        """Labels for `request`, durable before they are returned.
+
+        What the annotator changed its mind about since it answered earlier requests is corrected first.
+
+        Raises BudgetError, before anything is bought, where a cap would be overrun; AwaitingLabels where the annotator
+        has not answered everything yet (what it did answer is bought); OracleError where it can't answer, another
+        client's claim outlasts `wait_seconds`, the ledger fails, or the request contradicts an earlier one (see
+        `Ledger.advance`).
+        """
+        order = self._order(request)
+        hints = dict(zip(request.sample_ids, request.suggestions, strict=True)) if request.suggestions else {}
+        with self._lock:
+            self._revise(order)
+            answer = self._buy(order, hints)
+            newly_paid, used, paid = self.ledger.counts(order)
+            corrected = self.ledger.corrected(order)
+        labels = np.array([answer[sample] for sample in order.sample_ids], dtype=np.int32)
+        return LabelResponse(
+            order.sample_ids,
+            labels,
+            newly_paid,
+            used,
+            paid,
+            tuple(corrected),
+            np.array(list(corrected.values()), dtype=np.int32),
+        )
+
+    def correct(self, experiment: str, changes: Mapping[str, int]) -> int:
+        """Change labels that `experiment` was told, {sample_id: label}; returns how many changed.
+
+        Raises OracleError for a label out of range, or a sample that it was never told a label for.
+        """
+        told = {use.sample_id: use for use in self.ledger.history(experiment)}
+        for sample, label in changes.items():
+            self._check(sample, label)
+            if sample not in told:
+                raise OracleError(f"sample {sample!r} was never labeled for this run, so it can't be corrected")
+        if not changes:
+            return 0
+        order = self._order(LabelRequest("", experiment, 0, (), ()))
+        return self.ledger.correct(order, {told[sample].content_hash: label for sample, label in changes.items()})
+
+    def revise(self, experiment: str) -> int:
+        """Ask the annotator about all it ever told `experiment`, and correct what is different now; returns how many
+        labels changed."""
+        with self._lock:
+            return self._revise(self._order(LabelRequest("", experiment, 0, (), ())))
+
+    def status(self) -> dict[str, Any]:
+        """Counts of the ledger and of each experiment, with this oracle's annotator and label space."""
+        return self.ledger.status() | {
+            "annotator": self.annotator.name,
+            "label_space": self.label_space,
+            "classes": len(self.class_names),
+        }
+
+    def close(self) -> None:
+        """Close the ledger if this oracle opened it."""
+        if self._owned:
+            self.ledger.close()
+
+    def _order(self, request: LabelRequest) -> Order:
+        return Order(
+            request_id=request.request_id,
+            experiment=request.experiment,
+            round=int(request.round),
+            label_space=self.label_space,
+            class_names=self.class_names,
+            annotator=self.annotator.name,
+            cost=float(self.annotator.cost),
+            sample_ids=tuple(request.sample_ids),
+            content_hashes=tuple(request.content_hashes),
+            label_cap=self.settings.label_cap,
+            cost_cap=self.settings.cost_cap,
+            lease_seconds=self.settings.lease_seconds,
+        )
+
+    def _revise(self, order: Order) -> int:
+        ask = getattr(self.annotator, "revisions", None)
+        if ask is None:
+            return 0
+        told = {use.sample_id: use.label for use in self.ledger.history(order.experiment)}
+        if not told:
+            return 0
+        changed = self.correct(order.experiment, ask(told))
+        if settled := getattr(self.annotator, "settled", None):
+            settled()
+        return changed
+
+    def _buy(self, order: Order, hints: Mapping[str, str]) -> dict[str, int]:
+        progress = self.ledger.advance(order)  # refuses before anything is claimed, hence outside the try
+        deadline = time.monotonic() + self.settings.wait_seconds
+        pause = 0.02
+        unanswered: set[str] = set()
+        try:
+            while progress.answer is None:
+                to_buy = [item for item in progress.to_buy if item.content_hash not in unanswered]
+                if to_buy:
+                    batch = [
+                        replace(item, suggestion=hints.get(item.sample_id, ""))
+                        for item in to_buy[: self.annotator.batch_size]
+                    ]
+                    answers = self._ask(batch)
+                    self.ledger.store(order, [(digest, label) for digest, label in answers if label is not None])
+                    unanswered |= {digest for digest, label in answers if label is None}
+                    pause = 0.02
+                elif unanswered:
+                    missing = sum(digest in unanswered for digest in order.content_hashes)
+                    raise self._awaiting(missing, len(order.sample_ids))
+                else:
+                    if time.monotonic() > deadline:
+                        raise OracleError(f"oracle: {progress.waiting}; wait for that run, then go on with --resume")
+                    time.sleep(pause)
+                    pause = min(2 * pause, 1.0)
+                progress = self.ledger.advance(order)
+        except BaseException:
+            # Let other clients go on at once. A ledger that fails here too must not hide the first error; the claims
+            # then end with their lease.
+            with suppress(OracleError):
+                self.ledger.release(order)
+            raise
+        return progress.answer
+
+    def _ask(self, batch: Sequence[Item]) -> list[tuple[str, int | None]]:
+        labels = list(self.annotator.annotate(batch))
+        if len(labels) != len(batch):
+            raise OracleError(f"annotator {self.annotator.name!r} gave {len(labels)} labels for {len(batch)} images")
+        for item, label in zip(batch, labels, strict=True):
+            self._check(item.sample_id, label)
+        return [
+            (item.content_hash, None if label is None else int(label))
+            for item, label in zip(batch, labels, strict=True)
+        ]
+
+    def _check(self, sample: str, label: int | None) -> None:
+        if label is not None and (
+            int(label) != label or not (0 <= label < len(self.class_names) or label in (SKIP, IGNORE))
+        ):
+            raise OracleError(
+                f"annotator {self.annotator.name!r} gave label {label!r} for sample {sample!r}; "
+                f"labels are 0..{len(self.class_names) - 1}, skip ({SKIP}) or ignore ({IGNORE})"
+            )
+
+    def _awaiting(self, missing: int, asked: int) -> AwaitingLabels:
+        place = str(getattr(self.annotator, "place", "") or self.annotator.name)
+        return AwaitingLabels(
+            f"waiting for {missing} of {asked} labels: {place}; answer, then run the same command with --resume",
+            missing,
+            asked,
+            place,
+        )

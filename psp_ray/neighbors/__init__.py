@@ -1,0 +1,1 @@
+"""The space of image features: nearest neighbors, spreading labels over them, coverage."""

@@ -1,0 +1,138 @@
+"""The policy's prior `coverage`: which samples together show most of what is still uncertain in the pool.
+
+Eight rounds teach a fresh policy little; a prior says where to look first. Uncertainty-weighted coverage, as in Bae et
+al., "Uncertainty herding: one active learning method for all label budgets" (ICLR 2025), greedy as in generalized
+coverage (their "MaxHerding", 2024): with similarities `k(x, s) = exp(-(1 - x . s) / sigma)` in the space of
+`psp_ray.neighbors.space`, choose one after the other the sample that adds most to
+
+    sum_x weight_x * max over labeled and chosen s of k(x, s).
+
+The objective is submodular, so lazy evaluation finds the greedy choice exactly (Minoux, 1978). The weight (ours) is the
+chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c | x)`, where the graph is
+the label propagation of self-training: where two opinions of different kind agree, a label teaches little. Before
+anything is labeled all weights are 1. Larger pools are judged on `coverage_limit` unlabeled samples, drawn anew each
+round, and on at most half as many labeled ones (all of them cover). Memory: about 20 bytes times the square of their
+number.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from psp_ray.config.policy import PolicySettings
+from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
+from psp_ray.neighbors.graph import class_masses, neighbor_graph
+from psp_ray.neighbors.space import ImageSpace, averaged, finite, subset
+from psp_ray.policy.state import PoolView
+
+SPREAD_NEIGHBOR = 8
+"""sigma is `coverage_width` times the mean distance to the neighbor of this rank."""
+
+
+class Coverage:
+    """Plans query sets over a pool; its embedding of the pool is computed once."""
+
+    def __init__(self, pool: PoolReader, settings: PolicySettings) -> None:
+        self.pool, self.settings = pool, settings
+        self._space: ImageSpace | None = None
+        self._whole: tuple[Float32Array, Float32Array] | None = None
+
+    def plan(self, view: PoolView, n_query: int, round: int) -> tuple[Int64Array, Float64Array]:
+        """Anchors of a round, sorted positions (k,), k <= 2 n_query, and their log odds (k,) float64.
+
+        The first `n_query` greedy choices each outweigh all n unlabeled samples of log odds 0 together by a factor
+        `exp(prior_weight)`; those behind fade by `coverage_fade`, so that the policy can exchange some.
+        """
+        order = self.order(view, min(2 * n_query, len(view.alive)), round)
+        behind = np.maximum(np.arange(len(order)) + 1 - n_query, 0) / n_query
+        odds = np.log(len(view.alive)) + self.settings.prior_weight - self.settings.coverage_fade * behind
+        by_position = np.argsort(order)
+        return order[by_position], odds[by_position]
+
+    def order(self, view: PoolView, k: int, round: int) -> Int64Array:
+        """The first `k` greedy choices among the unlabeled, as positions: fewer where `coverage_limit` is less."""
+        limit = self.settings.coverage_limit
+        chosen = subset(self.pool, view.alive, limit, "coverage", round=round)
+        known = np.arange(len(view.labeled))
+        if len(known) > limit // 2:
+            some = subset(self.pool, np.sort(view.labeled), limit // 2, "coverage-labeled", round=round)
+            known = np.flatnonzero(np.isin(view.labeled, some))
+        places, encodings = self._embed(np.concatenate([chosen, view.labeled[known]]))
+        m = len(chosen)
+        distances = 1.0 - places @ places.T
+        np.maximum(distances, 0.0, out=distances)
+        rank = min(SPREAD_NEIGHBOR, len(distances) - 1)
+        near = np.partition(distances, rank, axis=1)[:, rank]
+        width = self.settings.coverage_width * float(near.mean(dtype=np.float64))
+        similar = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
+        weight = np.ones(len(places))
+        if len(view.labeled) and self.settings.coverage_weight == "disagreement":
+            weight = disagreement(places, encodings, view.text, m, view.labels[known])
+        covered = similar[:, m:].max(axis=1, initial=0.0)
+        others = np.setdiff1d(np.arange(len(view.labeled)), known)
+        for at in range(0, len(others), BLOCK_SIZE):
+            far = 1.0 - places @ self._embed(view.labeled[others[at : at + BLOCK_SIZE]])[0].T
+            near_one = np.maximum(far.min(axis=1), 0.0)
+            np.maximum(covered, np.exp(near_one * np.float32(-1.0 / max(width, 1e-6))), out=covered)
+        return chosen[greedy(similar[:, :m], weight.astype(np.float32), covered, k)]
+
+    def _embed(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
+        """Places in the image space and averaged encodings, each (k, d), of positions (k,)."""
+        pool = self.pool
+        small = pool.n <= self.settings.coverage_limit
+        if self._space is None:
+            self._space = ImageSpace.fit(pool, whitening=self.settings.coverage_whitening, views=small)
+        if not small:  # views of scattered samples would mean reading all of them
+            rows = finite(pool.rows(positions).astype(np.float32), positions)
+            return self._space.place(rows), rows
+        if self._whole is None:
+            views = self._space.views
+            rows = np.concatenate([averaged(pool.block(i, views=views), views) for i in range(pool.n_blocks)])
+            self._whole = self._space.place(rows), rows
+        return self._whole[0][positions], self._whole[1][positions]
+
+
+def disagreement(
+    places: Float32Array, encodings: Float32Array, text: TextState, m: int, labels: Int32Array
+) -> Float64Array:
+    """`1 - sum_c p_teacher p_graph` (k,) of k samples, the first `m` unlabeled, the rest labeled with `labels`."""
+    logits = text.logit_scale * (encodings @ text.features.T).astype(np.float64)
+    teacher = np.exp(logits - logits.max(axis=1, keepdims=True))
+    teacher /= teacher.sum(axis=1, keepdims=True)
+    graph = neighbor_graph(places)
+    mass = class_masses(graph, np.arange(m, len(places)), labels, len(text.features))
+    total = mass.sum(axis=1, keepdims=True)
+    opinion = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+    result: Float64Array = 1.0 - (teacher * opinion).sum(axis=1)
+    return result
+
+
+def greedy(similar: Float32Array, weight: Float32Array, covered: Float32Array, k: int) -> Int64Array:
+    """Columns (k,) of `similar` (m, c) that greedily raise `sum_x weight_x max(covered_x, similar_xs)`.
+
+    Ties go to the lower column. Lazy: a stale gain bounds the true one from above.
+    """
+    covered = covered.copy()
+    gains = np.concatenate(
+        [
+            weight @ np.maximum(similar[:, at : at + BLOCK_SIZE // 4] - covered[:, None], 0.0)
+            for at in range(0, similar.shape[1], BLOCK_SIZE // 4)
+        ]
+        or [np.zeros(0, np.float32)]
+    )
+    heap = [(-float(gain), column) for column, gain in enumerate(gains)]
+    heapq.heapify(heap)
+    chosen: list[int] = []
+    while heap and len(chosen) < k:
+        _, column = heap[0]
+        fresh = -float(weight @ np.maximum(similar[:, column] - covered, 0.0))
+        following = min(heap[1:3], default=None)
+        if following is None or (fresh, column) <= following:
+            heapq.heappop(heap)
+            chosen.append(column)
+            np.maximum(covered, similar[:, column], out=covered)
+        else:
+            heapq.heapreplace(heap, (fresh, column))
+    return np.array(chosen, np.int64)

@@ -1,0 +1,247 @@
+"""A second, structural opinion: bought labels propagated over the nearest-neighbor graph of the image features.
+
+Zhou et al., "Learning with local and global consistency" (NIPS 2003): `F = (1 - alpha) (I - alpha S)^-1 Y` with
+`S = D^-1/2 W D^-1/2`; edge weights and conjugate gradients as in Iscen et al., "Label propagation for deep
+semi-supervised learning" (CVPR 2019): each image has directed edges of weight max(cos, 0)^power to its k nearest
+others, `W = A + A'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sp
+
+from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader
+from psp_ray.core.topk import StreamingTopK
+from psp_ray.neighbors.space import ImageSpace, subset
+
+_COLUMN_ENTRIES = 1 << 23  # float64 entries of one right-hand side matrix in work at a time (64 MiB)
+_TOLERANCE = 1e-6
+_MOST_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`similarity` S (n, n): symmetric, normalized, float64, sorted CSR."""
+
+    similarity: sp.csr_array
+
+    @property
+    def n(self) -> int:
+        return int(self.similarity.shape[0])
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """`labels` (n,) int32, -1 where no bought label reaches; `confidence` (n,) float32: its share of the mass."""
+
+    labels: Int32Array
+    confidence: Float32Array
+
+
+@dataclass
+class PoolGraph:
+    """The graph over a pool's `positions` (k,), sorted; `places` (k, d) in the image space, `edges` directed (k, k)."""
+
+    pool: PoolReader
+    space: ImageSpace
+    positions: Int64Array
+    places: Float32Array
+    edges: sp.csr_array
+    neighbors: int
+    power: float
+    _whole: Graph | None = None
+    _visitors: dict[int, Float32Array] = field(default_factory=dict)
+
+    def with_labeled(self, labeled: Int64Array) -> tuple[Graph, Int64Array]:
+        """The graph with `labeled` (m,) in it, and the rows (m,) where they stand.
+
+        Labeled samples that are not among `positions` get rows behind them and edges to their nearest neighbors there.
+        """
+        k = len(self.positions)
+        rows = np.searchsorted(self.positions, labeled)
+        inside = np.zeros(len(labeled), bool)
+        inside[rows < k] = self.positions[rows[rows < k]] == labeled[rows < k]
+        outside = labeled[~inside]
+        if not len(outside):
+            if self._whole is None:
+                self._whole = normalized(self.edges)
+            return self._whole, rows
+        rows[~inside] = k + np.arange(len(outside))
+        row, column, cosine = _nearest(self._places_of(outside), k, self.places, np.arange(k), self.neighbors)
+        added = np.maximum(cosine, 0.0) ** self.power
+        own = self.edges.tocoo()
+        n = k + len(outside)
+        joined = (np.concatenate([own.coords[0], row]), np.concatenate([own.coords[1], column]))
+        return normalized(sp.csr_array((np.concatenate([own.data, added]), joined), shape=(n, n))), rows
+
+    def _places_of(self, positions: Int64Array) -> Float32Array:
+        new = np.array(sorted({p for p in positions.tolist() if p not in self._visitors}), np.int64)
+        self._visitors.update(zip(new.tolist(), _places(self.pool, self.space, new), strict=True))
+        return np.stack([self._visitors[position] for position in positions.tolist()])
+
+
+def knn_graph(
+    pool: PoolReader,
+    *,
+    neighbors: int = 10,
+    power: float = 3.0,
+    limit: int = 20_000,
+    whitening: float = 0.25,
+    views: bool = True,
+) -> PoolGraph:
+    """The graph over `pool`, in the space of `psp_ray.neighbors.space` (`whitening`, `views` as there).
+
+    In pools larger than `limit` it spans `limit` samples drawn by noise on their names. O(k^2 d) for k samples, in
+    blocks of 4,096 x 4,096 similarities; ties go to the lower position. Memory: k (4 d + about 40 neighbors) bytes.
+    """
+    positions = subset(pool, np.arange(pool.n, dtype=np.int64), limit, "graph-targets")
+    space = ImageSpace.fit(pool, whitening=whitening, views=views)
+    features = _places(pool, space, positions)
+    return PoolGraph(pool, space, positions, features, _edges(features, neighbors, power), neighbors, power)
+
+
+def _places(pool: PoolReader, space: ImageSpace, positions: Int64Array) -> Float32Array:
+    """Places (k, d) of sorted `positions` (k,), block by block."""
+    size = int(getattr(pool, "block_size", BLOCK_SIZE))
+    places = [np.zeros((0, pool.dim), np.float32)]
+    for index in np.unique(positions // size).tolist():
+        lo, hi = np.searchsorted(positions, [index * size, (index + 1) * size])
+        # The whole block, then its rows: the bits of a product depend on how many rows it has, and which samples are
+        # asked for at once depends on where a run was resumed.
+        block = pool.block(index, views=space.views)
+        places.append(space.embed(block)[positions[lo:hi] - index * size])
+    return np.concatenate(places)
+
+
+def neighbor_graph(places: Float32Array, *, neighbors: int = 10, power: float = 3.0) -> Graph:
+    """The graph of unit vectors `places` (n, d)."""
+    return normalized(_edges(places, neighbors, power))
+
+
+def _edges(places: Float32Array, neighbors: int, power: float) -> sp.csr_array:
+    """Directed edge weights (n, n) from each of `places` (n, d) to its nearest others."""
+    n = len(places)
+    if n == 0:
+        return sp.csr_array((0, 0), dtype=np.float64)
+    found = [
+        _nearest(places[at : at + BLOCK_SIZE], at, places, np.arange(n, dtype=np.int64), neighbors)
+        for at in range(0, n, BLOCK_SIZE)
+    ]
+    row, column, cosine = (np.concatenate(part) for part in zip(*found, strict=True))
+    return sp.csr_array((np.maximum(cosine, 0.0) ** power, (row, column)), shape=(n, n))
+
+
+def _nearest(
+    query: Float32Array, start: int, features: Float32Array, targets: Int64Array, neighbors: int
+) -> tuple[Int64Array, Int64Array, Float64Array]:
+    """Neighbors of the samples `start ...` among `targets` with `features`: (row, column, cosine) of each edge."""
+    best = StreamingTopK(len(query), neighbors)
+    for at in range(0, len(targets), BLOCK_SIZE):
+        names = targets[at : at + BLOCK_SIZE]
+        cosines = query @ features[at : at + BLOCK_SIZE].T
+        lo, hi = np.searchsorted(names, [start, start + len(query)])
+        cosines[names[lo:hi] - start, np.arange(lo, hi)] = -np.inf  # nobody is its own neighbor
+        best.offer(cosines, names)
+    row, cosine, column = best.result()
+    return row + start, column, cosine
+
+
+def normalized(directed: sp.csr_array) -> Graph:
+    """The graph of a matrix of directed edge weights A (n, n) >= 0: `S = D^-1/2 (A + A') D^-1/2`."""
+    weights = (directed + directed.T).tocsr()
+    degree = np.asarray(weights.sum(axis=1)).ravel()
+    scale = np.zeros_like(degree)
+    np.divide(1.0, np.sqrt(degree), out=scale, where=degree > 0)
+    diagonal = sp.dia_array((scale[None, :], [0]), shape=weights.shape)
+    similarity = (diagonal @ weights @ diagonal).tocsr()
+    similarity.sum_duplicates()
+    similarity.sort_indices()
+    return Graph(similarity)
+
+
+def propagate(
+    graph: Graph, labeled: Int64Array, labels: Int32Array, *, alpha: float = 0.9, balance: str = "tempered"
+) -> Opinion:
+    """Opinion of the graph from `labels` (m,) at positions `labeled` (m,); ties to the lower class.
+
+    Plain propagation (`none`) lets classes with many or well connected labels flood the graph. `mass` gives all classes
+    the same mass (Zhu, Ghahramani and Lafferty, ICML 2003, with equal priors), which is too much where classes differ
+    in size; `tempered` (ours) gives a class with m_c labels mass proportional to sqrt(m_c + 1).
+    Solves one symmetric positive definite system per class that occurs, by conjugate gradients to a relative residual
+    of 1e-6, some classes at a time. Deterministic.
+    """
+    best = np.zeros(graph.n)
+    total = np.zeros(graph.n)
+    winner = np.full(graph.n, -1, np.int32)
+    for part, mass in _masses(graph, labeled, labels, alpha, balance):
+        total += mass.sum(axis=1)
+        top = mass.argmax(axis=1)
+        value = mass[np.arange(graph.n), top]
+        better = value > best
+        best[better] = value[better]
+        winner[better] = part[top[better]]
+    confidence = np.divide(best, total, out=np.zeros_like(best), where=total > 0)
+    return Opinion(winner, confidence.astype(np.float32))
+
+
+def class_masses(
+    graph: Graph,
+    labeled: Int64Array,
+    labels: Int32Array,
+    n_classes: int,
+    *,
+    alpha: float = 0.9,
+    balance: str = "tempered",
+) -> Float64Array:
+    """All masses (n, C) behind `propagate`'s opinion, for graphs small enough to hold them."""
+    result = np.zeros((graph.n, n_classes))
+    for part, mass in _masses(graph, labeled, labels, alpha, balance):
+        result[:, part] = mass
+    return result
+
+
+def _masses(
+    graph: Graph, labeled: Int64Array, labels: Int32Array, alpha: float, balance: str
+) -> Iterator[tuple[Int32Array, Float64Array]]:
+    """Some classes at a time: (classes (k,), their masses (n, k)), classes rising."""
+    classes = np.unique(labels)
+    width = max(1, _COLUMN_ENTRIES // max(graph.n, 1))
+    for at in range(0, len(classes), width):
+        part = classes[at : at + width]
+        seeds = np.zeros((graph.n, len(part)))
+        column = np.minimum(np.searchsorted(part, labels), len(part) - 1)
+        mine = part[column] == labels
+        seeds[labeled[mine], column[mine]] = 1.0
+        mass = np.maximum(_solve(graph.similarity, seeds, alpha), 0.0)
+        if balance != "none":
+            share = np.sqrt(seeds.sum(axis=0) + 1.0) if balance == "tempered" else np.ones(len(part))
+            mass *= share / mass.sum(axis=0)
+        yield part, mass
+
+
+def _solve(similarity: sp.csr_array, seeds: Float64Array, alpha: float) -> Float64Array:
+    """Columns x of `(I - alpha S) x = (1 - alpha) seed`: conjugate gradients on all columns side by side."""
+    rhs = (1.0 - alpha) * seeds
+    x = np.zeros_like(rhs)
+    residual = rhs.copy()
+    direction = residual.copy()
+    square = np.einsum("ij,ij->j", residual, residual)
+    goal = _TOLERANCE**2 * square
+    for _ in range(_MOST_STEPS):
+        active = square > goal
+        if not active.any():
+            return x
+        image = direction - alpha * (similarity @ direction)
+        curvature = np.einsum("ij,ij->j", direction, image)
+        step = np.divide(square, curvature, out=np.zeros_like(square), where=active & (curvature > 0))
+        x += step * direction
+        residual -= step * image
+        renewed = np.einsum("ij,ij->j", residual, residual)
+        ratio = np.divide(renewed, square, out=np.zeros_like(square), where=active)
+        direction = residual + ratio * direction
+        square = np.where(active, renewed, square)
+    raise ArithmeticError("label propagation did not converge; lower graph_alpha")

@@ -1,0 +1,111 @@
+"""The space in which images are near each other: for label propagation and for covering the pool.
+
+CLIP features serve text, not neighborhoods: they share a large common part, and a few directions drown the rest. An
+image's encodings (the plain one and its augmented views) are averaged, centered over the pool and partly whitened: the
+principal axis j with standard deviation sigma_j is divided by `sigma_j ** whitening` (0: rotation only, 1: all axes
+alike). Measured (ours) on val of three data sets, random labels, accuracy of label propagation: see docs/method.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from psp_ray.core import noise
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float32Array, Int64Array, PoolReader
+
+FIT_BLOCKS = 16
+"""Blocks that mean and covariance are taken from; in larger pools evenly spaced ones."""
+_EQUAL = 1e-3  # a spread this small is the rounding of half floats
+_FLOOR = 1e-3  # axes with less than this share of the largest deviation are not blown up further
+
+
+@dataclass(frozen=True)
+class ImageSpace:
+    """A map of encodings to unit vectors.
+
+    `mean` (d,) and `axes` (d, d) float32; `views`: whether views are averaged in.
+    """
+
+    mean: Float32Array
+    axes: Float32Array
+    views: bool
+
+    @classmethod
+    def fit(cls, pool: PoolReader, *, whitening: float = 0.25, views: bool = True) -> ImageSpace:
+        """Mean and principal axes of a pool's encodings; O(n d^2 + d^3), block by block in float64.
+
+        `views`: average the pool's cached views in, where it has any. A pool of equal images is left where it is.
+        Raises DatasetError where a feature is not finite.
+        """
+        views = views and pool.n_views > 0
+        count, total, square = 0, np.zeros(pool.dim), np.zeros((pool.dim, pool.dim))
+        for index in fit_blocks(pool.n_blocks):
+            rows = averaged(pool.block(index, views=views), views).astype(np.float64)
+            count += len(rows)
+            total += rows.sum(axis=0)
+            square += rows.T @ rows
+        mean = total / max(count, 1)
+        covariance = square / max(count, 1) - np.outer(mean, mean)
+        variance, axes = np.linalg.eigh(covariance)
+        deviation = np.sqrt(np.maximum(variance, 0.0))
+        if np.sqrt(np.sum(deviation**2)) < _EQUAL:
+            return cls(np.zeros(pool.dim, np.float32), np.eye(pool.dim, dtype=np.float32), views)
+        axes = axes * np.maximum(deviation / deviation.max(), _FLOOR) ** -whitening
+        return cls(mean.astype(np.float32), axes.astype(np.float32), views)
+
+    def embed(self, block: FeatureBlock, rows: Int64Array | None = None) -> Float32Array:
+        """Unit vectors (m, d) of a block, or of some `rows` (m,) of it, read with its views if `views` says so."""
+        return self.place(averaged(block, self.views, rows))
+
+    def place(self, encodings: Float32Array) -> Float32Array:
+        """Unit vectors (m, d) of (averaged) encodings (m, d); an encoding equal to the mean becomes 0."""
+        return _unit((encodings - self.mean) @ self.axes)
+
+
+def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None) -> Float32Array:
+    """Mean direction (m, d) of the plain encoding and the views of each sample, or of the `chosen` rows (m,)."""
+    some = np.arange(len(block.features)) if chosen is None else chosen
+    rows = finite(block.features[some].astype(np.float32), block.start + some)
+    if views and block.views is not None:
+        rows = rows + block.views[some].astype(np.float32).sum(axis=1)
+    return _unit(rows)
+
+
+def finite(features: Float32Array, positions: Int64Array) -> Float32Array:
+    """`features` (k, d) of the samples at `positions` (k,); raises DatasetError naming the first that is not finite."""
+    good = np.isfinite(features).all(axis=1)
+    if not good.all():
+        raise DatasetError(
+            f"the feature of pool sample {int(positions[~good][0])} is not a finite number; clear the feature cache "
+            "and featurize again"
+        )
+    return features
+
+
+def fit_blocks(n_blocks: int) -> list[int]:
+    """Indices of at most `FIT_BLOCKS` evenly spaced blocks."""
+    return np.unique(np.linspace(0, n_blocks - 1, min(n_blocks, FIT_BLOCKS)).astype(int)).tolist()
+
+
+def subset(pool: PoolReader, positions: Int64Array, limit: int, purpose: str, *, round: int = 0) -> Int64Array:
+    """`positions` (k,), or the `limit` of them that noise on their names puts first; sorted."""
+    if len(positions) <= limit:
+        return positions
+    size = int(getattr(pool, "block_size", BLOCK_SIZE))
+    words = np.empty(len(positions), np.uint64)
+    for index in np.unique(positions // size).tolist():
+        lo, hi = np.searchsorted(positions, [index * size, (index + 1) * size])
+        keys = pool.block(index).keys[positions[lo:hi] - index * size]
+        words[lo:hi] = noise.bits(0, purpose, keys, round=round)
+    order = np.lexsort((positions, words))
+    return np.sort(positions[order[:limit]])
+
+
+def _unit(rows: np.ndarray) -> Float32Array:
+    rows = np.asarray(rows, np.float32)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    result: Float32Array = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-12)
+    return result

@@ -1,0 +1,1 @@
+"""A run: its components, the round loop, checkpoints and output folder."""

@@ -1,0 +1,243 @@
+"""`check-data`: what is worth knowing about images and class names before a label is bought."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from psp_ray.config.config import Config
+from psp_ray.core.records import TextState
+from psp_ray.data.dataset import PARTS, Dataset
+from psp_ray.data.hashes import Hashes, hash_manifest
+from psp_ray.features.cache import FeatureCache
+from psp_ray.features.featurize import Plan, plan_featurize
+from psp_ray.features.images import ImageError, decode, read_file
+from psp_ray.report.progress import LOOKING, Reporter, counting, duration
+from psp_ray.run import build as components
+
+TINY = 16
+"""Shorter side in pixels below which an image is called tiny."""
+STRIP = 5.0
+"""Ratio of the sides above which an image is called odd: a square crop shows little of it."""
+CLOSE = 0.95
+"""Text cosine from which two class names are hard to tell apart, whatever the image."""
+PEEK = 2000
+"""Most images that are opened to look at their sizes, and most features for the guess of the class balance."""
+SHOWN = 5
+WORTH_A_SESSION = 20
+"""Fewest labels for which somebody sits down."""
+
+
+def check(config: Config) -> Iterator[str]:
+    """Lines of a report on the data set that `config` names. Encodes only what times one batch.
+
+    Raises:
+        UserError: as the checks of `run`, for what makes a run impossible.
+    """
+    from psp_ray.run.command import prepare, uses_cached_views
+
+    reporter = Reporter(config.labels.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
+    prepared = prepare(config.changed(oracle="file"))  # labels may be missing here
+    config, dataset = prepared.config, prepared.dataset
+    cache = FeatureCache.open(config.runtime.cache)
+    parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)
+    yield f"{dataset.name}: {dataset.manifest.num_rows:,} images ({parts}), {len(dataset.classes)} classes"
+    yield from _labels(dataset)
+    hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root, progress=counting(reporter, LOOKING))
+    reporter.stop()
+    yield from _duplicates(dataset, hashes)
+    yield from _sizes(dataset, hashes)
+    text = _text(config, dataset)
+    yield from _names(dataset, text)
+    views = components.view_settings(config) if uses_cached_views(config) else None
+    encoder = components.make_encoder(config)
+    plan = plan_featurize(dataset, prepared.spec, cache, views, encoder)
+    yield from _balance(config, prepared, text, cache)
+    yield from _cost(config, dataset, plan, cache)
+
+
+def _labels(dataset: Dataset) -> Iterator[str]:
+    known = dataset.known_labels("pool")
+    count = int((known >= 0).sum())
+    if not count:
+        yield "labels: none in the pool; use --oracle file to label by hand"
+    else:
+        yield f"labels: {count:,} of {len(known):,} pool images have one"
+        counts = np.bincount(known[known >= 0], minlength=len(dataset.classes))
+        order = np.argsort(counts, kind="stable")
+        shown = [f"{dataset.classes[i]} {counts[i]:,}" for i in order]
+        few = ", ".join(shown[:SHOWN])
+        yield (
+            f"  {', '.join(shown)}"
+            if len(shown) <= 2 * SHOWN
+            else f"  fewest: {few}; most: {', '.join(shown[-SHOWN:])}"
+        )
+    for part in ("val", "test"):
+        missing = np.setdiff1d(np.arange(len(dataset.classes)), dataset.known_labels(part))
+        if dataset.part(part).num_rows and len(missing):
+            yield f"warning: no {part} image of {_some([dataset.classes[i] for i in missing])}"
+    if not dataset.test.num_rows:
+        yield "test set: none; accuracies will be estimated from the draws (--test adds one)"
+
+
+def _duplicates(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
+    ids = dataset.manifest["sample_id"].to_pylist()
+    splits = dataset.manifest["split"].to_pylist()
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for row, digest in enumerate(hashes.values):
+        if row not in hashes.unreadable:
+            same[digest.tobytes()].append(row)
+    groups = [rows for rows in same.values() if len(rows) > 1]
+    if groups:
+        extra = sum(len(rows) - 1 for rows in groups)
+        yield f"warning: {extra:,} image{'s repeat' if extra > 1 else ' repeats'} the bytes of another: " + "; ".join(
+            " = ".join(ids[row] for row in rows[:3]) for rows in groups[:SHOWN]
+        )
+        leaks = [rows for rows in groups if len({splits[row] for row in rows}) > 1]
+        if leaks:
+            yield f"warning: {len(leaks):,} of them are both in the pool and in val or test, which flatters accuracy"
+        if dataset.ground_truth is not None:
+            labels = dict(
+                zip(
+                    dataset.ground_truth["sample_id"].to_pylist(),
+                    dataset.ground_truth["label"].to_pylist(),
+                    strict=True,
+                )
+            )
+            torn = [r for r in groups if len({labels[ids[row]] for row in r if ids[row] in labels}) > 1]
+            if torn:
+                yield f"warning: {len(torn):,} of them have different labels, such as {ids[torn[0][0]]}"
+    else:
+        yield "duplicates: none"
+
+
+def _sizes(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
+    """Opens images (all, or an even selection of a large set) to see whether and how they can be used."""
+    ids = dataset.manifest["sample_id"].to_pylist()
+    paths, images = dataset.manifest["path"], dataset.manifest["image"]
+    rows = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), PEEK)).astype(int))
+    bad = [(ids[row], reason) for row, reason in sorted(hashes.unreadable.items())]
+    tiny, odd, sides = [], [], []
+    for row in rows.tolist():
+        if row in hashes.unreadable:
+            continue
+        try:
+            data = images[row].as_py() if not paths[row].is_valid else read_file(paths[row].as_py())
+            width, height = decode(data).size
+        except ImageError as error:
+            bad.append((ids[row], str(error)))
+            continue
+        sides.append(min(width, height))
+        if min(width, height) < TINY:
+            tiny.append(f"{ids[row]} ({width} x {height})")
+        if max(width, height) > STRIP * min(width, height):
+            odd.append(f"{ids[row]} ({width} x {height})")
+    looked = f"{len(rows):,} images opened" + ("" if len(rows) == len(ids) else f" of {len(ids):,}")
+    if sides:
+        yield f"sizes: {looked}; shorter side {min(sides)} to {max(sides)} px, median {int(np.median(sides))}"
+    if bad:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in bad[:SHOWN])
+        yield f"warning: {len(bad):,} can't be read and would be left out: {shown}"
+    if tiny:
+        yield f"warning: {len(tiny):,} are smaller than {TINY} px: {_some(tiny)}"
+    if odd:
+        yield f"warning: {len(odd):,} are longer than {STRIP:g} times their width or height: {_some(odd)}"
+
+
+def _text(config: Config, dataset: Dataset) -> TextState:
+    from psp_ray.clip import load_backbone
+    from psp_ray.clip.zero_shot import zero_shot_text
+    from psp_ray.run.command import templates_of
+
+    backbone = load_backbone(components.backbone_spec(config), towers="text")
+    assert backbone.text is not None
+    return zero_shot_text(backbone.text, dataset.prompt_names, templates_of(config, dataset))
+
+
+def _names(dataset: Dataset, text: TextState) -> Iterator[str]:
+    cosines = np.triu(text.features @ text.features.T, 1)
+    pairs = np.argwhere(cosines >= CLOSE)
+    if not len(pairs):
+        at = np.unravel_index(int(cosines.argmax()), cosines.shape)
+        one, other = (dataset.classes[i] for i in at)
+        yield f"class names: all distinct to the model (closest: {one!r} and {other!r}, cosine {cosines[at]:.2f})"
+        return
+    order = np.argsort(-cosines[tuple(pairs.T)], kind="stable")
+    shown = [
+        f"{dataset.classes[a]!r} and {dataset.classes[b]!r} ({cosines[a, b]:.2f})" for a, b in pairs[order][:SHOWN]
+    ]
+    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+    yield f"warning: the model hardly tells these names apart: {', '.join(shown)}{more}; add descriptions to --classes"
+
+
+def _balance(config: Config, prepared: Any, text: TextState, cache: FeatureCache) -> Iterator[str]:
+    """Zero-shot guess of how common the classes are, from features that are in the cache already."""
+    from psp_ray.learn.evaluate import predict_proba
+
+    dataset = prepared.dataset
+    hashes = hash_manifest(dataset.pool, cache.folder, root=dataset.root).values
+    store = cache.features(prepared.spec)
+    rows = np.flatnonzero(store.contains(hashes))[:PEEK]
+    if not len(rows):
+        yield "class balance: unknown before the images are encoded (psp-ray featurize), then guessed here"
+        return
+    features = store.gather(*(part[rows] for part in store.locate(hashes)))
+    guess = Counter(predict_proba(text, features).argmax(axis=1).tolist())
+    shares = sorted(((guess.get(i, 0) / len(rows), name) for i, name in enumerate(dataset.classes)), reverse=True)
+    top = ", ".join(f"{name} {100 * share:.0f} %" for share, name in shares[: 2 * SHOWN])
+    empty = [name for share, name in shares if share == 0]
+    yield f"class balance, a zero-shot guess from {len(rows):,} images: {top}"
+    if empty:
+        yield f"  nothing looks like {_some(empty)}"
+
+
+def _cost(config: Config, dataset: Dataset, plan: Plan, cache: FeatureCache) -> Iterator[str]:
+    if plan.n_encodings:
+        time_text = "time unknown" if plan.seconds is None else f"about {duration(plan.seconds)} with one worker"
+        yield (
+            f"featurizing: {plan.n_encodings:,} encodings, {time_text}, {plan.bytes_needed / 2**20:.1f} MiB "
+            f"({plan.bytes_free / 2**30:.1f} GiB free in {cache.folder})"
+        )
+    else:
+        yield f"featurizing: nothing to do, all {plan.n_images:,} images are in {cache.folder}"
+    n, classes = dataset.pool.num_rows, len(dataset.classes)
+    per_round = n if config.labels.labels_per_round == "pool" else int(config.labels.labels_per_round or classes)
+    suggested = max(1, min(max(classes, WORTH_A_SESSION), n // max(config.labels.rounds, 1)))
+    labels = min(n, config.labels.rounds * per_round)
+    yield (
+        f"cost: {per_round:,} labels a round, {config.labels.rounds} rounds: {labels:,} labels; at 5 s a label "
+        f"{duration(5 * per_round)} of work a round"
+    )
+    if not dataset.test.num_rows:
+        yield _judged(config, labels)
+    yield (
+        f"suggested: --labels-per-round {suggested} (as many as classes, at least {WORTH_A_SESSION}: fewer "
+        "are not worth a session)"
+    )
+
+
+def _judged(config: Config, labels: int) -> str:
+    """What the draws will tell of the accuracy: those by chance alone, as if half the predictions were wrong."""
+    base, *wrappers = config.policy.strategy.split("+")
+    known = base == "random" or (base == "vssp" and config.policy.sampling != "topk")
+    if "audit" not in wrappers and (not known or "pcb" in wrappers):
+        return (
+            f"accuracy: unknown without --test, since {config.policy.strategy} doesn't say how probable its choices "
+            f"are; {config.policy.strategy}+audit does for a share of them"
+        )
+    draws = labels if base == "random" else config.policy.eps * labels
+    points = 100 * min(0.5, 1.96 * math.sqrt(0.25 / max(draws, 1.0)))
+    more = "" if base == "random" else f" (--audit-fraction {config.policy.eps:g})"
+    return (
+        f"accuracy: about {draws:.0f} of the {labels:,} labels are drawn by chance alone{more}, which tells it to "
+        f"about ±{points:.0f} points; --test tells it sharply"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,217 @@
+"""The files a run leaves behind, beside its checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from psp_ray.config.config import Config
+from psp_ray.core.files import plain, write_json, write_parquet, write_text
+from psp_ray.core.records import Float32Array, Int32Array
+from psp_ray.labels.answers import IGNORE, SKIP, answer_name
+from psp_ray.report.curve import plot_learning_curve
+from psp_ray.run.loop import PoolNames, RunState
+
+SUMMARY = "summary.json"
+SUMMARY_ROW = (
+    "round",
+    "labels_new",
+    "labels_total",
+    "skipped",
+    "ignored",
+    "pseudo_labels",
+    "pseudo_label_precision",
+    "test_accuracy",
+    "test_macro_accuracy",
+    "pool_accuracy_estimate",
+    "agreement",
+    "predictions_changed",
+    "expected_gain",
+    "reward",
+    "ms_indicator",
+    "seconds",
+    "wall_seconds",
+)
+_VERSIONS = ("torch", "open_clip_torch", "ray", "numpy", "pyarrow", "numba", "scikit-learn")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what a result depends on, and the state of the git checkout if there is one."""
+    found: dict[str, str | None] = {"psp_ray": version_of("psp-ray"), "python": platform.python_version()}
+    found.update({name.replace("-", "_"): version_of(name) for name in _VERSIONS})
+    found["git"] = _git_state()
+    return found
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--tags"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def write_rounds(out: Path, state: RunState) -> None:
+    """`rounds.csv`: one line a round, rewritten whole after each (so that a resumed run repeats no line)."""
+    rows = [_flat(row) for row in state.rows]
+    if not rows:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "rounds.csv", text.getvalue())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "pool_accuracy_estimate":
+            parts = dict.fromkeys(("value", "low", "high", "n_effective")) | (value or {})
+            flat.update({f"{key}_{part}": number for part, number in parts.items()})
+        elif key != "seconds":
+            flat[key] = value
+    flat.update({f"seconds_{stage}": round(value, 4) for stage, value in row["seconds"].items()})
+    return {key: "" if value is None else value for key, value in plain(flat).items()}
+
+
+def write_labels(out: Path, state: RunState, names: PoolNames) -> None:
+    """`labels.parquet`: every answer in the order asked, `skip` (-1) and `ignore` (-2) too; initial labels: round 0."""
+    table = pa.table(
+        {
+            "sample_id": pa.array([names.sample_ids[i] for i in state.asked], pa.string()),
+            "label": pa.array([answer_name(i, names.classes) for i in state.answers.tolist()], pa.string()),
+            "round": state.asked_in,
+            "log_prob": pa.array(state.log_prob, from_pandas=True),
+            "class_index": state.answers,
+        }
+    )
+    write_parquet(out / "labels.parquet", table)
+
+
+def write_policy(out: Path, state: RunState) -> None:
+    """`policy.parquet`: losses and diagnostics of every update step (empty for strategies that don't learn)."""
+    empty = pa.table({"round": pa.array([], pa.int32()), "step": pa.array([], pa.int32())})
+    table = pa.concat_tables(state.updates, promote_options="default") if state.updates else empty
+    write_parquet(out / "policy.parquet", table)
+
+
+def write_summary(
+    out: Path,
+    config: Config,
+    status: str,
+    state: RunState | None,
+    wall_seconds: float,
+    image_size: int | None,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`summary.json`; returns its content. `extra` are more keys, put before the rounds."""
+    rows = state.rows if state else []
+    summary = {
+        "status": status,
+        "dataset": config.data.dataset,
+        "model": config.model.model,
+        "checkpoint": config.model.checkpoint,
+        "image_size": image_size,
+        "strategy": config.policy.shown_strategy,
+        "acquisition": config.policy.strategy,
+        "self_training": config.selftrain.self_training,
+        "protocol": config.learn.protocol,
+        "seed": config.runtime.seed,
+        "evaluate_on": config.data.evaluate_on,
+        "runner": config.runtime.runner,
+        "versions": versions(),
+        "zero_shot_accuracy": state.zero_shot.accuracy if state else None,
+        "zero_shot_macro_accuracy": state.zero_shot.macro_accuracy if state else None,
+        "final_accuracy": state.last.accuracy if state and state.last else None,
+        "final_macro_accuracy": state.last.macro_accuracy if state and state.last else None,
+        "zero_shot_pool_accuracy_estimate": state.zero_shot_estimate if state else None,
+        "pool_accuracy_estimate": final_estimate(state) if state else None,
+        "oracle": config.labels.oracle,
+        "labels_used": state.labels_used if state else 0,
+        "labels_paid": state.labels_paid if state else 0,
+        "labels_initial": int((state.asked_in == 0).sum()) if state else 0,
+        "skipped": int((state.answers == SKIP).sum()) if state else 0,
+        "ignored": int((state.answers == IGNORE).sum()) if state else 0,
+        "stopped": state.stopped or None if state else None,
+        "wall_seconds": wall_seconds,
+        **(extra or {}),
+        "rounds": [{key: row[key] for key in SUMMARY_ROW} for row in rows],
+    }
+    write_json(out / SUMMARY, summary)
+    return plain(summary)
+
+
+def final_estimate(state: RunState) -> dict[str, Any] | None:
+    """The newest estimate of the pool's accuracy; `round` says whose prompts it judges (0: zero-shot)."""
+    for row in reversed(state.rows):
+        if row["pool_accuracy_estimate"] is not None:
+            return {**row["pool_accuracy_estimate"], "round": row["round"]}
+    return None if state.zero_shot_estimate is None else {**state.zero_shot_estimate, "round": 0}
+
+
+def write_pool_predictions(
+    out: Path,
+    state: RunState,
+    names: PoolNames,
+    paths: list[str | None],
+    predicted: Int32Array,
+    probability: Float32Array,
+) -> None:
+    """`pool_predictions.parquet`: a class for every pool image and where it comes from.
+
+    `predicted` and `probability` (n,) are the student's calibrated ones (of the pseudo-label, where there is one);
+    labels stand as they were given, with probability 1. An image that belongs to no class has none.
+    """
+    label, chance = predicted.copy(), probability.copy()
+    source = np.full(len(label), "predicted", dtype=object)
+    source[state.pseudo.positions] = "pseudo"
+    source[state.asked[state.answers == SKIP]] = "skipped"
+    nothing = state.asked[state.answers == IGNORE]
+    source[nothing], chance[nothing] = "ignored", np.nan
+    label[state.labeled], chance[state.labeled] = state.labels, 1.0
+    source[state.labeled] = "bought"
+    source[state.asked[(state.asked_in == 0) & state.has_class]] = "initial"
+    names_of = [None if source[row] == "ignored" else names.classes[i] for row, i in enumerate(label.tolist())]
+    table = pa.table(
+        {
+            "sample_id": names.sample_ids,
+            "path": pa.array(paths, pa.string()),
+            "class": pa.array(names_of, pa.string()),
+            "probability": pa.array(chance.astype(np.float32), from_pandas=True),
+            "source": pa.array(source.tolist(), pa.string()),
+        }
+    )
+    write_parquet(out / "pool_predictions.parquet", table)
+
+
+def write_curve(out: Path, config: Config, state: RunState) -> None:
+    """`learning_curve.png`."""
+    title = f"{Path(config.data.dataset).name} · {config.policy.shown_strategy} · seed {config.runtime.seed}"
+    plot_learning_curve(
+        out / "learning_curve.png",
+        state.rows,
+        state.zero_shot.accuracy,
+        title,
+        config.data.evaluate_on,
+        state.zero_shot_estimate,
+    )

@@ -1,0 +1,1 @@
+"""Copies of runs and caches in remote storage."""

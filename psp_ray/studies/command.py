@@ -1,0 +1,140 @@
+"""`psp-ray compare`: plan, check, encode once, run, and write what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from psp_ray.config.config import Config
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.files import alone, write_text
+from psp_ray.core.threads import limit_threads
+from psp_ray.report.progress import Reporter
+from psp_ray.run.resolve import resolve
+from psp_ray.studies.board import Board
+from psp_ray.studies.collect import CURVES, RESULTS, collect, write_csv
+from psp_ray.studies.execute import Outcome, encode_features, execute
+from psp_ray.studies.plan import STUDY_FILE, Cell, Plan, check_study_out, make_plan, set_aside
+from psp_ray.studies.settings import make_study, parse_pair, shown_command
+
+WHERE = ("runner", "ray_address", "threads", "timeout", "workers", "cache", "device", "model", "memory_mib")
+"""Settings of a run that also say how the comparison itself is executed."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything the command line says."""
+
+    study: dict[str, Any]
+    """Keys of `StudySettings`."""
+    run: dict[str, Any]
+    """Settings of all runs, and `out`, `resume`, `runner`."""
+    study_file: str | None = None
+    pairs: tuple[str, ...] = ()
+    """`--set key=value`."""
+    parallel: int | None = None
+    replace_changed: bool = False
+    report: str | None = None
+    dry_run: bool = False
+
+
+def compare(request: Request, console: Console | None = None) -> int:
+    """Do what is asked; returns the exit code: 0, or 1 where a run failed.
+
+    Raises:
+        UserError: before anything is run, for the first thing that is wrong.
+    """
+    console = console or Console(highlight=False, soft_wrap=True)
+    own = {key: value for key, value in request.run.items() if value is not None}
+    out, resume = own.pop("out", None), bool(own.pop("resume", False))
+    own.update(parse_pair(text) for text in request.pairs)
+    study = make_study(request.study, own, request.study_file)
+    if out is None and not request.dry_run:
+        raise ConfigError("--out is missing; name the folder for the runs, the tables and the pictures")
+    plan = make_plan(study, Path(out or "runs/comparison"))
+    given = {**{key: value for key, value in request.study.items() if value is not None}, **own}
+    command = shown_command(study, request.study_file, given)
+    if request.dry_run:
+        _say_plan(plan, console)
+        return 0
+    return carry_out(plan, command, request, resume, console)
+
+
+Extra = Callable[[pd.DataFrame], list[str]]
+"""Paragraphs for the tables' document, from the results."""
+
+
+def carry_out(
+    plan: Plan, command: str, request: Request, resume: bool, console: Console, extra: Extra | None = None
+) -> int:
+    """Run a plan into its folder and write tables and pictures; returns the exit code."""
+    changed = check_study_out(plan, resume, request.replace_changed)
+    where = resolve({key: value for key, value in plan.study.run.items() if key in WHERE})
+    limit_threads(where.runtime.threads)
+    if request.report is not None:
+        from psp_ray.studies.report import check_report
+
+        check_report(Path(request.report))
+    with alone(plan.out):
+        set_aside(plan, changed)
+        write_text(plan.out / STUDY_FILE, plan.study.to_yaml())
+        try:
+            failed = _run(plan, where, request.parallel, console)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted":
+                write_csv(plan.out, *collect(plan))
+                console.print(f"interrupted; go on with the same command and --resume; so far: {plan.out / RESULTS}")
+            raise
+        _write(plan, command, request.report, console, extra)
+    return 1 if failed else 0
+
+
+def _run(plan: Plan, where: Config, parallel: int | None, console: Console) -> int:
+    reporter = Reporter(where.labels.rounds, console)
+    cells = plan.to_do()
+    finished = len(plan.cells) - len(cells)
+    already = f", {finished} of them finished earlier" if finished else ""
+    console.print(f"psp-ray: {len(plan.cells)} runs{already} -> {plan.out}", markup=False)
+    if not cells:
+        return 0
+    encode_features(plan.features, where.runtime.runner, reporter)
+    with Board(console, cells, finished) as board:
+
+        def watch(cell: Cell, outcome: Outcome | None) -> None:
+            board.watch(cell, outcome)
+            if outcome is not None:
+                write_csv(plan.out, *collect(plan))
+
+        execute(plan, cells, where, parallel, watch)
+        return board.failed
+
+
+def _write(plan: Plan, command: str, report: str | None, console: Console, extra: Extra | None) -> None:
+    from psp_ray.studies.report import write_documents
+
+    results, curves = collect(plan)
+    write_csv(plan.out, results, curves)
+    paragraphs = extra(results) if extra else []
+    paths = write_documents(plan, results, curves, command, Path(report) if report else None, paragraphs)
+    console.print(f"results: {plan.out / RESULTS}, {plan.out / CURVES}", markup=False)
+    console.print(f"tables and pictures: {', '.join(map(str, paths))}", markup=False)
+    bad = results[results.status != "finished"]
+    for row in bad.itertuples():
+        said = f"{row.status}: {row.dataset} {row.strategy}:{row.self_training} seed {row.seed}: {row.error}"
+        console.print(said, style="red", markup=False)
+
+
+def _say_plan(plan: Plan, console: Console) -> None:
+    for cell in plan.cells:
+        labels = (
+            f"{cell.config.labels.rounds} x {cell.config.labels.labels_per_round} labels"
+            if cell.labels_per_class
+            else "reference"
+        )
+        console.print(f"{cell.id}: {labels}, evaluated on {cell.config.data.evaluate_on}", markup=False)
+    console.print(f"{len(plan.cells)} runs; nothing was started", markup=False)

@@ -1,0 +1,175 @@
+"""Doing the runs of a comparison: one after the other in this process, or side by side as Ray tasks."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from psp_ray.config.config import Config
+from psp_ray.core.errors import UserError
+from psp_ray.core.files import alone, write_text
+from psp_ray.core.records import TextState
+from psp_ray.core.threads import limit_threads
+from psp_ray.features.encoder import ChunkResult, ChunkTask
+from psp_ray.report.progress import Reporter
+from psp_ray.run import build as components
+from psp_ray.run.checkpoint import latest_round
+from psp_ray.run.command import Prepared, check_budget, featurize_prepared, open_out, open_runtime, run
+from psp_ray.run.loop import RunState
+from psp_ray.run.output import write_summary
+from psp_ray.run.runtime import Runtime
+from psp_ray.studies.plan import Cell, Plan
+from psp_ray.studies.settings import ZERO_SHOT
+
+ERRORS = "errors"
+LINGER = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `error` is empty, or one line; `details` a traceback where the fault is the program's."""
+
+    error: str = ""
+    details: str = ""
+
+
+class Quiet(Reporter):
+    """Says nothing, and tells somebody else when a round is done."""
+
+    def __init__(self, rounds: int, on_round: Callable[[], None] | None = None):
+        super().__init__(rounds, Console(quiet=True))
+        self._on_round = on_round
+
+    def round(self, row: dict[str, Any], warning: str = "") -> None:
+        super().round(row, warning)
+        if self._on_round is not None:
+            self._on_round()
+
+
+def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcome:
+    """Run or resume the configuration `settings` (JSON); every failure is an `Outcome`, interrupts pass through."""
+    import open_clip  # noqa: F401  (with torch: seconds that belong to no strategy)
+
+    config = Config(**json.loads(settings))
+    assert config.output.out is not None
+    try:
+        if config.policy.strategy == ZERO_SHOT:
+            with alone(Path(config.output.out), LINGER):
+                _look_without_learning(config)
+        else:
+            run(config, Quiet(config.labels.rounds, on_round), LINGER)
+    except UserError as error:
+        return Outcome(" ".join(str(error).split()))
+    except Exception as error:
+        return Outcome(first_line(error), traceback.format_exc())
+    return Outcome()
+
+
+def _look_without_learning(config: Config) -> None:
+    """The summary of a run of no rounds."""
+    from psp_ray.run.references import zero_shot
+
+    assert config.output.out is not None
+    started, out = time.perf_counter(), Path(config.output.out)
+    limit_threads(config.runtime.threads)
+    open_out(config, out)
+    evaluation = zero_shot(config)
+    none = np.zeros(0, np.int64)
+    text = TextState(np.zeros((0, 0), np.float32), 1.0)
+    labels = none.astype(np.int32)
+    state = RunState(text, evaluation, none, labels, none.astype(np.float64), labels, text.features, text.features)
+    write_summary(out, config, "finished", state, time.perf_counter() - started, config.model.image_size)
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def rounds_done(cell: Cell) -> int:
+    """Rounds of a run that are safe on disk."""
+    return latest_round(cell.folder / "checkpoints")
+
+
+# -- features --------------------------------------------------------------------------------------------------------
+
+
+class _WhenNeeded:
+    """A runtime that starts Ray, or loads the image tower, only when there is an image to encode."""
+
+    def __init__(self, config: Config, reporter: Reporter):
+        self._config, self._reporter = config, reporter
+
+    def map_chunks(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkResult]:
+        with open_runtime(self._config, self._reporter) as runtime:
+            yield from runtime.map_chunks(tasks)
+
+    def crew(self, *_: Any) -> Any:
+        raise NotImplementedError("featurizing needs no crew")
+
+
+def encode_features(features: list[Prepared], runner: str, reporter: Reporter) -> None:
+    """Fill the cache with all features that the runs share.
+
+    Raises:
+        UserError: also where broken images leave a pool too small for the rounds.
+    """
+    for prepared in features:
+        config = prepared.config.changed(runner=runner)
+        runtime: Runtime = _WhenNeeded(config, reporter)
+        data = featurize_prepared(Prepared(config, prepared.dataset, prepared.spec), runtime, reporter)
+        if data.broken:
+            reporter.warn(
+                f"{config.data.dataset}: {len(data.broken)} images can't be read and are left out of all runs"
+            )
+            check_budget(config, data.dataset)
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+Watcher = Callable[[Cell, Outcome | None], None]
+"""Told of every run that ended, and (with None) that something may have moved."""
+
+
+def execute(plan: Plan, cells: list[Cell], config: Config, parallel: int | None, watch: Watcher) -> None:
+    """Do all `cells`; `config` says where (`runner`, `ray_address`, `threads`). A failure of one stops none."""
+    errors = plan.out / ERRORS
+    for cell in cells:
+        (errors / f"{cell.id}.txt").unlink(missing_ok=True)
+
+    def ended(cell: Cell, outcome: Outcome) -> None:
+        if outcome.error:
+            errors.mkdir(exist_ok=True)
+            write_text(errors / f"{cell.id}.txt", "\n".join([outcome.error, outcome.details]).strip() + "\n")
+        watch(cell, outcome)
+
+    if config.runtime.runner == "inline":
+        for cell in cells:
+            ended(cell, run_one(components.settings_json(cell.config), partial(watch, cell, None)))
+        return
+    from psp_ray.actors.tasks import Tasks
+
+    with Tasks(config, parallel) as tasks:
+        by_id = {cell.id: cell for cell in cells}
+        payloads = {cell.id: components.settings_json(cell.config) for cell in cells}
+        for name, outcome in tasks.run("psp_ray.studies.execute:run_one", payloads):
+            if name is None:
+                watch(cells[0], None)
+            else:
+                ended(by_id[name], outcome if isinstance(outcome, Outcome) else Outcome(first_line(outcome)))
+
+
+def error_of(plan: Plan, cell: Cell) -> str:
+    """The one-line error a run ended with; empty where it did not fail."""
+    path = plan.out / ERRORS / f"{cell.id}.txt"
+    return path.read_text(encoding="utf-8").splitlines()[0] if path.exists() else ""

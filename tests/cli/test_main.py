@@ -1,0 +1,149 @@
+"""The command line: every mistake is one line and exit code 2, and nothing is written, encoded or bought."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from PIL import Image
+
+from psp_ray.cli.main import arguments_with_command, main
+from psp_ray.config.config import fields
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Run the command line in an empty folder; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSP_RAY_CACHE", str(tmp_path / "cache"))
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+def refused(answer, *said):
+    code, _, err = answer
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for words in said:
+        assert words in err
+
+
+def make_folder(path, classes=("a", "b"), count=6, broken=False):
+    for name in classes:
+        (path / name).mkdir(parents=True)
+        for number in range(count):
+            file = path / name / f"{number}.png"
+            if broken:
+                file.write_bytes(b"nothing")
+            else:
+                Image.new("RGB", (40, 40), (number * 20, 0, 0)).save(file)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rounds", "0"], "--rounds"),
+        (["--labels-per-round", "0"], "--labels-per-round"),
+        (["--rounds", "many"], "--rounds"),
+        (["--rounds", "500"], "the pool has 89"),
+        (["--labels-per-round", "1000"], "--labels-per-round 1000"),
+        (["--strategy", "vsp"], "did you mean 'vssp'"),
+        (["--self-training", "usd"], "--self-training"),
+        (["--model", "psp-light"], "psp-lite"),
+        (["--model", "ViT-B-32"], "--checkpoint"),
+        (["--model", "ViT-B-32", "--checkpoint", "absent.safetensors"], "absent.safetensors"),
+        (["--dataset", "digitz"], "digits"),
+        (["--dataset", "./absent"], "absent"),
+        (["--dataset", "caltech101", "--data-root", "absent"], "absent"),
+        (["--kapa", "3"], "--kappa"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--image-size", "8"], "--image-size"),
+        (["--evaluate-on", "train"], "--evaluate-on"),
+        (["--template", "a photo"], "--template"),
+        (["--device", "cuda:7"], "--device"),
+        (["--description-file", "absent.json"], "absent.json"),
+        (["--label-cap", "5"], "--label-cap"),
+        (["runn"], "runn"),
+        (["predict", "--run", "absent", "x.png"], "absent"),
+        (["predict", "x.png"], "--run"),
+    ],
+)
+def test_mistakes_cost_nothing(call, tmp_path, words, said):
+    refused(call(*words), said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folders_that_can_not_be_used(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(call("--dataset", str(tmp_path / "empty")), "empty")
+    refused(call("--dataset", make_folder(tmp_path / "one", classes=("a",))), "one class")
+    refused(call("--dataset", make_folder(tmp_path / "bad", broken=True)), "no readable image")
+
+
+def test_outputs_that_can_not_be_used(call, tmp_path):
+    (tmp_path / "file").write_text("x")
+    refused(call("--out", "file"), "--out file")
+    refused(call("--out", "file/below"), "--out file/below")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.txt").write_text("x")
+    refused(call("--out", "used"), "not empty")
+    refused(call("--out", "used", "--resume"), "something else")
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["thesis.txt"]
+    if os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        refused(call("--out", "locked/run"), "not a writable folder")
+
+
+def test_dry_run_prints_the_resolved_configuration(call, tmp_path):
+    code, out, err = call("--dry-run", "--strategy", "psp-paper", "--seed", "4")
+    assert (code, err) == (0, "")
+    settings = yaml.safe_load(out)
+    assert set(settings) == set(fields())
+    assert (settings["labels_per_round"], settings["image_size"], settings["kappa"]) == (10, 96, 1.0)
+    assert settings["seed"] == 4
+    assert not (tmp_path / "runs").exists()
+    refused(call("--dry-run", "--rounds", "100"), "lower one of them")
+    (tmp_path / "again.yaml").write_text(out)
+    assert call("run", "--dry-run", "--config", "again.yaml")[1] == out
+
+
+def test_run_is_the_default_command():
+    assert arguments_with_command([]) == ["run"]
+    assert arguments_with_command(["--seed", "1"]) == ["run", "--seed", "1"]
+    assert arguments_with_command(["predict", "x"]) == ["predict", "x"]
+    assert arguments_with_command(["--help"]) == ["--help"]
+
+
+def test_help_names_every_setting(call):
+    code, out, _ = call("run", "--help")
+    assert code == 0
+    for key in set(fields()) - {"preset"}:
+        assert f"--{key.replace('_', '-')}" in out
+    assert "predict" in call("--help")[1]
+
+
+def test_doctor(call):
+    code, out, _ = call("doctor", "--no-ray")
+    assert code == 0, out
+    assert "bundled model    ok" in out
+    assert "feature cache    ok" in out
+
+
+def test_starting_up_is_light():
+    """The command line, the configuration and the records import neither torch nor ray nor open_clip."""
+    code = (
+        "import sys, psp_ray.cli.main; from psp_ray.run.resolve import resolve; resolve({}); "
+        "sys.exit(bool({'torch', 'ray', 'open_clip', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,62 @@
+"""The commands that the README and the guides show are commands of this version: they parse, and settings fit."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from psp_ray.cli.main import arguments_with_command, cli
+from psp_ray.run.resolve import resolve
+
+ROOT = Path(__file__).parents[2]
+CLASSES = "grass land\nfarm field\nindustrial area\nriver or lake\nforest\nresidential area\nparking lot\n"
+WITH_SETTINGS = ("run", "check-data", "featurize")
+
+
+def shown_commands():
+    """Lines that begin with psp-ray in code blocks, continued lines joined."""
+    for name in ("README.md", "docs/own-data.md", "docs/cluster.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.removeprefix("$ ").startswith("psp-ray ") and "…" not in line:
+                    yield pytest.param(line.removeprefix("$ "), id=f"{name}: {' '.join(line.split())[:60]}")
+
+
+def leaves(group, path=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_a_shown_command_is_one(line, monkeypatch, tmp_path):
+    (tmp_path / "classes.txt").write_text(CLASSES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSP_RAY_LEDGER", "ledger.sqlite")  # as docs/cluster.md does before its commands
+    called = {}
+    for path, command in leaves(cli):
+        monkeypatch.setattr(command, "callback", lambda path=path, **given: called.update({path: given}))
+    words = shlex.split(line, comments=True)[1:]
+    cli.main(args=arguments_with_command(words), prog_name="psp-ray", standalone_mode=False)
+    (path, given), *_ = called.items()
+    if path[0] in WITH_SETTINGS:
+        own = {key: given.pop(key) for key in ("config_file", "dry_run") if key in given}
+        assert resolve(given, own["config_file"])
+
+
+def test_a_wrong_command_is_found(monkeypatch, tmp_path):
+    """The test above can fail."""
+    with pytest.raises(click.ClickException, match="No such option"):
+        test_a_shown_command_is_one("psp-ray run --no-such-option 1", monkeypatch, tmp_path)
+
+
+def test_the_tutorial_is_linked():
+    assert "(docs/own-data.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(list(shown_commands())) >= 15

@@ -1,0 +1,175 @@
+"""Storage on a folder, on S3 (moto's server) and through fsspec: files, mirrors of runs, one-line errors."""
+
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+
+from psp_ray.core.errors import OutputError
+from psp_ray.core.noise import sample_keys
+from psp_ray.features.cache import FeatureStore
+from psp_ray.features.pool import CachedPool
+from psp_ray.run.build import PoolSource
+from psp_ray.run.checkpoint import Checkpoint, load_latest, save_checkpoint
+from psp_ray.run.command import check_out
+from psp_ray.run.resolve import resolve
+from psp_ray.storage.mirror import RunMirror, Storage
+
+
+@pytest.fixture(params=["folder", "s3", "memory"])
+def storage(request, tmp_path, monkeypatch):
+    if request.param == "s3":
+        for name, value in request.getfixturevalue("s3_server").items():
+            monkeypatch.setenv(name, value)
+        return Storage(f"s3://psp/{tmp_path.name}")
+    return Storage(str(tmp_path / "storage") if request.param == "folder" else f"memory://{tmp_path.name}")
+
+
+def test_files(storage, tmp_path):
+    assert storage.list("a") == {}
+    storage.write("a/b/one", b"123")
+    storage.write("a/b/one", b"1234")
+    storage.write("a/two", b"")
+    assert storage.read("a/b/one") == b"1234"
+    assert storage.list("a") == {"b/one": 4, "two": 0}
+    big = tmp_path / "big"
+    big.write_bytes(bytes(range(256)) * 40_000)
+    storage.push(big, "a/big")
+    storage.pull("a/big", tmp_path / "deep" / "copy")
+    assert (tmp_path / "deep" / "copy").read_bytes() == big.read_bytes()
+    storage.delete("a/two")
+    assert set(storage.list("a")) == {"b/one", "big"}
+    with pytest.raises(OutputError, match="can't be read"):
+        storage.read("a/nothing")
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "copy"], "no temporary file stays"
+
+
+def test_immutable_folders_are_copied_once(storage, tmp_path):
+    here = tmp_path / "cache"
+    for name in ("x/1", "x/2"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(name)
+    assert storage.push_new(here, "cache") == 2
+    (here / "x/3").write_text("3")
+    assert storage.push_new(here, "cache") == 1
+    assert storage.pull_new("cache", tmp_path / "other") == 3
+    assert storage.pull_new("cache", tmp_path / "other") == 0
+    assert (tmp_path / "other/x/3").read_text() == "3"
+
+
+def a_run(out, rounds):
+    out.mkdir(exist_ok=True)
+    (out / "run.json").write_text("{}")
+    for round in rounds:
+        save_checkpoint(out / "checkpoints", Checkpoint(round, {"round": round}))
+        (out / "rounds.csv").write_text(f"{round}")
+
+
+def test_a_run_is_mirrored_and_restored_on_another_machine(storage, tmp_path):
+    out = tmp_path / "here" / "mine"
+    out.parent.mkdir()
+    mirror = RunMirror(storage, out)
+    assert not mirror.restore(resume=False)
+    a_run(out, [1])
+    ledger = sqlite3.connect(out / "ledger.sqlite")
+    ledger.execute("PRAGMA journal_mode=WAL")
+    ledger.execute("CREATE TABLE t (x)")
+    ledger.execute("INSERT INTO t VALUES (7)")
+    ledger.commit()  # in the -wal file, and the database is open
+    mirror.save()
+    a_run(out, [2, 3])
+    mirror.save()
+    (out / "checkpoints" / "round_004").mkdir()
+    (out / "checkpoints" / "round_004" / "state.json").write_text("half")
+    mirror.save()
+    ledger.close()
+
+    there = tmp_path / "there" / "mine"
+    with pytest.raises(OutputError, match="add --resume"):
+        RunMirror(storage, there).restore(resume=False)
+    assert RunMirror(storage, there).restore(resume=True)
+    assert load_latest(there / "checkpoints").state == {"round": 3}
+    assert sorted(path.name for path in (there / "checkpoints").iterdir()) == ["round_002", "round_003"]
+    assert (there / "rounds.csv").read_text() == "3"
+    with sqlite3.connect(there / "ledger.sqlite") as copy:
+        assert copy.execute("SELECT x FROM t").fetchall() == [(7,)]
+    assert not RunMirror(storage, there).restore(resume=True), "what is here is newer"
+
+
+def test_nodes_without_a_shared_folder_fetch_features(storage, tmp_path):
+    """What one machine encoded is read on another one, which has nothing but the storage, to the same bits."""
+    rng = np.random.default_rng(0)
+    here = tmp_path / "cache"
+    hashes = rng.integers(0, 256, (9, 16), dtype=np.uint8)
+    features = FeatureStore(str(here / "model" / "features"), "features", 4)
+    views = FeatureStore(str(here / "model" / "views-1"), "views", 8)
+    values, seen = (rng.normal(size=(9, width)).astype(np.float16) for width in (4, 8))
+    for rows in (np.arange(5), np.arange(5, 9)):
+        features.write(hashes[rows], values[rows])
+        views.write(hashes[rows], seen[rows])
+    pool = CachedPool(features, hashes, sample_keys([str(i) for i in range(9)]), views)
+    source = PoolSource.of(pool, str(here), storage.uri)
+    assert {name.split("/")[0] for name in storage.list("cache")} == {"model", "pools"}
+    shutil.rmtree(here)
+    for _ in range(2):
+        block = source.open().block(0, views=True)
+        assert block.features.tobytes() == values.tobytes()
+        assert block.views.tobytes() == seen.tobytes()
+        assert block.keys.tobytes() == pool.keys.tobytes()
+    alone = PoolSource(**{**vars(source), "storage": None, "manifest": str(here / "typo")})
+    with pytest.raises(OutputError, match="every node must see the --cache folder, or give --storage"):
+        alone.open()
+
+
+def test_a_restore_that_is_killed_starts_anew(tmp_path, monkeypatch):
+    """Killed before its k-th file, for every k: the output folder is empty or whole, and --resume takes it."""
+    place = Storage(str(tmp_path / "store"))
+    (tmp_path / "here").mkdir()
+    a_run(tmp_path / "here" / "mine", [1, 2])
+    RunMirror(place, tmp_path / "here" / "mine").save()
+    files = len(place.list("runs/mine"))
+    whole = Storage.pull
+    config = resolve({"dataset": "digits", "resume": True})
+    for killed_at in range(files):
+        out = tmp_path / f"there{killed_at}" / "mine"
+        pulled = []
+
+        def pull(self, name, local, pulled=pulled, killed_at=killed_at):
+            if len(pulled) == killed_at:
+                raise KeyboardInterrupt
+            pulled.append(name)
+            whole(self, name, local)
+
+        monkeypatch.setattr(Storage, "pull", pull)
+        with pytest.raises(KeyboardInterrupt):
+            RunMirror(place, out).restore(resume=True)
+        monkeypatch.setattr(Storage, "pull", whole)
+        check_out(config, out)
+        assert RunMirror(place, out).restore(resume=True)
+        assert load_latest(out / "checkpoints").state == {"round": 2}
+        assert [path.name for path in out.parent.iterdir()] == ["mine"], "nothing is left aside"
+    taken = tmp_path / "taken" / "mine"
+    taken.mkdir(parents=True)
+    (taken / ".lock").write_text("")
+    assert RunMirror(place, taken).restore(resume=True)
+    shutil.rmtree(taken)
+    taken.mkdir()
+    (taken / ".hidden").write_text("")
+    with pytest.raises(OutputError, match="can't be restored there"):
+        RunMirror(place, taken).restore(resume=True)
+
+
+def test_what_cannot_work_is_one_line(s3_server, monkeypatch, tmp_path):
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OutputError, match=r"--storage s3://nowhere/x: can't be written"):
+        Storage("s3://nowhere/x").write("a", b"1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(OutputError, match=r"--storage s3://psp/x: can't be"):
+        Storage("s3://psp/x").list("a")
+    with pytest.raises(OutputError, match=r"--storage typo://x: can't be used"):
+        Storage("typo://x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can't be written"):
+        Storage(str(tmp_path / "file")).write("a/b", b"1")
