@@ -27,8 +27,8 @@ def test_options_win_over_file_over_preset(tmp_path):
         7,
         0,
     )
-    assert resolve({"kappa": "3", "pseudo_cap": "9"}, file).kappa == 3.0
-    assert resolve({"strategy": "random"}, file).kappa == 2.0
+    assert resolve({"kappa": "3", "pseudo_cap": "9"}, file).policy.kappa == 3.0
+    assert resolve({"strategy": "random"}, file).policy.kappa == 2.0
 
 
 def test_psp_paper_is_the_note_taken_literally():
@@ -61,12 +61,12 @@ def test_psp_paper_is_the_note_taken_literally():
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_resolves(name):
-    assert resolve({"strategy": name}).preset == name
+    assert resolve({"strategy": name}).policy.preset == name
 
 
 def test_a_plain_strategy_has_no_self_training_unless_asked():
-    assert resolve({"strategy": "random"}).self_training == "none"
-    assert resolve({"strategy": "random", "self_training": "ust"}).self_training == "ust"
+    assert resolve({"strategy": "random"}).selftrain.self_training == "none"
+    assert resolve({"strategy": "random", "self_training": "ust"}).selftrain.self_training == "ust"
 
 
 def test_resolved_config_resolves_to_itself(tmp_path):

@@ -64,8 +64,8 @@ def test_more_than_the_pool_is_refused(options, change, message):
 
 
 def test_labels_per_round_is_a_number_or_pool():
-    assert resolve({"labels_per_round": "7"}).labels_per_round == 7
-    assert resolve({"labels_per_round": "pool"}).labels_per_round == "pool"
+    assert resolve({"labels_per_round": "7"}).labels.labels_per_round == 7
+    assert resolve({"labels_per_round": "pool"}).labels.labels_per_round == "pool"
     for bad in ("0", "all", "1.5"):
         with pytest.raises(ConfigError, match=r"^--labels-per-round .*: give a number of at least 1, or pool$"):
             resolve({"labels_per_round": bad})
