@@ -22,9 +22,9 @@ from psp_ray.clip.image import ImageTower
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.threads import limit_threads
 from psp_ray.data.adapters.digits import gray_png
+from psp_ray.data.images import ViewSettings, content_hash
 from psp_ray.features.encoder import TASK_SCHEMA, ChunkEncoder, ChunkTask
 from psp_ray.features.fuse import fuse_conv_bn
-from psp_ray.features.images import ViewSettings, content_hash
 
 
 def best_of(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -38,8 +38,8 @@ def unit_costs(options: dict[str, Any], threads: int, repeats: int) -> tuple[dic
     from psp_ray import components, run
     from psp_ray.clip import load_backbone
     from psp_ray.clip.tokens import learned_prompts
+    from psp_ray.data.images import content_hash, read_file
     from psp_ray.features.encoder import TASK_SCHEMA, ChunkTask
-    from psp_ray.features.images import content_hash, read_file
     from psp_ray.run.resolve import resolve
 
     prepared = run.prepare(resolve(options))

@@ -1,8 +1,9 @@
-"""Words for people: the one place that guesses what a mistyped name meant."""
+"""Words: what a mistyped name meant, and when two names are the same."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -16,3 +17,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'X'?` for the end of an error message; empty where nothing is near."""
     match = nearest(word, choices)
     return f"; did you mean '{match}'?" if match else ""
+
+
+def normalize_name(name: str) -> str:
+    """Lower case, with every run of spaces, underscores and hyphens as one space."""
+    return re.sub(r"[\s_\-]+", " ", name).strip().lower()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
-from psp_ray.learn.descriptions import normalize_name
+from psp_ray.core.words import normalize_name
 
 
 @dataclass(frozen=True)

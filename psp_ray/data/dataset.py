@@ -224,7 +224,7 @@ def load_dataset(
 
 def _require_readable(dataset: Dataset) -> None:
     """At least one pool image opens. Costs one look where all is well."""
-    from psp_ray.features.images import ImageError, check_header
+    from psp_ray.data.images import ImageError, check_header
 
     pool = dataset.pool
     reason = ""

@@ -19,12 +19,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import DatasetError
 from psp_ray.data.classes import ClassList
 from psp_ray.data.dataset import Dataset, make_dataset
+from psp_ray.data.images import is_url, read_file
 from psp_ray.data.parts import stratified_parts
-from psp_ray.features.images import is_url, read_file
-from psp_ray.labels.answers import AnswerReader, UnknownLabel
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "url")
 IMAGE_COLUMNS = ("image", "img", "picture", "bytes")

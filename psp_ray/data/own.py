@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from psp_ray.core import noise
+from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Int32Array, Int64Array
+from psp_ray.core.words import normalize_name
 from psp_ray.data.classes import ClassList
 from psp_ray.data.dataset import MANIFEST_SCHEMA, Dataset, make_dataset
 from psp_ray.data.manifest import (
@@ -26,8 +28,6 @@ from psp_ray.data.manifest import (
     read_manifest,
     require_local_files,
 )
-from psp_ray.labels.answers import AnswerReader, UnknownLabel
-from psp_ray.learn.descriptions import normalize_name
 
 TEST_PREFIX = "test/"
 

@@ -18,7 +18,7 @@ from psp_ray.clip.spec import BackboneSpec
 from psp_ray.core.errors import DatasetError, ModelError
 from psp_ray.core.files import write_tensors
 from psp_ray.core.records import Float32Array, TextState
-from psp_ray.features.images import ImageError, center_view, decode, image_extensions
+from psp_ray.data.images import ImageError, center_view, decode, image_extensions
 
 PROMPTS = "prompts.safetensors"
 FORMAT = "psp-ray-prompts-1"

@@ -110,7 +110,7 @@ def export_folders(
 
 
 def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> None:
-    from psp_ray.features.images import is_url, read_file
+    from psp_ray.data.images import is_url, read_file
 
     if path is None or is_url(path):
         found = data if path is None else read_file(path)
@@ -129,7 +129,7 @@ def _safe(name: str) -> str:
 
 def _file_name(row: dict[str, Any]) -> str:
     """An image's file name; one that was no file before gets a suffix."""
-    from psp_ray.features.images import is_url
+    from psp_ray.data.images import is_url
 
     name = _safe(row["sample_id"])
     was_file = row["path"] is not None and not is_url(row["path"])

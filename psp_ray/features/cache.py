@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Float16Array, Int64Array
-from psp_ray.features.images import HASH_BYTES, ViewSettings
+from psp_ray.data.images import HASH_BYTES, ViewSettings
 
 HashArray = NDArray[np.uint8]
 """Content hashes, (n, 16) uint8."""

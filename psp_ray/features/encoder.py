@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.records import Float16Array, Float64Array
-from psp_ray.features.cache import HashArray
-from psp_ray.features.images import (
+from psp_ray.data.images import (
     HASH_BYTES,
     ImageError,
     UInt8Array,
@@ -31,6 +30,7 @@ from psp_ray.features.images import (
     read_file,
     view_noise,
 )
+from psp_ray.features.cache import HashArray
 
 SMALL_IMAGE = 128 * 128
 """Pixels up to which a batch of 32 still fits a CPU's caches; above it is 16. Measured: `benchmarks/featurize.py`."""

@@ -18,10 +18,10 @@ from psp_ray.core.errors import DatasetError, ModelError, OutputError
 from psp_ray.core.files import write_text
 from psp_ray.core.noise import sample_keys
 from psp_ray.data.dataset import PARTS, Dataset
-from psp_ray.data.hashes import Hashes, hash_manifest
+from psp_ray.data.images import HASH_BYTES, ViewSettings
 from psp_ray.features.cache import EncoderSpec, FeatureCache, HashArray
 from psp_ray.features.encoder import NOT_FINITE, TASK_SCHEMA, ChunkEncoder, ChunkResult, ChunkTask
-from psp_ray.features.images import HASH_BYTES, ViewSettings
+from psp_ray.features.hashes import Hashes, hash_manifest
 from psp_ray.features.pool import CachedPool, SplitFeatures
 
 CHUNK_SIZE = 128

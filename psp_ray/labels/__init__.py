@@ -1,5 +1,6 @@
 """Labels: the ledger that remembers who bought what, the annotators, and the oracle over both. No ray, no torch."""
 
+from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels, UnknownLabel, answer_name, parse_answer
 from psp_ray.labels.annotators import (
     Annotator,
     GroundTruthAnnotator,
@@ -8,7 +9,6 @@ from psp_ray.labels.annotators import (
     make_annotator,
     register_annotator,
 )
-from psp_ray.labels.answers import IGNORE, SKIP, AwaitingLabels, UnknownLabel, answer_name, parse_answer
 from psp_ray.labels.ledger import Correction, Ledger, Use
 from psp_ray.labels.schema import label_space_of, resolve_ledger_url
 from psp_ray.labels.service import LabelRequest, LabelResponse, Oracle, OracleSettings

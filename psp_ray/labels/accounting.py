@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from psp_ray.core.answers import answer_name
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_bytes, write_parquet
 from psp_ray.labels import limits
 from psp_ray.labels.annotators.base import Item
 from psp_ray.labels.annotators.simulated import CrowdAnnotator, CrowdSettings, Vote
-from psp_ray.labels.answers import answer_name
 from psp_ray.labels.corrections import correct_labels, correction_history
 from psp_ray.labels.imports import import_labels
 from psp_ray.labels.ledger import Ledger

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from psp_ray.features.images import ImageError, decode, read_file
+from psp_ray.data.images import ImageError, decode, read_file
 
 CELL = 160
 """Pixels of a thumbnail's side; the number stands below it."""

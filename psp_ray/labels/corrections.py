@@ -10,9 +10,9 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from psp_ray.core.answers import AnswerReader, UnknownLabel, answer_name
 from psp_ray.core.errors import OracleError
 from psp_ray.labels import purchase
-from psp_ray.labels.answers import AnswerReader, UnknownLabel, answer_name
 from psp_ray.labels.imports import class_list, with_texts
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.purchase import Order

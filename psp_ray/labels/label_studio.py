@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from psp_ray.core.answers import WORDS, AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError, OutputError
 from psp_ray.core.files import read_json, write_json, write_text
 from psp_ray.labels.annotators.file import QUERY, query_files
-from psp_ray.labels.answers import WORDS, AnswerReader, UnknownLabel
 
 TASKS = "label_studio_tasks.json"
 INTERFACE = "label_studio_interface.xml"

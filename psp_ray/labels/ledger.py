@@ -27,9 +27,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from psp_ray.core.answers import SKIP
 from psp_ray.core.errors import OracleError
 from psp_ray.labels import purchase
-from psp_ray.labels.answers import SKIP
 from psp_ray.labels.limits import is_own
 from psp_ray.labels.purchase import Order, Progress, count_paid, count_used
 from psp_ray.labels.schema import (

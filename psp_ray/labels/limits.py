@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from psp_ray.core.answers import SKIP
 from psp_ray.core.errors import BudgetError
-from psp_ray.labels.answers import SKIP
 from psp_ray.labels.schema import labels, limits, requests
 
 if TYPE_CHECKING:

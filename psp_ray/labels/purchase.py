@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from psp_ray.core.answers import SKIP
 from psp_ray.core.errors import BudgetError, OracleError
 from psp_ray.labels import limits
 from psp_ray.labels.annotators.base import Item
-from psp_ray.labels.answers import SKIP
 from psp_ray.labels.schema import corrections, experiments, label_spaces, labels, requests, uses
 
 _CHUNK = 500  # names per statement, far below the databases' limits on parameters

@@ -2,7 +2,7 @@
 
 One row of `labels` is one purchase; one row of `uses` is what one experiment was told about one sample. Once set, a
 label changes by a correction only, and `corrections` keeps what it was before. A label is a class index, or one of the
-codes of `psp_ray.labels.answers`. A later version adds tables beside these by a step in `MIGRATIONS`.
+codes of `psp_ray.core.answers`. A later version adds tables beside these by a step in `MIGRATIONS`.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ import numpy as np
 from pydantic import Field
 
 from psp_ray.config.base import Settings
+from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels
 from psp_ray.core.errors import OracleError
 from psp_ray.core.records import Int32Array
 from psp_ray.labels.annotators.base import Annotator, Item
-from psp_ray.labels.answers import IGNORE, SKIP, AwaitingLabels
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.purchase import Order
 from psp_ray.labels.schema import label_space_of

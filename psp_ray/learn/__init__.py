@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from psp_ray.config.learn import LearnSettings
-from psp_ray.learn.descriptions import load_descriptions, match_descriptions
+from psp_ray.data.descriptions import load_descriptions, match_descriptions
 from psp_ray.learn.evaluate import evaluate, predict_proba
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from psp_ray.clip.text import TextTower
 from psp_ray.clip.tokens import learned_prompts
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.errors import ConfigError
-from psp_ray.learn.descriptions import match_descriptions
+from psp_ray.data.descriptions import match_descriptions
 
 _INIT_STD = 0.02
 

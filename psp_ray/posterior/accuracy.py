@@ -15,8 +15,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_ray.core.answers import IGNORE
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array
-from psp_ray.labels.answers import IGNORE
 from psp_ray.posterior.estimate import Estimate, estimate_mean, inclusion_probabilities
 
 FEWEST_DRAWS = 5.0

@@ -353,7 +353,7 @@ def backbone_spec(config: Config) -> Any:
 
 
 def view_settings(config: Config) -> Any:
-    from psp_ray.features.images import ViewSettings
+    from psp_ray.data.images import ViewSettings
 
     return ViewSettings(
         count=config.model.view_count,

@@ -13,10 +13,10 @@ from rich.console import Console
 from psp_ray.config.config import Config
 from psp_ray.core.records import TextState
 from psp_ray.data.dataset import PARTS, Dataset
-from psp_ray.data.hashes import Hashes, hash_manifest
+from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.featurize import Plan, plan_featurize
-from psp_ray.features.images import ImageError, decode, read_file
+from psp_ray.features.hashes import Hashes, hash_manifest
 from psp_ray.report.progress import LOOKING, Reporter, counting, duration
 from psp_ray.run import build as components
 

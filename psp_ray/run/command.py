@@ -16,6 +16,7 @@ import numpy as np
 from psp_ray.config.base import option_name
 from psp_ray.config.config import Config
 from psp_ray.config.policy import AUDIT_FRACTION, AUDIT_FRACTION_UNTESTED
+from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.files import LOCK, alone, read_json, write_json, write_text
 from psp_ray.core.threads import limit_threads
@@ -24,7 +25,6 @@ from psp_ray.data.own import initial_labels, limited, readable
 from psp_ray.features.cache import EncoderSpec, FeatureCache
 from psp_ray.features.featurize import FeaturizedDataset, Progress, featurize, plan_featurize, write_broken
 from psp_ray.features.quota import make_room
-from psp_ray.labels.answers import AwaitingLabels
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import LOOKING, Reporter, counting, duration, interval, percent, rounds_table
 from psp_ray.run import build as components
@@ -151,7 +151,7 @@ def descriptions_of(config: Config, dataset: Dataset) -> dict[str, list[str]]:
     """
     if config.learn.descriptions == "none" or not (config.data.description_file or dataset.descriptions):
         return {}
-    from psp_ray.learn.descriptions import load_descriptions, match_descriptions
+    from psp_ray.data.descriptions import load_descriptions, match_descriptions
 
     if config.data.description_file:
         phrases = match_descriptions(load_descriptions(config.data.description_file), dataset.prompt_names)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from psp_ray.acquisition.base import validate_proposal
 from psp_ray.config.config import Config
+from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import (
     Evaluation,
@@ -38,7 +39,6 @@ from psp_ray.core.records import (
     StateDict,
     TextState,
 )
-from psp_ray.labels.answers import IGNORE, SKIP
 from psp_ray.labels.service import LabelRequest, LabelResponse
 from psp_ray.posterior.accuracy import Answers, folds, pooled_estimate, recent_estimate, round_estimates
 from psp_ray.posterior.estimate import Estimate

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from psp_ray.config.config import Config
+from psp_ray.core.answers import IGNORE, SKIP, answer_name
 from psp_ray.core.files import plain, write_json, write_parquet, write_text
 from psp_ray.core.records import Float32Array, Int32Array
-from psp_ray.labels.answers import IGNORE, SKIP, answer_name
 from psp_ray.report.curve import plot_learning_curve
 from psp_ray.run.loop import PoolNames, RunState
 

@@ -154,7 +154,7 @@ def _description_file(name: str, dataset: Dataset, folder: Path | None) -> tuple
     """(file, what is wrong) of a data set's descriptions; (None, "") where none were asked for."""
     if folder is None:
         return None, ""
-    from psp_ray.learn.descriptions import load_descriptions, match_descriptions
+    from psp_ray.data.descriptions import load_descriptions, match_descriptions
 
     places = [folder / f"descriptors_{name}.json", folder / f"{name}.json"]
     file = next((path for path in places if path.is_file()), None)

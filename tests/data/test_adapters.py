@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits as sklearn_digits
 from psp_ray.core.errors import DatasetError
 from psp_ray.data import dataset_names, load_dataset, register_dataset, registry
 from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, make_dataset
+from psp_ray.data.images import decode
 from psp_ray.data.parts import stratified_parts
-from psp_ray.features.images import decode
 from tests.data.made import SHARED, class_folders, coop_tree, save
 
 COOP = {

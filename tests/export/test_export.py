@@ -75,7 +75,7 @@ def test_onnx_gives_what_predict_gives(finished, pictures, tmp_path):
     pytest.importorskip("onnxscript")
     import onnxruntime
 
-    from psp_ray.features.images import center_view, decode
+    from psp_ray.data.images import center_view, decode
 
     file = export_onnx(finished, tmp_path / "onnx")
     classifier = Classifier.load(finished, device="cpu")

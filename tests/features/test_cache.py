@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.errors import OutputError
-from psp_ray.data.hashes import hash_manifest
+from psp_ray.data.images import ViewSettings, content_hash
 from psp_ray.features import cache
 from psp_ray.features.cache import (
     EncoderSpec,
@@ -27,7 +27,7 @@ from psp_ray.features.cache import (
     half_lists,
     half_matrix,
 )
-from psp_ray.features.images import ViewSettings, content_hash
+from psp_ray.features.hashes import hash_manifest
 from tests.data.made import class_folders
 
 SPEC = EncoderSpec("abc", Preprocessing(size=(16, 16)), 5)
@@ -277,7 +277,7 @@ def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
     assert [row.tobytes() for row in first.values] == expected
     assert not first.unreadable
     read: list[str] = []
-    from psp_ray.data import hashes as module
+    from psp_ray.features import hashes as module
 
     real = module.read_file
     monkeypatch.setattr(module, "read_file", lambda path: read.append(path) or real(path))

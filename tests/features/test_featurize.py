@@ -18,13 +18,7 @@ from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.errors import DatasetError, ModelError, OutputError
 from psp_ray.core.noise import sample_keys
 from psp_ray.data import load_dataset
-from psp_ray.features import encoder as encoder_module
-from psp_ray.features import featurize as featurize_module
-from psp_ray.features.cache import EncoderSpec, FeatureCache
-from psp_ray.features.encoder import ChunkEncoder, encode_images
-from psp_ray.features.featurize import featurize, plan_featurize, write_broken
-from psp_ray.features.fresh import FreshViews
-from psp_ray.features.images import (
+from psp_ray.data.images import (
     ImageError,
     ViewSettings,
     augmented_views,
@@ -33,6 +27,12 @@ from psp_ray.features.images import (
     decode,
     view_noise,
 )
+from psp_ray.features import encoder as encoder_module
+from psp_ray.features import featurize as featurize_module
+from psp_ray.features.cache import EncoderSpec, FeatureCache
+from psp_ray.features.encoder import ChunkEncoder, encode_images
+from psp_ray.features.featurize import featurize, plan_featurize, write_broken
+from psp_ray.features.fresh import FreshViews
 from tests.data.made import DIM, PREP, ToyTower, class_folders, encoded, picture, save, toy_encoder
 
 SPEC = EncoderSpec("toy", PREP, DIM)

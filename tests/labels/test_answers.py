@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from psp_ray.core.errors import BudgetError, OracleError
+from psp_ray.core.words import normalize_name
 from psp_ray.labels import (
     IGNORE,
     SKIP,
@@ -18,7 +19,6 @@ from psp_ray.labels import (
     answers,
     parse_answer,
 )
-from psp_ray.learn.descriptions import normalize_name
 from tests.labels.clients import request, truth
 from tests.labels.conftest import CLASSES
 

@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.words import normalize_name
 from psp_ray.data.classes import ClassList
 from psp_ray.data.dataset import Dataset, make_dataset
+from psp_ray.data.images import image_extensions
 from psp_ray.data.manifest import descriptions, load_parquet_folder, parquet_files
 from psp_ray.data.own import load_pool_folder, sorted_by_class
 from psp_ray.data.parts import stratified_parts
 from psp_ray.data.registry import Request
-from psp_ray.features.images import image_extensions
-from psp_ray.learn.descriptions import normalize_name
 
 PART_FOLDERS = {"train": "pool", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -26,10 +26,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError, OutputError
 from psp_ray.core.files import read_json, write_bytes, write_json, write_text
 from psp_ray.labels.annotators.base import Item, register_annotator
-from psp_ray.labels.answers import AnswerReader, UnknownLabel
 
 QUERY = "query.csv"
 CORRECTIONS = "corrections.csv"
@@ -178,7 +178,7 @@ class FileAnnotator:
 
     def _show(self, folder: Path, number: str, item: Item) -> tuple[Path, str]:
         """Link the image (or write its bytes) as `NUMBER_name`; returns the new path and the original one."""
-        from psp_ray.features.images import is_url, read_file
+        from psp_ray.data.images import is_url, read_file
 
         if self._rows is None:
             self._rows = {name: row for row, name in enumerate(self._manifest["sample_id"].to_pylist())}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from psp_ray.clip.preprocess import Preprocessing
-from psp_ray.features.images import (
+from psp_ray.data.images import (
     ImageError,
     ViewSettings,
     augmented_views,

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from psp_ray.core.errors import OracleError
-from psp_ray.learn.descriptions import normalize_name
+from psp_ray.core.words import normalize_name
 
 SKIP = -1
 """Can't tell. The sample leaves the pool, is never learned from, counts against no budget and costs nothing."""

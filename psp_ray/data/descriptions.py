@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.words import normalize_name
 
 
 def load_descriptions(path: str | Path) -> dict[str, list[str]]:
@@ -46,11 +46,6 @@ def match_descriptions(
             f"each, or use descriptions none"
         )
     return tuple(known[normalize_name(name)] for name in class_names)
-
-
-def normalize_name(name: str) -> str:
-    """Lower case, with every run of spaces, underscores and hyphens as one space."""
-    return re.sub(r"[\s_\-]+", " ", name).strip().lower()
 
 
 def _are_phrases(value: object) -> bool:
