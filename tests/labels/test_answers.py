@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 
+from psp_ray.core.answers import AnswerReader
 from psp_ray.core.errors import BudgetError, OracleError
 from psp_ray.core.words import normalize_name
 from psp_ray.labels import (
@@ -16,7 +17,6 @@ from psp_ray.labels import (
     OracleSettings,
     UnknownLabel,
     answer_name,
-    answers,
     parse_answer,
 )
 from tests.labels.clients import request, truth
@@ -167,6 +167,6 @@ def test_reading_takes_no_longer_with_many_classes(monkeypatch):
     texts = [name.replace(" ", "_") for name in names] + names
     calls = []
     monkeypatch.setattr(answers, "normalize_name", lambda name: calls.append(name) or normalize_name(name))
-    read = answers.AnswerReader(names)
+    read = AnswerReader(names)
     assert [read(text) for text in texts] == [*range(300), *range(300)]
     assert len(calls) == 600
