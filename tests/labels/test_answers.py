@@ -166,7 +166,7 @@ def test_reading_takes_no_longer_with_many_classes(monkeypatch):
     names = [f"golden retriever {i}" for i in range(300)]
     texts = [name.replace(" ", "_") for name in names] + names
     calls = []
-    monkeypatch.setattr(answers, "normalize_name", lambda name: calls.append(name) or normalize_name(name))
+    monkeypatch.setattr("psp_ray.core.answers.normalize_name", lambda name: calls.append(name) or normalize_name(name))
     read = AnswerReader(names)
     assert [read(text) for text in texts] == [*range(300), *range(300)]
     assert len(calls) == 600
