@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -11,12 +10,9 @@ from numpy.typing import NDArray
 
 from psp_ray.acquisition.base import validate_state
 from psp_ray.core import noise
-from psp_ray.core.errors import DatasetError
+from psp_ray.core.pool import class_embeddings, read_blocks
 from psp_ray.core.records import (
-    BLOCK_SIZE,
     Feedback,
-    Float32Array,
-    Float64Array,
     Int64Array,
     Observation,
     PoolReader,
@@ -24,7 +20,6 @@ from psp_ray.core.records import (
     Proposal,
     StateDict,
     TextState,
-    UInt64Array,
 )
 
 DECIMALS = 5
@@ -83,73 +78,6 @@ def same_state(a: PoolState, b: PoolState) -> bool:
         np.array_equal(x, y)
         for x, y in ((a.unlabeled, b.unlabeled), (a.labeled, b.labeled), (a.text.features, b.text.features))
     )
-
-
-def block_size_of(pool: PoolReader) -> int:
-    """Samples per block; pools other than `BLOCK_SIZE` ones (small tests) say so in `block_size`."""
-    return int(getattr(pool, "block_size", BLOCK_SIZE))
-
-
-@dataclass(frozen=True)
-class Block:
-    """The wanted samples of one block: `positions` (m,), noise `keys` (m,), `features` (m, d) float32."""
-
-    positions: Int64Array
-    keys: UInt64Array
-    features: Float32Array
-
-
-def read_blocks(pool: PoolReader, positions: Int64Array) -> Iterator[Block]:
-    """The blocks of the sorted `positions`, in order. Raises DatasetError where a feature is not a finite number."""
-    size = block_size_of(pool)
-    for index in np.unique(positions // size).tolist():
-        low, high = np.searchsorted(positions, [index * size, (index + 1) * size])
-        part = positions[low:high]
-        block = pool.block(index)
-        features = np.asarray(block.features[part - block.start], np.float32)
-        _check(features, part)
-        yield Block(part, block.keys[part - block.start], features)
-
-
-def read_rows(pool: PoolReader, positions: Int64Array) -> Float32Array:
-    """Features (k, d) float32 at any positions, in their order. Raises DatasetError where one is not finite."""
-    positions = np.asarray(positions, np.int64)
-    features = np.empty((len(positions), pool.dim), np.float32)
-    for at in range(0, len(positions), BLOCK_SIZE):
-        part = positions[at : at + BLOCK_SIZE]
-        features[at : at + BLOCK_SIZE] = pool.rows(part)
-        _check(features[at : at + BLOCK_SIZE], part)
-    return features
-
-
-def _check(features: Float32Array, positions: Int64Array) -> None:
-    if not np.isfinite(features).all():
-        bad = int(positions[np.flatnonzero(~np.isfinite(features).all(axis=1))[0]])
-        raise DatasetError(
-            f"the feature of pool sample {bad} is not a finite number; clear the feature cache and featurize again"
-        )
-
-
-def class_embeddings(text: TextState, pool: PoolReader) -> Float32Array:
-    """Class embeddings (C, d) float32. Raises DatasetError where they are not finite or of another width."""
-    features = np.asarray(text.features, np.float32)
-    if not np.isfinite(features).all():
-        raise DatasetError("the prompt's class embeddings are not finite: learning diverged; lower --learning-rate")
-    if features.shape[1] != pool.dim:
-        raise DatasetError(
-            f"class embeddings of width {features.shape[1]} and image features of width {pool.dim} come from different "
-            "models; featurize with the model of the run"
-        )
-    return features
-
-
-def probabilities(features: Float32Array, embeddings: Float32Array, logit_scale: float) -> Float64Array:
-    """softmax(logit_scale * cos) (m, C) float64."""
-    logits = (features @ embeddings.T).astype(np.float64) * logit_scale
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
 
 
 def predictions(pool: PoolReader, positions: Int64Array, text: TextState) -> Int64Array:

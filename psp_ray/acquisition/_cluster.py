@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import read_blocks
 from psp_ray.core import noise
+from psp_ray.core.pool import read_blocks
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader, UInt64Array
 
 SAMPLE = 20_000

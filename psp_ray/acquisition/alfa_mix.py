@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import (
-    Baseline,
-    class_embeddings,
-    generator,
-    probabilities,
-    read_blocks,
-    read_rows,
-    unknown_odds,
-)
+from psp_ray.acquisition._baseline import Baseline, generator, unknown_odds
 from psp_ray.acquisition._cluster import cluster
 from psp_ray.acquisition.base import register, validate_state
 from psp_ray.acquisition.random import Random
 from psp_ray.config.acquisition import AlfaMixSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
+from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState, Proposal
 
 
@@ -95,7 +89,7 @@ def class_means(features: Float32Array, labels: Int64Array) -> Float32Array:
 
 def caps(features: Float32Array, embeddings: Float32Array, logit_scale: float, anchors: Float32Array) -> Float64Array:
     """The smallest cap at which each sample's prediction flips, (m,); inf where it never does."""
-    p = probabilities(features, embeddings, logit_scale)
+    p = class_probabilities(features, embeddings, logit_scale)
     cosines = (features @ embeddings.T).astype(np.float64)
     rows = np.arange(len(p))
     predicted = cosines.argmax(axis=1)

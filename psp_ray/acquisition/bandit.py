@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import class_embeddings, generator, read_rows, unknown_odds
+from psp_ray.acquisition._baseline import generator, unknown_odds
 from psp_ray.acquisition._cluster import cluster
 from psp_ray.acquisition.base import register, validate_state
 from psp_ray.config.acquisition import BanditSettings
 from psp_ray.core import noise
 from psp_ray.core.errors import UserError
+from psp_ray.core.pool import class_embeddings, read_rows
 from psp_ray.core.records import (
     Feedback,
     Float64Array,

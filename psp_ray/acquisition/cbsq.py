@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, probabilities, read_blocks, read_rows
+from psp_ray.acquisition._baseline import Baseline
 from psp_ray.acquisition._cluster import Coverage, cluster
 from psp_ray.acquisition.base import register
 from psp_ray.config.acquisition import CBSQSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
+from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState
 
 
@@ -39,7 +41,7 @@ class CBSQ(Baseline):
         scale = state.text.logit_scale
 
         def guided(features: Float32Array) -> Float32Array:
-            p = probabilities(features, embeddings, scale).astype(np.float32)
+            p = class_probabilities(features, embeddings, scale).astype(np.float32)
             return (features + p @ embeddings) * np.float32(0.5)
 
         everyone = np.union1d(state.unlabeled, state.labeled)
@@ -69,14 +71,14 @@ class CBSQ(Baseline):
     def _excess(self, state: PoolState, embeddings: Float32Array) -> Float64Array:
         """Confidence minus the threshold of the predicted class, for each unlabeled sample; -1 without threshold."""
         threshold = thresholds(
-            probabilities(read_rows(self.pool, state.labeled), embeddings, state.text.logit_scale)
+            class_probabilities(read_rows(self.pool, state.labeled), embeddings, state.text.logit_scale)
             if len(state.labeled)
             else np.zeros((0, len(embeddings))),
             np.asarray(state.labels, np.int64),
         )
         parts = []
         for block in read_blocks(self.pool, state.unlabeled):
-            p = probabilities(block.features, embeddings, state.text.logit_scale)
+            p = class_probabilities(block.features, embeddings, state.text.logit_scale)
             predicted = p.argmax(axis=1)
             over = p[np.arange(len(p)), predicted] - threshold[predicted]
             parts.append(np.where(np.isinf(threshold[predicted]), -1.0, over))

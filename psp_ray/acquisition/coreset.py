@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator
+from psp_ray.acquisition._baseline import Baseline, generator
 from psp_ray.acquisition._distances import Points, gradient_factors, k_center
 from psp_ray.acquisition.base import register
 from psp_ray.config.acquisition import CoresetSettings
+from psp_ray.core.pool import class_embeddings
 from psp_ray.core.records import Int64Array, PoolReader, PoolState
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import DECIMALS, Baseline, class_embeddings, probabilities, read_blocks
+from psp_ray.acquisition._baseline import DECIMALS, Baseline
 from psp_ray.acquisition.base import register
+from psp_ray.core.pool import class_embeddings, read_blocks
+from psp_ray.core.probability import class_probabilities, entropies
 from psp_ray.core.records import Int64Array, PoolState
-from psp_ray.policy.sampling import TopK
+from psp_ray.core.topk import StreamingTopK
 
 
 @register("entropy")
@@ -23,9 +25,8 @@ class Entropy(Baseline):
 
     def choose(self, state: PoolState) -> Int64Array:
         embeddings = class_embeddings(state.text, self.pool)
-        top = TopK(state.n_query)
+        top = StreamingTopK(1, state.n_query)
         for block in read_blocks(self.pool, state.unlabeled):
-            p = probabilities(block.features, embeddings, state.text.logit_scale)
-            entropy = -np.sum(p * np.log(np.maximum(p, np.finfo(np.float64).tiny)), axis=1)
-            top.add(block.positions, np.zeros(len(p)), np.round(entropy, DECIMALS), block.keys)
-        return top.positions
+            p = class_probabilities(block.features, embeddings, state.text.logit_scale)
+            top.offer(np.round(entropies(p), DECIMALS)[None, :], block.positions, block.keys)
+        return top.result()[2]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import DECIMALS, Baseline, class_embeddings, probabilities, read_blocks
+from psp_ray.acquisition._baseline import DECIMALS, Baseline
 from psp_ray.acquisition.base import register
+from psp_ray.core.pool import class_embeddings, read_blocks
+from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Int64Array, PoolState
-from psp_ray.policy.sampling import TopK
+from psp_ray.core.topk import StreamingTopK
 
 
 @register("margin")
@@ -23,12 +25,12 @@ class Margin(Baseline):
 
     def choose(self, state: PoolState) -> Int64Array:
         embeddings = class_embeddings(state.text, self.pool)
-        top = TopK(state.n_query)
+        top = StreamingTopK(1, state.n_query)
         for block in read_blocks(self.pool, state.unlabeled):
-            p = probabilities(block.features, embeddings, state.text.logit_scale)
+            p = class_probabilities(block.features, embeddings, state.text.logit_scale)
             margin = np.ones(len(p))
             if p.shape[1] > 1:
                 two = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
                 margin = two[:, 1] - two[:, 0]
-            top.add(block.positions, np.zeros(len(p)), -np.round(margin, DECIMALS), block.keys)
-        return top.positions
+            top.offer(-np.round(margin, DECIMALS)[None, :], block.positions, block.keys)
+        return top.result()[2]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import predictions, read_blocks, same_state, unknown_odds
+from psp_ray.acquisition._baseline import predictions, same_state, unknown_odds
 from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
 from psp_ray.acquisition.random import Random
 from psp_ray.config.acquisition import PCBSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import read_blocks
 from psp_ray.core.records import Feedback, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
 from psp_ray.policy import indicator
 

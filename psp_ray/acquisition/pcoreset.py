@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator, probabilities
+from psp_ray.acquisition._baseline import Baseline, generator
 from psp_ray.acquisition._distances import Points, k_center
 from psp_ray.acquisition.base import register
+from psp_ray.core.pool import class_embeddings
+from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Int64Array, PoolState
 
 
@@ -30,6 +32,6 @@ class PCoreset(Baseline):
         points = Points(
             self.pool,
             state.unlabeled,
-            lambda features: (probabilities(features, embeddings, state.text.logit_scale).astype(np.float32),),
+            lambda features: (class_probabilities(features, embeddings, state.text.logit_scale).astype(np.float32),),
         )
         return state.unlabeled[k_center(points, state.n_query, state.labeled, generator(state, "pcoreset"))]

@@ -9,8 +9,8 @@ import numpy as np
 from psp_ray.acquisition.base import register, validate_state
 from psp_ray.config.base import Settings
 from psp_ray.core import noise
+from psp_ray.core.pool import block_spans
 from psp_ray.core.records import (
-    BLOCK_SIZE,
     Feedback,
     Float64Array,
     Int64Array,
@@ -43,12 +43,11 @@ class Random:
         return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob))
 
     def _blocks(self, state: PoolState) -> Iterator[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]:
-        size = int(getattr(self.pool, "block_size", BLOCK_SIZE))
         log_a = -np.log(len(state.unlabeled))
-        for index in np.unique(state.unlabeled // size).tolist():
-            low, high = np.searchsorted(state.unlabeled, [index * size, (index + 1) * size])
-            positions = state.unlabeled[low:high]
-            keys = self.pool.block(index).keys[positions - index * size]
+        for index, span in block_spans(state.unlabeled, self.pool.block_size):
+            positions = state.unlabeled[span]
+            block = self.pool.block(index)
+            keys = block.keys[positions - block.start]
             gumbel = noise.gumbel(state.seed, "random", keys, round=state.round)
             yield positions, np.full(len(positions), log_a), gumbel, keys
 

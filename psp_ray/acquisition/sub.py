@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import read_blocks, same_state
+from psp_ray.acquisition._baseline import same_state
 from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
 from psp_ray.config.acquisition import SubsampleSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import read_blocks
 from psp_ray.core.records import (
     Feedback,
     Float64Array,

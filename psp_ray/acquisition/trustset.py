@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import class_embeddings, probabilities, read_blocks, read_rows
 from psp_ray.acquisition.base import register, validate_state
 from psp_ray.config.acquisition import TrustSetSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
+from psp_ray.core.probability import class_probabilities, entropies
 from psp_ray.core.records import (
     Feedback,
     Float32Array,
@@ -79,7 +80,7 @@ class TrustSet:
         state, positions = feedback.state, np.asarray(feedback.proposal.positions, np.int64)
         phi, _ = context(self.pool, state)
         labels = np.asarray(feedback.labels, np.int64)
-        p = probabilities(
+        p = class_probabilities(
             read_rows(self.pool, positions), class_embeddings(state.text, self.pool), state.text.logit_scale
         )
         p[np.arange(len(p)), labels] -= 1.0
@@ -181,7 +182,7 @@ def _raw(
     labeled: Float32Array,
 ) -> Iterator[Float64Array]:
     for block in read_blocks(pool, state.unlabeled):
-        p = probabilities(block.features, embeddings, state.text.logit_scale)
+        p = class_probabilities(block.features, embeddings, state.text.logit_scale)
         cosines = block.features @ embeddings.T
         top = np.sort(p, axis=1)[:, -2:]
         near = (block.features @ labeled.T).max(axis=1) if len(labeled) else np.zeros(len(p))
@@ -189,7 +190,7 @@ def _raw(
             [
                 top[:, -1],
                 top[:, -1] - top[:, 0] if p.shape[1] > 1 else top[:, -1],
-                -np.sum(p * np.log(np.maximum(p, np.finfo(np.float64).tiny)), axis=1),
+                entropies(p),
                 cosines.max(axis=1),
                 block.features @ mean,
                 near,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline, read_blocks
+from psp_ray.acquisition._baseline import Baseline
 from psp_ray.acquisition._cluster import Coverage, cluster, mean_neighbor_distance
 from psp_ray.acquisition.base import register
 from psp_ray.config.acquisition import TypiClustSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import read_blocks
 from psp_ray.core.records import Int64Array, PoolReader, PoolState
 
 

@@ -120,7 +120,8 @@ class Registry(Generic[T]):
         return f"{what}{did_you_mean(name, known)}; known: {', '.join(known) or 'none'}{also}"
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        self._discover()
+        return name in self._entries or name in self._points()
 
     def __iter__(self) -> Iterator[Entry[T]]:
         """All entries by name; what can't be loaded is left out and found in `broken`."""

@@ -9,13 +9,27 @@ which is negative where learning closed the gap, so that closing it is paid (the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from psp_ray.config.kinds import INDICATORS, REWARDS
 from psp_ray.config.policy import PolicySettings
-from psp_ray.core.records import Float32Array, Float64Array, LearnOutcome, Proposal
-from psp_ray.policy import indicator
+from psp_ray.core.records import Float64Array, LearnOutcome, Proposal
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What the samples of a round are paid for: `new` (n_s,) bought ones, `pseudo` (p,) pseudo-labeled ones."""
+
+    new: NDArray[np.floating]
+    pseudo: NDArray[np.floating]
+
+
+Worth = Callable[[LearnOutcome], Gaps]
+"""A reward as `REWARDS` knows it, one file each in `psp_ray.policy.rewards`."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +43,11 @@ class Reward:
 
 def indicator_factor(proposal: Proposal, n: int, settings: PolicySettings) -> float:
     """The factor before the gaps, <= 0: raw, normalized (about -1) or -1; `n` samples were unlabeled."""
-    if settings.ms == "none":
-        return -1.0
-    raw = (indicator.plackett_luce if settings.ms == "plackett-luce" else indicator.multinomial)(proposal.log_prob)
+    indicator = INDICATORS.find(settings.ms)()
+    raw = indicator.of(proposal.log_prob)
     if settings.reward_scaling == "paper":
         return min(raw, 0.0)
-    size = abs(indicator.uniform(n, len(proposal.positions), settings.ms))
+    size = abs(indicator.uniform(n, len(proposal.positions)))
     # The one set of a pool of one has probability 1 whatever the policy: nothing to normalize.
     return min(raw, 0.0) / size if size > 1e-12 else -1.0
 
@@ -44,8 +57,8 @@ def reward(proposal: Proposal, n: int, outcome: LearnOutcome, settings: PolicySe
 
     Raises ValueError where the outcome's gaps don't belong to the proposal or are not finite.
     """
-    new = _gap(outcome.gap_new, outcome.gap_new_before, settings)
-    pseudo = _gap(outcome.gap_pseudo, outcome.gap_pseudo_before, settings)
+    gaps = REWARDS.find(settings.reward_gap)(outcome)
+    new, pseudo = np.asarray(gaps.new, np.float64), np.asarray(gaps.pseudo, np.float64)
     if len(new) != len(proposal.positions):
         raise ValueError(f"{len(new)} gaps for {len(proposal.positions)} bought samples")
     if not (np.isfinite(new).all() and np.isfinite(pseudo).all()):
@@ -53,11 +66,3 @@ def reward(proposal: Proposal, n: int, outcome: LearnOutcome, settings: PolicySe
     factor = indicator_factor(proposal, n, settings)
     rest = settings.beta * float(np.mean(pseudo)) if len(pseudo) else 0.0
     return Reward(total=factor * (float(np.mean(new)) + rest), own=factor * (new + rest))
-
-
-def _gap(after: Float32Array, before: Float32Array, settings: PolicySettings) -> Float64Array:
-    if settings.reward_gap == "after":
-        return np.asarray(after, np.float64)
-    if settings.reward_gap == "before":
-        return np.asarray(before, np.float64)
-    return np.asarray(after, np.float64) - np.asarray(before, np.float64)
