@@ -28,7 +28,8 @@ from psp_ray.cli.reproduce import reproduce
 from psp_ray.cli.run import run
 from psp_ray.cli.sweep import sweep, sweep_report
 from psp_ray.cli.tasks import tasks
-from psp_ray.core.exit_codes import Interrupted, exit_code
+from psp_ray.core.errors import Interrupted
+from psp_ray.core.exit_codes import exit_code
 from psp_ray.core.version import __version__
 
 COMMANDS: tuple[click.Command, ...] = (

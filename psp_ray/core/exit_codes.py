@@ -12,10 +12,6 @@ AWAITING = 3
 """Exit code of a run that waits for labels."""
 
 
-class Interrupted(BaseException):
-    """SIGTERM arrived: end cleanly, as Ctrl-C does."""
-
-
 def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call a click command that is not in standalone mode; returns 0, 2 (a mistake of the user) or 130 (Ctrl-C).
 

@@ -11,6 +11,7 @@ from psp_ray.posterior.calibration import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_learning_curve(
@@ -21,7 +22,18 @@ def plot_learning_curve(
     split: str,
     zero_shot_estimate: dict[str, float] | None = None,
 ) -> None:
-    """Draw accuracy against labels into the PNG file `path`, with zero-shot as the starting point.
+    """Draw `learning_curve` into the PNG file `path`."""
+    learning_curve(rows, zero_shot, title, split, zero_shot_estimate).savefig(path, dpi=150)
+
+
+def learning_curve(
+    rows: list[dict[str, Any]],
+    zero_shot: float,
+    title: str,
+    split: str,
+    zero_shot_estimate: dict[str, float] | None = None,
+) -> Figure:
+    """Accuracy (%) against labels, with zero-shot as the starting point.
 
     Beside accuracy on `split`, where it is known, stands the estimate from the draws with its 95 % interval.
     """
@@ -48,7 +60,7 @@ def plot_learning_curve(
     axes.grid(alpha=0.3)
     if tested or known:
         figure.legend(loc="outside lower center", ncols=3, fontsize="small")  # no point or bar lies behind it
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _draw_estimates(axes: Axes, known: list[tuple[int, dict[str, float]]]) -> None:

@@ -11,8 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from psp_ray.config.config import Config
-from psp_ray.core.errors import ConfigError
-from psp_ray.core.exit_codes import Interrupted
+from psp_ray.core.errors import ConfigError, Interrupted
 from psp_ray.core.files import alone, write_text
 from psp_ray.core.threads import limit_threads
 from psp_ray.report.progress import Reporter
