@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline
-from psp_ray.acquisition._cluster import Clusters, Queues, cluster
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.clusters import Clusters, Queues, cluster
 from psp_ray.config.acquisition import CBSQSettings
 from psp_ray.core import noise
 from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
 from psp_ray.core.probability import class_probabilities
-from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState
+from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolState
 
 
-@register("cbsq", CBSQSettings)
-class CBSQ(Baseline):
+@STRATEGIES.register("cbsq")
+class CBSQ(Strategy):
     """Class-guided clustering with cluster-balanced acquisition (CB), then selective querying (SQ).
 
     Source: Kim et al., "Active prompt learning with vision-language model priors" (TMLR 2025, arXiv 2411.16722) and its
@@ -39,9 +39,8 @@ class CBSQ(Baseline):
     """
 
     name = "cbsq"
-
-    def __init__(self, pool: PoolReader, settings: CBSQSettings | None = None) -> None:
-        super().__init__(pool, settings or CBSQSettings.model_validate({}))
+    settings_class = CBSQSettings
+    settings: CBSQSettings
 
     def choose(self, state: PoolState) -> Int64Array:
         embeddings = class_embeddings(state.text, self.pool)

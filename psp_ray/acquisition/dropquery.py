@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline
-from psp_ray.acquisition._cluster import cluster, representatives
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.clusters import cluster, representatives
 from psp_ray.config.acquisition import DropQuerySettings
 from psp_ray.core import noise
 from psp_ray.core.pool import class_embeddings, read_blocks
-from psp_ray.core.records import Int64Array, PoolReader, PoolState, UInt64Array
+from psp_ray.core.records import Int64Array, PoolState, UInt64Array
 
 
-@register("dropquery", DropQuerySettings)
-class DropQuery(Baseline):
+@STRATEGIES.register("dropquery")
+class DropQuery(Strategy):
     """Candidates are samples whose class changes in more than half of the passes with dropout on their feature.
 
     Source: Gupte et al., "Revisiting active learning in the era of vision foundation models" (TMLR 2024, arXiv
@@ -30,9 +30,8 @@ class DropQuery(Baseline):
     """
 
     name = "dropquery"
-
-    def __init__(self, pool: PoolReader, settings: DropQuerySettings | None = None) -> None:
-        super().__init__(pool, settings or DropQuerySettings.model_validate({}))
+    settings_class = DropQuerySettings
+    settings: DropQuerySettings
 
     def choose(self, state: PoolState) -> Int64Array:
         changes, keys = self._changes(state)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psp_ray.acquisition.base import register, validate_state
+from psp_ray.acquisition.base import STRATEGIES, validate_state
+from psp_ray.acquisition.strategy import Strategy
 from psp_ray.config.acquisition import El2nPolicySettings
 from psp_ray.core import noise
 from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
@@ -28,8 +29,8 @@ from psp_ray.policy import indicator, sampling
 N_CONTEXT = 8
 
 
-@register("el2n-policy", El2nPolicySettings)
-class El2nPolicy:
+@STRATEGIES.register("el2n-policy")
+class El2nPolicy(Strategy):
     """Finds out which labels were worth buying, and trains a policy that buys their like.
 
     Ours, and nobody's published method. Source: a label's worth is EL2N (Paul, Ganguli and Dziugaite, "Deep learning on
@@ -50,10 +51,11 @@ class El2nPolicy:
     """
 
     name = "el2n-policy"
+    settings_class = El2nPolicySettings
+    settings: El2nPolicySettings
 
     def __init__(self, pool: PoolReader, settings: El2nPolicySettings | None = None) -> None:
-        self.pool = pool
-        self.settings = settings or El2nPolicySettings.model_validate({})
+        super().__init__(pool, settings)
         self.phi = np.zeros((0, N_CONTEXT))
         self.worth = np.zeros(0)
         self.labels = np.zeros(0, np.int64)
@@ -75,6 +77,11 @@ class El2nPolicy:
         blocks = [(state.unlabeled, logits - total.value, gumbel, keys)]
         positions, log_prob, next_key = sampling.draw(blocks, state.n_query)
         return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob))
+
+    def utilities(self, state: PoolState) -> Float64Array | None:
+        """The policy's logits (n_t,)."""
+        validate_state(state, self.pool)
+        return self.settings.el2n_sharpness * (context(self.pool, state)[0] @ self.theta)
 
     def observe(self, feedback: Feedback) -> Observation:
         """Remember what the new labels were worth, and train the policy on the worthiest of all."""

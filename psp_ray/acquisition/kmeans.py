@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline
-from psp_ray.acquisition._cluster import Coverage, Queues, cluster
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.clusters import Coverage, Queues, cluster
 from psp_ray.config.acquisition import KMeansSettings
 from psp_ray.core import noise
-from psp_ray.core.records import Int64Array, PoolReader, PoolState
+from psp_ray.core.records import Int64Array, PoolState
 
 
-@register("kmeans", KMeansSettings)
-class KMeans(Baseline):
+@STRATEGIES.register("kmeans")
+class KMeans(Strategy):
     """Clusters labeled and unlabeled samples, and buys what lies nearest to the centers of clusters without a label.
 
     Source: representative sampling by k-means as in Xu et al., "Representative sampling for text classification using
@@ -27,9 +27,8 @@ class KMeans(Baseline):
     """
 
     name = "kmeans"
-
-    def __init__(self, pool: PoolReader, settings: KMeansSettings | None = None) -> None:
-        super().__init__(pool, settings or KMeansSettings.model_validate({}))
+    settings_class = KMeansSettings
+    settings: KMeansSettings
 
     def choose(self, state: PoolState) -> Int64Array:
         everyone = np.union1d(state.unlabeled, state.labeled)

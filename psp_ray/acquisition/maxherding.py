@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from psp_ray.acquisition._baseline import Baseline
-from psp_ray.acquisition._cover import Cover, gaussian, greedy, read_part
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.cover import Cover, gaussian, greedy, read_part
 from psp_ray.config.acquisition import MaxHerdingSettings
 from psp_ray.core.pool import read_rows
-from psp_ray.core.records import Int64Array, PoolReader, PoolState
+from psp_ray.core.records import Int64Array, PoolState
 
 
-@register("maxherding", MaxHerdingSettings)
-class MaxHerding(Baseline):
+@STRATEGIES.register("maxherding")
+class MaxHerding(Strategy):
     """Each sample is the one that raises `mean_i max_s exp(-|f_i - f_s|^2 / h^2)` most, labeled samples included in s.
 
     Source: Bae, Noh and Sutherland, "Generalized coverage for more robust low-budget active learning" (ECCV 2024, arXiv
@@ -25,9 +25,8 @@ class MaxHerding(Baseline):
     """
 
     name = "maxherding"
-
-    def __init__(self, pool: PoolReader, settings: MaxHerdingSettings | None = None) -> None:
-        super().__init__(pool, settings or MaxHerdingSettings.model_validate({}))
+    settings_class = MaxHerdingSettings
+    settings: MaxHerdingSettings
 
     def choose(self, state: PoolState) -> Int64Array:
         part = read_part(self.pool, state.unlabeled, state.seed, state.n_query)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline, generator
-from psp_ray.acquisition._distances import Points, k_center
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy, generator
+from psp_ray.acquisition.toolkit.distances import Points, k_center
 from psp_ray.core.pool import class_embeddings
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Int64Array, PoolState
 
 
-@register("pcoreset")
-class PCoreset(Baseline):
+@STRATEGIES.register("pcoreset")
+class PCoreset(Strategy):
     """Greedy k-center over the class probabilities `p_i = softmax(logit_scale * f_i . T)` with Euclidean distances.
 
     Labeled samples are centers where the model puts them, not at their labels.

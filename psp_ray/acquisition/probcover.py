@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline
-from psp_ray.acquisition._cluster import cluster
-from psp_ray.acquisition._cover import Cover, greedy, read_part, top_hat
-from psp_ray.acquisition._distances import squared_distances, squared_norms
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.clusters import cluster
+from psp_ray.acquisition.toolkit.cover import Cover, greedy, read_part, top_hat
+from psp_ray.acquisition.toolkit.distances import squared_distances, squared_norms
 from psp_ray.config.acquisition import ProbCoverSettings
 from psp_ray.core import noise
 from psp_ray.core.pool import read_rows
@@ -17,8 +17,8 @@ from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolRea
 _ROWS = 512
 
 
-@register("probcover", ProbCoverSettings)
-class ProbCover(Baseline):
+@STRATEGIES.register("probcover")
+class ProbCover(Strategy):
     """Each sample is the one whose ball of radius delta holds most samples that no ball holds yet.
 
     Source: Yehuda, Dekel, Hacohen and Weinshall, "Active learning through a covering lens" (NeurIPS 2022, arXiv
@@ -35,9 +35,11 @@ class ProbCover(Baseline):
     """
 
     name = "probcover"
+    settings_class = ProbCoverSettings
+    settings: ProbCoverSettings
 
     def __init__(self, pool: PoolReader, settings: ProbCoverSettings | None = None) -> None:
-        super().__init__(pool, settings or ProbCoverSettings.model_validate({}))
+        super().__init__(pool, settings)
         self._radius: tuple[int, int, Int64Array, float] | None = None
 
     def choose(self, state: PoolState) -> Int64Array:

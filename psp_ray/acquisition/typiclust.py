@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline
-from psp_ray.acquisition._cluster import cluster, mean_neighbor_distance
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.clusters import cluster, mean_neighbor_distance
 from psp_ray.config.acquisition import TypiClustSettings
 from psp_ray.core import noise
 from psp_ray.core.pool import read_blocks
-from psp_ray.core.records import Float64Array, Int64Array, PoolReader, PoolState
+from psp_ray.core.records import Float64Array, Int64Array, PoolState
 
 
-@register("typiclust", TypiClustSettings)
-class TypiClust(Baseline):
+@STRATEGIES.register("typiclust")
+class TypiClust(Strategy):
     """Clusters labeled and unlabeled samples, then takes the densest point of the largest clusters without a label.
 
     Source: Hacohen, Dekel and Weinshall, "Active learning on a budget: opposite strategies suit high and low budgets"
@@ -32,9 +32,8 @@ class TypiClust(Baseline):
     """
 
     name = "typiclust"
-
-    def __init__(self, pool: PoolReader, settings: TypiClustSettings | None = None) -> None:
-        super().__init__(pool, settings or TypiClustSettings.model_validate({}))
+    settings_class = TypiClustSettings
+    settings: TypiClustSettings
 
     def choose(self, state: PoolState) -> Int64Array:
         settings = self.settings

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from psp_ray.acquisition._baseline import Baseline
-from psp_ray.acquisition._cover import Cover, gaussian, greedy, read_part
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.cover import Cover, gaussian, greedy, read_part
 from psp_ray.config.acquisition import UHerdingSettings
 from psp_ray.core.pool import class_embeddings, read_rows
 from psp_ray.core.probability import class_probabilities
@@ -25,8 +25,8 @@ from psp_ray.core.records import (
 TEMPERATURES = np.arange(1.0, 20.0, 0.1)
 
 
-@register("uherding", UHerdingSettings)
-class UHerding(Baseline):
+@STRATEGIES.register("uherding")
+class UHerding(Strategy):
     """MaxHerding's rule with every sample weighed by its margin uncertainty `1 - (p_1 - p_2)`.
 
     Source: Bae, Oliveira and Sutherland, "Uncertainty herding: one active learning method for all label budgets" (ICLR
@@ -44,9 +44,11 @@ class UHerding(Baseline):
     """
 
     name = "uherding"
+    settings_class = UHerdingSettings
+    settings: UHerdingSettings
 
     def __init__(self, pool: PoolReader, settings: UHerdingSettings | None = None) -> None:
-        super().__init__(pool, settings or UHerdingSettings.model_validate({}))
+        super().__init__(pool, settings)
         self.temperature = 1.0
 
     def choose(self, state: PoolState) -> Int64Array:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import same_state
-from psp_ray.acquisition.base import register, validate_state
+from psp_ray.acquisition.base import STRATEGIES, validate_state
+from psp_ray.acquisition.strategy import Strategy, same_state
 from psp_ray.config.kinds import PRIORS
 from psp_ray.config.policy import PolicySettings
 from psp_ray.core import noise
@@ -49,8 +49,8 @@ class Actions:
     normalizer: float
 
 
-@register("vssp", PolicySettings)
-class VSSP:
+@STRATEGIES.register("vssp")
+class VSSP(Strategy):
     """Samples by a policy that is paid for what the student learned from its earlier choices.
 
     Args:
@@ -60,10 +60,11 @@ class VSSP:
     """
 
     name = "vssp"
+    settings_class = PolicySettings
+    settings: PolicySettings
 
     def __init__(self, pool: PoolReader, settings: PolicySettings | None = None, device: str = "cpu") -> None:
-        self.pool = pool
-        self.settings = settings or PolicySettings.model_validate({})
+        super().__init__(pool, settings)
         self.device = device
         self.replay = ReplayBuffer(pool.n, self.settings.replay_capacity)
         self.agent: Agent | None = None
@@ -125,6 +126,13 @@ class VSSP:
         )
         self.actions = None
         return Observation(paid.total, update(policy, self.replay, state.round), reward_seconds)
+
+    def utilities(self, state: PoolState) -> Float64Array | None:
+        """Log selection probabilities (n_t,) of the round, the prior's part and the uniform share included."""
+        validate_state(state, self.pool)
+        policy, view = self._ready(state), self.view(state)
+        actions = self._act(policy, view, state.round)
+        return np.concatenate([log_a for _, log_a, _, _ in self._perturbed(policy, view, state, actions)])
 
     def state_dict(self) -> StateDict:
         """Networks, target, optimizer moments, temperature, replay buffer and the actions of an open round."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+import yaml
+from pydantic import Field, field_validator
 
 from psp_ray.config.base import Settings
 from psp_ray.config.policy import PolicySettings
@@ -140,7 +141,21 @@ class SamplerSettings(
     strategy: str = Field(
         "psp", description="acquisition function (random, badge+pcb, vssp, ...) or preset (psp, psp-paper, full, ...)"
     )
+    strategy_settings: dict[str, bool | int | float | str] = Field(
+        {}, description="settings of a strategy of your own: KEY=VALUE, several with commas"
+    )
     preset: str | None = Field(None, description="the preset that --strategy named; set by the program")
+
+    @field_validator("strategy_settings", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """`KEY=VALUE,KEY=VALUE` as a mapping; values are read like those of a YAML file."""
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(equals and key.strip() for key, equals, _ in pairs):
+            raise ValueError("expected KEY=VALUE, several with commas")
+        return {key.strip().replace("-", "_"): yaml.safe_load(item) for key, _, item in pairs}
 
     @property
     def shown_strategy(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import CACHE_BYTES, Passes
+from psp_ray.acquisition.toolkit.passes import CACHE_BYTES, Passes
 from psp_ray.core.pool import read_blocks, read_rows
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import DECIMALS
-from psp_ray.acquisition._distances import squared_distances, squared_norms
+from psp_ray.acquisition.strategy import DECIMALS
+from psp_ray.acquisition.toolkit.distances import squared_distances, squared_norms
 from psp_ray.core import noise
 from psp_ray.core.pool import read_blocks
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, UInt64Array

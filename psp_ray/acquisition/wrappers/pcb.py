@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import predictions, same_state, unknown_odds
-from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
+from psp_ray.acquisition.base import WRAPPERS, AcquisitionFunction, validate_state
 from psp_ray.acquisition.random import Random
+from psp_ray.acquisition.strategy import Wrapper, predictions, same_state, unknown_odds
 from psp_ray.config.acquisition import PCBSettings
 from psp_ray.core import noise
 from psp_ray.core.pool import read_blocks
@@ -14,8 +14,8 @@ from psp_ray.core.records import Feedback, Int64Array, Observation, PoolReader, 
 from psp_ray.policy import indicator
 
 
-@register_wrapper("pcb", PCBSettings)
-class PseudoClassBalance:
+@WRAPPERS.register("pcb")
+class PseudoClassBalance(Wrapper):
     """Asks the strategy for many candidates and buys those whose predicted classes have fewest labels.
 
     Source: Bang, Ahn and Lee, "Active prompt learning in vision language models" (CVPR 2024). The first
@@ -32,10 +32,12 @@ class PseudoClassBalance:
     unknown (NaN), because the balancer decides. O(n C d) time beside the strategy's.
     """
 
+    suffix = "pcb"
+    settings_class = PCBSettings
+    settings: PCBSettings
+
     def __init__(self, inner: AcquisitionFunction, pool: PoolReader, settings: PCBSettings | None = None) -> None:
-        self.inner, self.pool = inner, pool
-        self.settings = settings or PCBSettings.model_validate({})
-        self.name = inner.name + "+pcb"
+        super().__init__(inner, pool, settings)
         self._last: tuple[PoolState, Proposal] | None = None
 
     def propose(self, state: PoolState) -> Proposal:
@@ -68,14 +70,10 @@ class PseudoClassBalance:
         proposal = Proposal(feedback.proposal.positions, log_prob, ms_indicator=indicator.multinomial(log_prob))
         return self.inner.observe(Feedback(**{**vars(feedback), "proposal": proposal}))
 
-    def state_dict(self) -> StateDict:
-        """The strategy's state; the balancer has none."""
-        return self.inner.state_dict()
-
     def load_state_dict(self, state: StateDict) -> None:
         """Continue to the same bits."""
         self._last = None
-        self.inner.load_state_dict(state)
+        super().load_state_dict(state)
 
     def _random(self, state: PoolState) -> bool:
         return self.settings.pcb_first_round == "random" and not len(state.labeled)
