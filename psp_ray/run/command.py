@@ -169,12 +169,12 @@ def templates_of(config: Config, dataset: Dataset) -> list[str]:
 
 
 def _encoder_spec(config: Config) -> EncoderSpec:
-    from psp_ray.clip.backbone import backbone_hash, choose_device, choose_precision
+    from psp_ray.clip.backbone import backbone_hash, precision_on
     from psp_ray.clip.spec import resolve
 
     spec = components.backbone_spec(config)
     found = resolve(spec)
-    precision = choose_precision(config.model.precision, choose_device(config.model.device))
+    precision = precision_on(config.model.device, config.model.precision)
     return EncoderSpec(backbone_hash(spec), found.preprocessing, int(found.config["embed_dim"]), precision)
 
 

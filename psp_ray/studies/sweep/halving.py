@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from tuning.plan import DONE, Plan, TrialResult
-from tuning.space import BUDGET
+from psp_ray.studies.sweep.plan import DONE, Plan, TrialResult
+from psp_ray.studies.sweep.space import BUDGET
 
 KEEP_ONE_OF = 2
 """Of the trials that reach a rung (the grace rounds times a power of this), about one in so many goes on."""
+
+
+class Judged(Protocol):
+    """What the schedulers look at of a trial: Ray Tune's own, or one of an earlier session."""
+
+    trial_id: str
+    config: dict[str, Any]
 
 
 class HalvingByBudget(FIFOScheduler):
@@ -39,27 +48,27 @@ class HalvingByBudget(FIFOScheduler):
                 past = _Past(result.name, {"point": result.point})
                 self.on_trial_add(None, past)
                 for row in result.rounds:
-                    self.on_trial_result(None, past, row)
+                    self.on_trial_result(None, past, dict(row))
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._scheduler(trial).on_trial_add(tune_controller, trial)
+    def on_trial_add(self, tune_controller: TuneController | None, trial: Judged) -> None:
+        self._scheduler(trial).on_trial_add(tune_controller, cast(Trial, trial))
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return self._scheduler(trial).on_trial_result(tune_controller, trial, result)
+    def on_trial_result(self, tune_controller: TuneController | None, trial: Judged, result: dict[str, Any]) -> str:
+        return str(self._scheduler(trial).on_trial_result(tune_controller, cast(Trial, trial), result))
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._scheduler(trial).on_trial_complete(tune_controller, trial, result)
+    def on_trial_complete(self, tune_controller: TuneController | None, trial: Judged, result: dict[str, Any]) -> None:
+        self._scheduler(trial).on_trial_complete(tune_controller, cast(Trial, trial), result)
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._scheduler(trial).on_trial_remove(tune_controller, trial)
+    def on_trial_remove(self, tune_controller: TuneController | None, trial: Judged) -> None:
+        self._scheduler(trial).on_trial_remove(tune_controller, cast(Trial, trial))
 
-    def _scheduler(self, trial: Any) -> ASHAScheduler:
+    def _scheduler(self, trial: Judged) -> ASHAScheduler:
         return self._of_budget[trial.config["point"][BUDGET]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Past:
-    """What the scheduler looks at of a trial."""
+    """A trial of an earlier session."""
 
     trial_id: str
     config: dict[str, Any]

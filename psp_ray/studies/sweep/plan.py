@@ -16,21 +16,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from psp_ray.config.base import option_name
 from psp_ray.config.config import Config, fields
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import read_json, write_json
 from psp_ray.run.resolve import resolve
-from tuning.space import BUDGET, Dimension, Point
+from psp_ray.studies.sweep.space import BUDGET, Dimension, Point, parse_value
 
 PLAN = "sweep.json"
 LEDGER_VARIABLE = "PSP_RAY_LEDGER"
 RESULT = "result.json"
 DONE = ("finished", "stopped")
-SMALLEST_SPAN = 0.01
-"""Least distance of random and full on the normalized scale, lest a tie blows noise up."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,9 @@ class Plan:
 
     def shown(self, dataset: str, point: Mapping[str, Any]) -> dict[str, Any]:
         """beta, tau, gamma, labels_per_class and what else is varied, with the values in force."""
-        config = self.config(dataset, point)
+        values = self.config(dataset, point).flat()
         keys = [*("beta", "tau", "gamma"), *(key for key in self.space if key not in ("beta", "tau", "gamma"))]
-        return {key: getattr(config, key) for key in keys} | {BUDGET: point[BUDGET]}
+        return {key: values[key] for key in keys} | {BUDGET: point[BUDGET]}
 
 
 def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
@@ -131,7 +129,7 @@ def load_plan(folder: Path) -> Plan:
     """
     path = folder / PLAN
     if not path.is_file():
-        raise OutputError(f"{folder}: holds no {PLAN}; give the --out folder of `python -m tuning.sweep`")
+        raise OutputError(f"{folder}: holds no {PLAN}; give the --out folder of `psp-ray sweep`")
     return Plan(**read_json(path))
 
 
@@ -144,18 +142,23 @@ def trial_name(number: int, point: Point) -> str:
     return f"{number:04d}-{digest}"
 
 
+class RoundRow(TypedDict):
+    """A round of a trial: its number, the mean normalized accuracy, and what each data set came to."""
+
+    round: int
+    score: float
+    accuracy: dict[str, float]
+    labels: dict[str, int]
+
+
 @dataclass
 class TrialResult:
-    """What is known about a trial. `status`: running, finished, stopped (early, by the scheduler) or failed.
-
-    `rounds` has a row a round: `round`, `score` (mean normalized accuracy over the data sets), and for each data set
-    `accuracy` and `labels`.
-    """
+    """What is known about a trial. `status`: running, finished, stopped (early, by the scheduler) or failed."""
 
     name: str
     point: Point
     status: str = "running"
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[RoundRow] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
 
@@ -180,71 +183,12 @@ def load_trials(folder: Path) -> list[TrialResult]:
     return [TrialResult(**read_json(path)) for path in paths]
 
 
-# -- references --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class References:
-    """Final validation accuracies of random sampling (smallest budget, no self-training) and of all labels."""
-
-    random: float
-    full: float
-    zero_shot: float
-
-    def normalized(self, accuracy: float) -> float:
-        """0 = random, 1 = full."""
-        return (accuracy - self.random) / max(self.full - self.random, SMALLEST_SPAN)
-
-
-def references_file(folder: Path, dataset: str) -> Path:
-    return folder / "references" / f"{dataset}.json"
-
-
-def load_references(folder: Path, plan: Plan) -> dict[str, References]:
-    """References of all data sets that have them."""
-    paths = {name: references_file(folder, name) for name in plan.datasets}
-    return {name: References(**read_json(path)) for name, path in paths.items() if path.exists()}
-
-
-def make_references(folder: Path, plan: Plan, dataset: str) -> References:
-    """Run both references of a data set, unless they are there; a killed one goes on from its checkpoint."""
-    from rich.console import Console
-
-    from psp_ray.report.progress import Reporter
-    from psp_ray.run.command import run
-
-    path = references_file(folder, dataset)
-    if path.exists():
-        return References(**read_json(path))
-    base = {
-        "strategy": "random",
-        "self_training": "none",
-        "runner": "inline",
-        "resume": True,
-        "ledger": str((folder / "references" / "ledger.sqlite").resolve()),
-        "label_cap": None,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    summaries = []
-    for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
-        out = folder / "references" / dataset / kind
-        config = plan.config(dataset, {BUDGET: min(plan.labels_per_class)}, **base, **more, out=str(out))
-        summaries.append(run(config, Reporter(config.labels.rounds, Console(quiet=True))))
-    references = References(
-        summaries[0]["final_accuracy"], summaries[1]["final_accuracy"], summaries[0]["zero_shot_accuracy"]
-    )
-    write_json(path, asdict(references))
-    return references
-
-
 def parse_settings(items: tuple[str, ...], datasets: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """`KEY=VALUE` for all data sets, `DATASET:KEY=VALUE` for one.
 
     Raises:
         ConfigError: malformed, or an unknown data set.
     """
-    from tuning.space import parse_value
-
     common: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {name: {} for name in datasets}
     for item in items:

@@ -2,9 +2,9 @@
 
 import math
 
-from tuning.plan import TrialResult
-from tuning.search import ListSource, OptunaSource
-from tuning.space import BUDGET, Dimension, random_points
+from psp_ray.studies.sweep.plan import TrialResult
+from psp_ray.studies.sweep.search import ListSource, OptunaSource
+from psp_ray.studies.sweep.space import BUDGET, Dimension, random_points
 
 SPACE = [Dimension.parse("beta", "0..1"), Dimension.parse("tau", "0.001..1:log"), Dimension.parse("align", "id,pad")]
 

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ray.tune.search import Searcher
 
 from psp_ray.core.errors import ConfigError
-from tuning.plan import DONE, TrialResult, trial_name
-from tuning.space import BUDGET, Dimension, Point
+from psp_ray.studies.sweep.plan import DONE, TrialResult, trial_name
+from psp_ray.studies.sweep.space import BUDGET, Dimension, Point
 
-Source = Callable[[], tuple[str, Point] | None]
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+
+class Source(Protocol):
+    """Where points come from."""
+
+    def next(self) -> tuple[str, Point] | None:
+        """Name and point of the next trial; None where there is no more."""
+
+    def tell(self, name: str, point: Point, score: float | None) -> None:
+        """What came of it; None where it failed."""
 
 
 class PointSearcher(Searcher):
     """Hands Ray Tune the points of a source, and tells the source what came of them."""
 
-    def __init__(self, folder: Path, source: ListSource | OptunaSource):
+    def __init__(self, folder: Path, source: Source):
         super().__init__(metric="score", mode="max")
         self._folder, self._source = folder, source
         self._under_way: dict[str, tuple[str, Point]] = {}
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> Any:  # Ray types its own FINISHED away
         given = self._source.next()
         if given is None:
             return Searcher.FINISHED
@@ -97,7 +108,7 @@ class OptunaSource:
         self._number = max((int(trial.name.split("-")[0]) + 1 for trial in earlier), default=0)
         self._left = max(0, count - len(finished) - len(self._again))
         self.pending_count = self._left + len(self._again)
-        self._asked: dict[str, Any] = {}
+        self._asked: dict[str, Trial] = {}
 
     def next(self) -> tuple[str, Point] | None:
         if self._again:

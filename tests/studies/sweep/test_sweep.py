@@ -13,13 +13,19 @@ import pytest
 from psp_ray.core.errors import ConfigError, OutputError, ResourceError
 from psp_ray.data.dataset import load_dataset
 from psp_ray.labels import Ledger
-from tuning.plan import Plan, load_references, load_trials, make_references, references_file, save_plan, trial_name
-from tuning.report import Report
-from tuning.resources import check_trial_fits
-from tuning.space import random_points
-from tuning.sweep import make_plan, name_datasets, run_sweep
+from psp_ray.studies.sweep.analysis import Analysis
+from psp_ray.studies.sweep.plan import Plan, load_trials, save_plan, trial_name
+from psp_ray.studies.sweep.references import load_references, make_references, references_file
+from psp_ray.studies.sweep.request import SweepRequest, make_plan, name_datasets
+from psp_ray.studies.sweep.resources import check_trial_fits
+from psp_ray.studies.sweep.run import run_sweep
+from psp_ray.studies.sweep.space import random_points
 
 SMALL = {"CPU": 0.5, "GPU": 0.0}
+
+
+def plan_of(given):
+    return make_plan(SweepRequest(**given))
 
 
 def mtimes(folder):
@@ -27,7 +33,7 @@ def mtimes(folder):
 
 
 def test_a_sweep_with_a_failing_trial_is_resumed_without_repeating_the_others(local_ray, given, tmp_path, capfd):
-    plan = make_plan(given)
+    plan = plan_of(given)
     assert list(plan.classes.values()) == [3, 2]
     out = tmp_path / "sweep"
     points = random_points(plan.dimensions, plan.labels_per_class, 3, plan.seed)
@@ -80,7 +86,7 @@ def test_a_sweep_with_a_failing_trial_is_resumed_without_repeating_the_others(lo
     events = list((out / "tune").rglob("events.out.tfevents.*"))
     assert len(events) == 4, "TensorBoard events: three trials, then the repaired one"
     assert b"score" in b"".join(path.read_bytes() for path in events)
-    assert len(Report(out).best_lines()) == 3
+    assert len(Analysis(out).best_lines()) == 3
 
 
 def test_references_with_unreadable_and_excluded_images(tmp_path, tiny_model, cache_folder, second_folder):
@@ -114,7 +120,7 @@ def test_what_cannot_work_fails_before_anything_is_written(local_ray, given, tmp
     ]:
         with pytest.raises(ConfigError, match=message):
             make_plan(given | change)
-    plan = make_plan(given)
+    plan = plan_of(given)
     with pytest.raises(ResourceError, match=r"needs 500 CPUs and 2 GPUs .* but the cluster has [\d.]+ CPUs and 0 GPUs"):
         run_sweep(plan, tmp_path / "big", False, 1, {"CPU": 500.0, "GPU": 2.0}, None, None)
     assert not (tmp_path / "big").exists()
@@ -126,18 +132,18 @@ def test_what_cannot_work_fails_before_anything_is_written(local_ray, given, tmp
 
 
 def test_a_resumed_sweep_must_be_the_same(given, tmp_path):
-    save_plan(tmp_path / "sweep", make_plan(given), False)
+    save_plan(tmp_path / "sweep", plan_of(given), False)
     with pytest.raises(OutputError, match="--seed 0, now it is 1"):
-        save_plan(tmp_path / "sweep", make_plan(given | {"seed": 1}), True)
+        save_plan(tmp_path / "sweep", plan_of(given | {"seed": 1}), True)
 
 
 def test_the_ledger_of_the_environment_is_used_on_every_node_and_not_written_down(given, tmp_path, monkeypatch):
     monkeypatch.delenv("PSP_RAY_LEDGER", raising=False)
-    assert make_plan(given).ledger(tmp_path) == str(tmp_path / "ledger.sqlite")
-    named = make_plan(given | {"fixed": (*given["fixed"], "ledger=/data/mine.sqlite")})
+    assert plan_of(given).ledger(tmp_path) == str(tmp_path / "ledger.sqlite")
+    named = plan_of(given | {"fixed": (*given["fixed"], "ledger=/data/mine.sqlite")})
     monkeypatch.setenv("PSP_RAY_LEDGER", "postgresql://somebody:secret@nowhere/labels")
     assert named.ledger(tmp_path) == "/data/mine.sqlite"
-    plan = make_plan(given)
+    plan = plan_of(given)
     save_plan(tmp_path / "sweep", plan, False)
     assert plan.ledger(tmp_path) is None, "a run looks at the variable itself"
     assert "secret" not in (tmp_path / "sweep" / "sweep.json").read_text()
@@ -145,7 +151,7 @@ def test_the_ledger_of_the_environment_is_used_on_every_node_and_not_written_dow
     with pytest.raises(ConfigError, match="PSP_RAY_LEDGER: set where the sweep was started, but not on this node"):
         plan.ledger(tmp_path)
     with pytest.raises(OutputError, match="PSP_RAY_LEDGER set: true, now it is false"):
-        save_plan(tmp_path / "sweep", make_plan(given), True)
+        save_plan(tmp_path / "sweep", plan_of(given), True)
 
 
 def test_data_sets_get_names_of_their_own(tmp_path):
@@ -201,4 +207,4 @@ def test_a_killed_sweep_goes_on_where_it_was(given, tmp_path):
     assert all(len(t.rounds) < 4 for t in stopped)
     now = mtimes(out)
     assert all(now[path] == stamp for path, stamp in stamps.items() if path.parts[-3] in first)
-    assert Report(out).best_lines()
+    assert Analysis(out).best_lines()

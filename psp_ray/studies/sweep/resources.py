@@ -5,7 +5,7 @@ from __future__ import annotations
 import ray
 
 from psp_ray.core.errors import ResourceError
-from tuning.plan import Plan
+from psp_ray.studies.sweep.plan import Plan
 
 Bundle = dict[str, float]
 

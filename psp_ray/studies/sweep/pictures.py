@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from tuning.space import BUDGET
-
-if TYPE_CHECKING:
-    from tuning.report import Report
+from psp_ray.studies.sweep.analysis import Analysis, ordinal, trend
+from psp_ray.studies.sweep.space import BUDGET
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 MARKERS = "os^Dvp*X"
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def draw_pareto(report: Report, path: Path) -> None:
+def draw_pareto(analysis: Analysis, path: Path) -> None:
     """A panel a data set: every trial's rounds as faint lines by budget, the Pareto front, and the references."""
-    plt = _pyplot()
-    names = list(report.plan.datasets)
-    figure, axes = plt.subplots(1, len(names), figsize=(5.2 * len(names), 4.2), layout="constrained", squeeze=False)
+    names = list(analysis.plan.datasets)
+    figure = Figure(figsize=(5.2 * len(names), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)
     for panel, name in zip(axes[0], names, strict=True):
-        for place, budget in enumerate(report.plan.labels_per_class):
+        for place, budget in enumerate(analysis.plan.labels_per_class):
             color = COLORS[place % len(COLORS)]
             label: str | None = f"{budget} label{'s' if budget > 1 else ''} a class and round"
-            for trial in report.trials:
+            for trial in analysis.trials:
                 if trial.point[BUDGET] != budget or not trial.rounds:
                     continue
                 labels = [row["labels"][name] for row in trial.rounds]
@@ -42,12 +32,12 @@ def draw_pareto(report: Report, path: Path) -> None:
                 panel.plot(labels, accuracy, color=color, alpha=0.3, linewidth=1, label=label)
                 panel.plot(labels[-1:], accuracy[-1:], "o", color=color, markersize=4)
                 label = None
-        front = report.pareto(name)
-        most = max(row["labels"][name] for trial in report.trials for row in trial.rounds)
+        front = analysis.pareto(name)
+        most = max(row["labels"][name] for trial in analysis.trials for row in trial.rounds)
         front.append((most, front[-1][1]))
         panel.step([p[0] for p in front], [100 * p[1] for p in front], "k-", where="post", linewidth=1.5,
                    label="best with so many labels")  # fmt: skip
-        found = report.references.get(name)
+        found = analysis.references.get(name)
         if found is not None:
             for value, text, style in (
                 (found.full, "all labels (score 1)", "--"),
@@ -65,26 +55,19 @@ def draw_pareto(report: Report, path: Path) -> None:
     for handle in legend.legend_handles:
         handle.set_alpha(1)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
-def draw_sensitivity(report: Report, path: Path) -> None:
+def draw_sensitivity(analysis: Analysis, path: Path) -> None:
     """A panel a setting: accuracy less the mean of its budget, a mark a trial, with the trend of each data set."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    from tuning.report import ordinal, trend
-
-    plt = _pyplot()
-    keys = report.sensitivity_keys()
+    keys = analysis.sensitivity_keys()
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, 3.6 * rows), layout="constrained", squeeze=False, sharey=True
-    )
-    logarithmic = {d.key for d in report.plan.dimensions if d.log}
+    figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    logarithmic = {d.key for d in analysis.plan.dimensions if d.log}
     for place, key in enumerate(keys):
         panel = axes.flat[place]
-        values, effects = report.effects(key)
+        values, effects = analysis.effects(key)
         numbers, names = ordinal(values)
         looks = zip(COLORS * len(effects), MARKERS * len(effects), effects.items(), strict=False)
         for color, marker, (dataset, effect) in looks:
@@ -108,4 +91,3 @@ def draw_sensitivity(report: Report, path: Path) -> None:
     for panel in axes.flat[len(keys) :]:
         panel.set_visible(False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

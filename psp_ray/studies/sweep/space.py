@@ -6,17 +6,23 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 from psp_ray.config.config import fields
 from psp_ray.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
 Point = dict[str, Any]
 """One value for each dimension; `labels_per_class` among them."""
 BUDGET = "labels_per_class"
+DEFAULT_SPACE = {"beta": "0..1", "tau": "0.01..0.5:log", "gamma": "0.5..0.99"}
+"""What a sweep varies unless it is told otherwise, in the form that `Dimension.parse` reads."""
 _MOST_TRIES = 50
 
 
@@ -64,7 +70,7 @@ class Dimension:
             return self.choices
         return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
 
-    def draw(self, generator: np.random.Generator) -> Any:
+    def draw(self, generator: Generator) -> Any:
         if self.choices:
             return self.choices[int(generator.integers(len(self.choices)))]
         if self.integer and not self.log:
@@ -76,7 +82,7 @@ class Dimension:
             value = self.low + at * (self.high - self.low)
         return round(value) if self.integer else _rounded(value)
 
-    def suggest(self, trial: Any) -> Any:
+    def suggest(self, trial: Trial) -> Any:
         """A value proposed by an Optuna trial."""
         if self.choices:
             # Optuna takes plain scalars only; a list or a mapping goes by its place
@@ -86,7 +92,7 @@ class Dimension:
             return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
-    def optuna_distribution(self) -> Any:
+    def optuna_distribution(self) -> BaseDistribution:
         from optuna import distributions
 
         if self.choices:
@@ -121,7 +127,9 @@ def random_points(space: Sequence[Dimension], budgets: Sequence[int], count: int
     The first points are the same whatever `count` is: a sweep can be made longer. Fewer come back where the space
     holds no more.
     """
-    generator = np.random.default_rng([seed, 0x5EED])
+    from numpy.random import default_rng
+
+    generator = default_rng([seed, 0x5EED])
     points: list[Point] = []
     seen: set[str] = set()
     full: set[int] = set()

@@ -5,9 +5,9 @@ import pytest
 from psp_ray.actors.runtime import crew_needs, worker_gpus
 from psp_ray.core.errors import ResourceError
 from psp_ray.run.resolve import resolve
-from tuning import resources
-from tuning.plan import Plan
-from tuning.resources import check_trial_fits, trial_bundles
+from psp_ray.studies.sweep import resources
+from psp_ray.studies.sweep.plan import Plan
+from psp_ray.studies.sweep.resources import check_trial_fits, trial_bundles
 
 
 def plan(**settings):

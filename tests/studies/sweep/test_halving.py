@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 from ray.tune.schedulers import TrialScheduler
 
-from tuning.halving import HalvingByBudget
-from tuning.plan import Plan, TrialResult
-from tuning.space import BUDGET
+from psp_ray.studies.sweep.halving import HalvingByBudget
+from psp_ray.studies.sweep.plan import Plan, TrialResult
+from psp_ray.studies.sweep.space import BUDGET
 
 PLAN = Plan({"a": {}}, [1, 4], {}, {"rounds": 8}, scheduler="asha", grace_rounds=2)
 

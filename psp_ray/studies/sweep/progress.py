@@ -10,8 +10,8 @@ import click
 from ray.tune import Callback
 
 from psp_ray.report.progress import duration
-from tuning.plan import Plan, TrialResult, load_trial
-from tuning.space import BUDGET
+from psp_ray.studies.sweep.plan import Plan, TrialResult, load_trial
+from psp_ray.studies.sweep.space import BUDGET
 
 
 class TrialLines(Callback):
@@ -59,7 +59,7 @@ class TrialLines(Callback):
         click.echo(f"{head}: {accuracies}, score {last['score']:.3f}{early}, {duration(result.seconds)}{rest}")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psp_ray.core.errors import ConfigError
-from tuning.space import BUDGET, Dimension, grid_points, random_points
+from psp_ray.studies.sweep.space import BUDGET, Dimension, grid_points, random_points
 
 
 @pytest.mark.parametrize(

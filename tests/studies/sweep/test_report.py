@@ -6,9 +6,11 @@ import pytest
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import write_json
-from tuning.plan import Plan, References, TrialResult, references_file, save_plan
-from tuning.report import Report, main
-from tuning.trial import score_of
+from psp_ray.studies.sweep.analysis import Analysis
+from psp_ray.studies.sweep.plan import Plan, TrialResult, save_plan
+from psp_ray.studies.sweep.references import References, references_file
+from psp_ray.studies.sweep.trial import score_of
+from tuning.report import main
 
 REFERENCES = {"a": References(0.5, 0.9, 0.2), "b": References(0.6, 0.7, 0.3)}
 
@@ -87,7 +89,7 @@ def test_best_lines_and_table(tmp_path, capsys):
 def test_pareto_front_against_brute_force_and_effects_without_the_budget(tmp_path):
     folder = tmp_path / "sweep"
     write_sweep(folder, TRIALS)
-    report = Report(folder)
+    report = Analysis(folder)
     points = {(row["labels"]["a"], row["accuracy"]["a"]) for trial in report.trials for row in trial.rounds}
     wanted = [p for p in sorted(points) if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
     assert report.pareto("a") == wanted
@@ -100,7 +102,7 @@ def test_pareto_front_against_brute_force_and_effects_without_the_budget(tmp_pat
 def test_without_a_finished_trial_it_says_so(tmp_path, capsys):
     write_sweep(tmp_path / "sweep", [("failed", 1, 0.1, (0, 0))])
     with pytest.raises(OutputError, match="no trial has finished"):
-        Report(tmp_path / "sweep")
+        Analysis(tmp_path / "sweep")
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path)])
     assert stop.value.code == 2

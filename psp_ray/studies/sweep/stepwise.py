@@ -18,7 +18,7 @@ class _Abandoned(BaseException):
     """The trial is over; the run's last checkpoint stays."""
 
 
-class PacedRun:
+class StepwiseRun:
     """`psp_ray.run.command.run` in a thread of its own, which waits at the end of each round.
 
     A run that is taken up again hands out the rounds of its checkpoint first, at once.
@@ -65,7 +65,7 @@ class PacedRun:
 
     def _work(self) -> None:
         try:
-            summary = run(self._config, _Pacer(self))
+            summary = run(self._config, _Handover(self))
             for row in summary["rounds"][self._handed :]:  # it had finished before
                 self.hand(row)
             self._told.put(("end", summary))
@@ -84,16 +84,16 @@ class PacedRun:
             raise _Abandoned
 
 
-class _Pacer(Reporter):
+class _Handover(Reporter):
     """Says nothing, and hands each round over."""
 
-    def __init__(self, paced: PacedRun):
+    def __init__(self, stepwise: StepwiseRun):
         super().__init__(0, Console(quiet=True))
-        self._paced = paced
+        self._stepwise = stepwise
 
     def restored(self, rows: list[dict[str, Any]], zero_shot: Evaluation) -> None:
         for row in rows:
-            self._paced.hand(row)
+            self._stepwise.hand(row)
 
     def round(self, row: dict[str, Any], warning: str = "") -> None:
-        self._paced.hand(row)
+        self._stepwise.hand(row)

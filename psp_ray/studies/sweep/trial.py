@@ -9,9 +9,12 @@ from typing import Any
 
 from ray import tune
 
+from psp_ray.config.config import Config
+from psp_ray.core.errors import UserError
 from psp_ray.core.files import write_text
-from tuning.paced import PacedRun
-from tuning.plan import References, TrialResult, load_plan, load_references, load_trial
+from psp_ray.studies.sweep.plan import TrialResult, load_plan, load_trial
+from psp_ray.studies.sweep.references import References, load_references
+from psp_ray.studies.sweep.stepwise import StepwiseRun
 
 
 class SweepTrial(tune.Trainable):
@@ -22,7 +25,7 @@ class SweepTrial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._runs: dict[str, PacedRun] = {}
+        self._runs: dict[str, StepwiseRun] = {}
         self._folder = Path(config["folder"])
         self._plan = load_plan(self._folder)
         self._references = load_references(self._folder, self._plan)
@@ -51,19 +54,19 @@ class SweepTrial(tune.Trainable):
 
     def _step(self) -> dict[str, Any]:
         if not self._runs:
-            self._runs = {name: PacedRun(self._config_of(name)) for name in self._plan.datasets}
+            self._runs = {name: StepwiseRun(self._config_of(name)) for name in self._plan.datasets}
         self._round += 1
         done = self._round >= self._plan.rounds
         report: dict[str, Any] = {"round": self._round, "labels": 0}
         accuracy: dict[str, float] = {}
         labels: dict[str, int] = {}
-        for name, paced in self._runs.items():
-            row = paced.next_round()
+        for name, stepwise in self._runs.items():
+            row = stepwise.next_round()
             accuracy[name], labels[name] = float(row["test_accuracy"]), int(row["labels_total"])
             report[f"accuracy/{name}"] = accuracy[name]
             report["labels"] += labels[name]
             if done:
-                paced.finish()
+                stepwise.finish()
         report["score"] = score_of(accuracy, self._references)
         self._result.rounds.append(
             {"round": self._round, "score": report["score"], "accuracy": accuracy, "labels": labels}
@@ -73,14 +76,14 @@ class SweepTrial(tune.Trainable):
         self._result.save(self._folder)
         return {**report, "done": done}
 
-    def _config_of(self, dataset: str) -> Any:
+    def _config_of(self, dataset: str) -> Config:
         out = self._folder / "trials" / self._result.name / dataset
         ledger = self._plan.ledger(self._folder)
         return self._plan.config(dataset, self._result.point, out=str(out), resume=True, ledger=ledger)
 
     def cleanup(self) -> None:
-        for paced in self._runs.values():
-            paced.close()
+        for stepwise in self._runs.values():
+            stepwise.close()
         self._runs = {}
 
 
@@ -91,5 +94,4 @@ def score_of(accuracy: dict[str, float], references: dict[str, References]) -> f
 
 def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    kind = type(error).__name__
-    return (text if kind.endswith("Error") and kind in ("ConfigError", "DatasetError") else f"{kind}: {text}")[:500]
+    return (text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")[:500]

@@ -1,4 +1,7 @@
-"""The tables of settings in `docs/method.md`: `python -m psp_ray.report.settings_table docs/method.md` renews them."""
+"""The tables of settings in `docs/method.md`: `python -m psp_ray.cli.docs_tables docs/method.md` renews them.
+
+With --check it only says whether they are up to date (exit code 1 where they are not).
+"""
 
 from __future__ import annotations
 
@@ -81,6 +84,19 @@ def renew(text: str) -> str:
     return with_section(with_section(text, "settings", settings_table()), "presets", ablation_table())
 
 
+def main(arguments: list[str]) -> int:
+    """Renew the tables of a file, or with --check only compare; returns the exit code."""
+    check, names = "--check" in arguments, [word for word in arguments if word != "--check"]
+    path = Path(names[0])
+    text = path.read_text(encoding="utf-8")
+    if renew(text) == text:
+        return 0
+    if check:
+        print(f"{path}: tables of settings are out of date; run: python -m psp_ray.cli.docs_tables {path}")
+        return 1
+    write_text(path, renew(text))
+    return 0
+
+
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    write_text(path, renew(path.read_text(encoding="utf-8")))
+    sys.exit(main(sys.argv[1:]))
