@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from psp_ray.core.errors import ConfigError, OutputError, ResourceError
-from psp_ray.data.dataset import load_dataset
+from psp_ray.data.load import load_dataset
 from psp_ray.labels import Ledger
 from tuning.plan import Plan, load_references, load_trials, make_references, references_file, save_plan, trial_name
 from tuning.report import Report
