@@ -32,10 +32,10 @@ def strategies() -> Iterator[Line]:
 
 def datasets() -> Iterator[Line]:
     """Data sets with a name; folders and manifests go by their path."""
-    from psp_ray.data.registry import Request, dataset_names, find_adapter
+    from psp_ray.data.registry import DATASETS
 
-    for name in dataset_names():
-        yield _described(name, find_adapter(Request(name)))
+    for entry in DATASETS:
+        yield _described(entry.name, entry.value)
 
 
 def models() -> Iterator[Line]:

@@ -18,9 +18,10 @@ def tasks() -> None:
 @click.option("--out", type=click.Path(), metavar="FILE", help="JSON file to write; default: beside query.csv")
 def tasks_export(run_folder: str, url: str | None, out: str | None) -> None:
     """Write the open round's images as Label Studio tasks, and the labeling interface that goes with them."""
+    from psp_ray.export.files import classes_of_run
     from psp_ray.labels.label_studio import export_tasks
 
-    for line in export_tasks(run_folder, url=url, out=out):
+    for line in export_tasks(run_folder, classes_of_run(run_folder), url=url, out=out):
         click.echo(line)
 
 
@@ -29,7 +30,8 @@ def tasks_export(run_folder: str, url: str | None, out: str | None) -> None:
 @click.argument("annotations", type=click.Path())
 def tasks_import(run_folder: str, annotations: str) -> None:
     """Fill ANNOTATIONS, Label Studio's JSON export, into the query files of a run."""
+    from psp_ray.export.files import classes_of_run
     from psp_ray.labels.label_studio import import_annotations
 
-    for line in import_annotations(run_folder, annotations):
+    for line in import_annotations(run_folder, classes_of_run(run_folder), annotations):
         click.echo(line)

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int32Array, Int64Array, UInt64Array
-from psp_ray.features.cache import FeatureStore, HashArray, half_lists, half_matrix
+from psp_ray.features.cache import FeatureStore
+from psp_ray.features.segments import HashArray, half_lists, half_matrix
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from psp_ray.core.errors import ConfigError, OutputError, ResourceError
-from psp_ray.data.dataset import load_dataset
+from psp_ray.data.load import load_dataset
 from psp_ray.labels import Ledger
 from psp_ray.studies.sweep.analysis import Analysis
 from psp_ray.studies.sweep.plan import Plan, load_trials, save_plan, trial_name
