@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
 
 from psp_ray.cli.options import HIDDEN_KEYS
+from psp_ray.config.kinds import ALIGNMENTS, INDICATORS, PRIORS, PSEUDO_SOURCES, REWARDS
+from psp_ray.core.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -22,20 +25,49 @@ class Line:
 
 def strategies() -> Iterator[Line]:
     """Acquisition functions, and wrappers to put behind a plus sign."""
-    from psp_ray.acquisition.base import find, strategy_names, wrapper_names
+    from psp_ray.acquisition.base import STRATEGIES, WRAPPERS
 
-    for name in strategy_names():
-        yield _described(name, find(name)[0].factory)
-    for name in wrapper_names():
-        yield _described(f"+{name}", find(f"random+{name}")[1][0].factory)
+    yield from registered(STRATEGIES)
+    yield from registered(WRAPPERS, "+")
+
+
+def rewards() -> Iterator[Line]:
+    """What the policy is paid for (--reward-gap)."""
+    yield from registered(REWARDS)
+
+
+def indicators() -> Iterator[Line]:
+    """Indicators of a draw in the reward (--ms)."""
+    yield from registered(INDICATORS)
+
+
+def alignments() -> Iterator[Line]:
+    """How Q and its shorter target are aligned (--align)."""
+    yield from registered(ALIGNMENTS)
+
+
+def priors() -> Iterator[Line]:
+    """What is added to the policy's log odds (--prior)."""
+    yield from registered(PRIORS)
+
+
+def pseudo_sources() -> Iterator[Line]:
+    """Whose labels self-training learns from (--pseudo-source)."""
+    yield from registered(PSEUDO_SOURCES)
+
+
+def annotators() -> Iterator[Line]:
+    """Where labels come from (--oracle)."""
+    from psp_ray.labels.annotators.base import ANNOTATORS
+
+    yield from registered(ANNOTATORS)
 
 
 def datasets() -> Iterator[Line]:
     """Data sets with a name; folders and manifests go by their path."""
     from psp_ray.data.registry import DATASETS
 
-    for entry in DATASETS:
-        yield _described(entry.name, entry.value)
+    yield from registered(DATASETS)
 
 
 def models() -> Iterator[Line]:
@@ -68,6 +100,12 @@ def settings() -> Iterator[Line]:
 
 KINDS: dict[str, Callable[[], Iterator[Line]]] = {
     "strategies": strategies,
+    "rewards": rewards,
+    "indicators": indicators,
+    "alignments": alignments,
+    "priors": priors,
+    "pseudo-sources": pseudo_sources,
+    "annotators": annotators,
     "datasets": datasets,
     "models": models,
     "presets": presets,
@@ -75,10 +113,13 @@ KINDS: dict[str, Callable[[], Iterator[Line]]] = {
 }
 
 
-def _described(name: str, thing: object) -> Line:
-    """What a registered class or function says of itself in the first line of its docstring, and its file."""
-    about = (thing.__doc__ or "").strip().partition("\n")[0]
-    return Line(name, about, str(getattr(thing, "__module__", "")).replace(".", "/") + ".py")
+def registered(registry: Registry[Any], prefix: str = "") -> Iterator[Line]:
+    """A line for each entry, with its source or else its file, and one for each file that can't be imported."""
+    for entry in registry:
+        module = getattr(entry.value, "__module__", "")
+        yield Line(prefix + entry.name, entry.summary, entry.source or module.replace(".", "/") + ".py")
+    for broken in registry.broken:
+        yield Line(prefix + broken.name, f"can't be imported: {broken.reason}", broken.place)
 
 
 @click.command("list", help=f"Names that can be chosen: {', '.join(KINDS)}.")

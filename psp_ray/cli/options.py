@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from psp_ray.config.base import option_name
 from psp_ray.config.config import SECTIONS, fields, section_of
+from psp_ray.config.kinds import registry_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 HIDDEN_KEYS = frozenset({"preset"})
@@ -63,9 +64,10 @@ def _option(key: str, info: FieldInfo) -> Callable[[F], F]:
         return click.option(
             names, key, cls=SettingOption, section=section, default=None, help=f"{shown} [{info.default}]"
         )
-    if info.default is not None:
+    if info.default is not None and info.default != {}:
         shown += f" [{info.default}]"
-    metavar = metavar_of(info.annotation)
+    registry = registry_of(info)
+    metavar = metavar_of(info.annotation) if registry is None else "|".join(registry.names())
     return click.option(
         option_name(key), key, cls=SettingOption, section=section, default=None, metavar=metavar, help=shown
     )

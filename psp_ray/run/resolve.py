@@ -10,7 +10,6 @@ from psp_ray.config.base import read_yaml
 from psp_ray.config.config import Config, check_keys, default_of
 from psp_ray.config.presets import PRESETS, preset_settings
 from psp_ray.core.errors import ConfigError
-from psp_ray.core.words import did_you_mean
 
 
 def resolve(given: Mapping[str, Any], file: str | Path | None = None) -> Config:
@@ -49,20 +48,17 @@ def _classes_describe(config: Config) -> bool:
 
 
 def _check_strategy(name: str, config: Config) -> None:
-    from psp_ray.acquisition.base import find, strategy_names
+    from psp_ray.acquisition.base import RENAMED, STRATEGIES, settings_of
 
     if name == "zero-shot":
         raise ConfigError(
             "--strategy zero-shot: it buys no labels, so there are no rounds to run; every run's summary.json has "
             "zero_shot_accuracy"
         )
-    try:
-        find(config.policy.strategy)
-    except ConfigError:
-        choices = sorted({*strategy_names(), *PRESETS})
-        raise ConfigError(
-            f"--strategy {name}: unknown{did_you_mean(name, choices)}; known: {', '.join(choices)}"
-        ) from None
+    base = config.policy.strategy.partition("+")[0]
+    if base not in STRATEGIES and base not in RENAMED:
+        raise ConfigError(STRATEGIES.unknown(base, PRESETS))
+    settings_of(config.policy.strategy, config.policy)
 
 
 def _read_file(path: str | Path) -> dict[str, Any]:
