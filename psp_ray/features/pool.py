@@ -56,6 +56,10 @@ class CachedPool:
     def n_blocks(self) -> int:
         return -(-self.n // BLOCK_SIZE)
 
+    @property
+    def block_size(self) -> int:
+        return BLOCK_SIZE
+
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
         """Block `index`: features (m, d), with `views` (m, L, d), where the pool has views."""
         if not 0 <= index < self.n_blocks:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float64Array, Int32Array
 
 PRIOR_SPREAD = 0.7
@@ -26,13 +27,6 @@ class Calibration:
     ece_before: float
     ece_after: float
     n: int
-
-
-def softmax(logits: NDArray[Any]) -> Float64Array:
-    shifted = np.asarray(logits, np.float64)
-    shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    result: Float64Array = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
 
 
 def fit_temperature(logits: NDArray[Any], labels: Int32Array, weights: Float64Array) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from psp_ray.config.config import Config
+from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array
 from psp_ray.export.classifier import PROMPTS, save_prompts
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.posterior.accuracy import pooled_weights, share_of_none
-from psp_ray.posterior.calibration import Calibration, calibrate, reliability, softmax
+from psp_ray.posterior.calibration import Calibration, calibrate, reliability
 from psp_ray.report.curve import plot_calibration
 from psp_ray.run import build as components
 from psp_ray.run.loop import Experiment, PoolNames, RunState

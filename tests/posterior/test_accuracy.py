@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score, log_loss
 
 from psp_ray.core.errors import ConfigError
@@ -16,7 +17,7 @@ from psp_ray.posterior.accuracy import (
     round_estimates,
     share_of_none,
 )
-from psp_ray.posterior.calibration import calibrate, fit_temperature, reliability, softmax
+from psp_ray.posterior.calibration import calibrate, fit_temperature, reliability
 from psp_ray.run.stopping import agreement, expected_gain, outlook, parse_stop, reason_to_stop, stop_set
 
 
@@ -145,13 +146,13 @@ def test_folds_hold_every_label_once():
 def test_temperature_of_a_world_whose_temperature_is_known():
     draw = np.random.default_rng(0)
     logits = 3.0 * draw.normal(size=(4000, 5))
-    chances = softmax(logits)
+    chances = softmax(logits, axis=1)
     labels = np.array([draw.choice(5, p=p) for p in chances], np.int32)
     found = calibrate(2.5 * logits, labels, np.ones(4000))
     assert found.temperature == pytest.approx(2.5, rel=0.05)
     assert found.ece_after < 0.03 < found.ece_before
     grid = np.exp(np.linspace(np.log(1.5), np.log(4.0), 400))
-    best = grid[np.argmin([log_loss(labels, softmax(2.5 * logits / t)) for t in grid])]
+    best = grid[np.argmin([log_loss(labels, softmax(2.5 * logits / t, axis=1)) for t in grid])]
     assert found.temperature == pytest.approx(best, rel=0.02), "the prior is weak"
 
 

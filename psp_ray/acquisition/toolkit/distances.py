@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import CACHE_BYTES, Passes, probabilities, read_blocks, read_rows
+from psp_ray.acquisition.toolkit.passes import CACHE_BYTES, Passes
+from psp_ray.core.pool import read_blocks, read_rows
+from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader
 
 Factors = tuple[Float32Array, ...]
@@ -31,7 +33,7 @@ def gradient_factors(embeddings: Float32Array, logit_scale: float) -> Callable[[
     """
 
     def factors(features: Float32Array) -> Factors:
-        p = probabilities(features, embeddings, logit_scale)
+        p = class_probabilities(features, embeddings, logit_scale)
         w = -p
         w[np.arange(len(w)), (features @ embeddings.T).argmax(axis=1)] += 1.0
         return features, w.astype(np.float32)

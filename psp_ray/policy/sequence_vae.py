@@ -1,8 +1,4 @@
-"""J_Q of one block: Q over the n_t samples of round t against its target over the n_{t+1} that are left.
-
-Modes (method.md, "Soft-DTW"): `softdtw`; `id`, the true alignment, known from the positions; `pad`, zeros to the
-length of Q; `vae`, codes of both sequences. All return a sum over the block, to be multiplied by 1/(2n).
-"""
+"""A small VAE of value sequences, for the alignment `vae`."""
 
 from __future__ import annotations
 
@@ -16,37 +12,6 @@ from torch.nn import functional as F
 from psp_ray.config.policy import PolicySettings
 from psp_ray.core import noise
 from psp_ray.core.records import Float64Array
-from psp_ray.policy.softdtw import softdtw_loss
-
-
-def aligned_loss(
-    q: Tensor, next_target: Tensor, stayed: Tensor, here: Tensor, settings: PolicySettings, vae: SequenceVAE | None
-) -> Tensor:
-    """Sum of aligned squared errors of a block.
-
-    `q` (m,); `next_target` (m',) = r + gamma V of the samples left, in the order of `q`; `stayed` (m,) bool says which
-    those are; `here` (m,) the rewards alone. With no sample left the target is `here`, whatever the mode.
-    """
-    if not len(next_target):
-        return ((q - here) ** 2).sum()
-    if settings.align == "softdtw":
-        width = len(q) - len(next_target) if settings.sdtw_band else None
-        return softdtw_loss(
-            q,
-            next_target,
-            settings.sdtw_gamma,
-            width,
-            divergence=settings.sdtw_divergence,
-            backend=settings.sdtw_backend,
-        )
-    if settings.align == "id":
-        target = here.clone()
-        target[stayed] = next_target
-        return ((q - target) ** 2).sum()
-    if settings.align == "pad":
-        return ((q - F.pad(next_target, (0, len(q) - len(next_target)))) ** 2).sum()
-    assert vae is not None
-    return len(q) * ((vae.code(q) - vae.code(next_target)) ** 2).mean()
 
 
 class SequenceVAE(nn.Module):

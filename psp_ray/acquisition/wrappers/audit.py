@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import read_blocks, same_state
-from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
+from psp_ray.acquisition.base import WRAPPERS, AcquisitionFunction, validate_state
+from psp_ray.acquisition.strategy import Wrapper, same_state
 from psp_ray.config.policy import AuditSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import read_blocks
 from psp_ray.core.records import (
     Feedback,
     Float64Array,
@@ -25,8 +26,8 @@ from psp_ray.core.records import (
 from psp_ray.policy import sampling
 
 
-@register_wrapper("audit", AuditSettings)
-class Audit:
+@WRAPPERS.register("audit")
+class Audit(Wrapper):
     """Draws `audit_fraction` of the query set (at least one) uniformly, and lets the strategy choose the rest.
 
     For strategies that don't know how probable their choices are. The uniform part comes first in the proposal, with
@@ -37,10 +38,12 @@ class Audit:
     made a stratum of its own.
     """
 
+    suffix = "audit"
+    settings_class = AuditSettings
+    settings: AuditSettings
+
     def __init__(self, inner: AcquisitionFunction, pool: PoolReader, settings: AuditSettings | None = None) -> None:
-        self.inner, self.pool = inner, pool
-        self.settings = settings or AuditSettings.model_validate({})
-        self.name = inner.name + "+audit"
+        super().__init__(inner, pool, settings)
         self._last: tuple[PoolState, Int64Array] | None = None
 
     def propose(self, state: PoolState) -> Proposal:
@@ -86,14 +89,10 @@ class Audit:
             )
         )
 
-    def state_dict(self) -> StateDict:
-        """The strategy's state; the audit part is a function of seed, round and samples."""
-        return self.inner.state_dict()
-
     def load_state_dict(self, state: StateDict) -> None:
         """Continue to the same bits."""
         self._last = None
-        self.inner.load_state_dict(state)
+        super().load_state_dict(state)
 
     def _drawn(self, state: PoolState) -> Int64Array:
         if self._last is None or not same_state(self._last[0], state):

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import read_blocks, same_state
-from psp_ray.acquisition.base import AcquisitionFunction, register_wrapper, validate_state
+from psp_ray.acquisition.base import WRAPPERS, AcquisitionFunction, validate_state
+from psp_ray.acquisition.strategy import Wrapper, same_state
 from psp_ray.config.acquisition import SubsampleSettings
 from psp_ray.core import noise
+from psp_ray.core.pool import read_blocks
 from psp_ray.core.records import (
     Feedback,
     Float64Array,
@@ -23,8 +24,8 @@ from psp_ray.core.records import (
 from psp_ray.policy import sampling
 
 
-@register_wrapper("sub", SubsampleSettings)
-class Subsample:
+@WRAPPERS.register("sub")
+class Subsample(Wrapper):
     """Shows the strategy `sub_size` of the n unlabeled samples (at least n_query), drawn anew in every round.
 
     The usual way to bring quadratic strategies to large pools. The part is the samples of smallest noise, so that every
@@ -36,10 +37,12 @@ class Subsample:
     O(n) time beside the strategy's on m samples.
     """
 
+    suffix = "sub"
+    settings_class = SubsampleSettings
+    settings: SubsampleSettings
+
     def __init__(self, inner: AcquisitionFunction, pool: PoolReader, settings: SubsampleSettings | None = None) -> None:
-        self.inner, self.pool = inner, pool
-        self.settings = settings or SubsampleSettings.model_validate({})
-        self.name = inner.name + "+sub"
+        super().__init__(inner, pool, settings)
         self._last: tuple[PoolState, PoolState, Proposal] | None = None
 
     def propose(self, state: PoolState) -> Proposal:
@@ -64,14 +67,10 @@ class Subsample:
         own = {"state": part, "proposal": proposal, "unlabeled_next": left}
         return self.inner.observe(Feedback(**{**vars(feedback), **own, "final": feedback.final or not len(left)}))
 
-    def state_dict(self) -> StateDict:
-        """The strategy's state; the part is a function of seed, round and samples."""
-        return self.inner.state_dict()
-
     def load_state_dict(self, state: StateDict) -> None:
         """Continue to the same bits."""
         self._last = None
-        self.inner.load_state_dict(state)
+        super().load_state_dict(state)
 
     def _ask(self, state: PoolState) -> tuple[PoolState, Proposal]:
         """The strategy's state and proposal: asked once a round, or again by a process that didn't propose."""
