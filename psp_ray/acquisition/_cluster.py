@@ -103,33 +103,53 @@ def mean_neighbor_distance(x: Float32Array, neighbors: int, keys: UInt64Array, s
     return result
 
 
+def representatives(found: Clusters) -> Int64Array:
+    """Index of the sample nearest to each center, in the order of clusters that have any; ties to the lower index."""
+    order = np.lexsort((np.arange(len(found.labels)), found.distances, found.labels))
+    return np.asarray(order[np.unique(found.labels[order], return_index=True)[1]], np.int64)
+
+
+class Queues:
+    """The samples of each cluster that are `free` (n,), nearest to the center first; ties to the lower index."""
+
+    def __init__(self, found: Clusters, free: np.ndarray) -> None:
+        count = int(found.labels.max()) + 1 if len(found.labels) else 0
+        order = np.lexsort((np.arange(len(found.labels)), found.distances, found.labels))
+        self._order = order[free[order]]
+        self._at = np.searchsorted(found.labels[self._order], np.arange(count))
+        self._end = np.searchsorted(found.labels[self._order], np.arange(count), side="right")
+
+    def left(self, index: int) -> int:
+        """How many samples the cluster still has."""
+        return int(self._end[index] - self._at[index])
+
+    def pop(self, index: int) -> int:
+        """The next sample of a cluster that has any left."""
+        self._at[index] += 1
+        return int(self._order[self._at[index] - 1])
+
+
 class Coverage:
     """Which cluster is served next: the one with fewest labels, bought or just chosen; of those the largest.
 
-    `labels` (n,): each sample's cluster; `free` (n,): who can be chosen; `labeled` (n,): who has a label. Clusters of
-    at most `smallest` samples come last.
+    `labels` (n,): each sample's cluster; `free` (n,): who can be chosen; `labeled` (n,): who has a label.
     """
 
-    def __init__(self, labels: Int64Array, free: np.ndarray, labeled: np.ndarray, smallest: int = 0) -> None:
+    def __init__(self, labels: Int64Array, free: np.ndarray, labeled: np.ndarray) -> None:
         count = int(labels.max()) + 1 if len(labels) else 0
         self.sizes = np.bincount(labels, minlength=count)
         self.served = np.bincount(labels[labeled], minlength=count)
         self.left = np.bincount(labels[free], minlength=count)
-        self.small = self.sizes <= smallest
 
     def next(self) -> int:
         """The cluster to choose from; -1 where nothing is left. Ties go to the lower cluster."""
         open_ = np.flatnonzero(self.left > 0)
         if not len(open_):
             return -1
-        order = np.lexsort((open_, -self.sizes[open_], self.served[open_], self.small[open_]))
+        order = np.lexsort((open_, -self.sizes[open_], self.served[open_]))
         return int(open_[order[0]])
 
     def take(self, index: int) -> None:
         """One sample of the cluster was chosen."""
         self.served[index] += 1
         self.left[index] -= 1
-
-    def close(self, index: int) -> None:
-        """The cluster has nothing more to give."""
-        self.left[index] = 0

@@ -13,7 +13,7 @@ from psp_ray.acquisition._baseline import (
     read_rows,
     unknown_odds,
 )
-from psp_ray.acquisition._cluster import cluster
+from psp_ray.acquisition._cluster import cluster, representatives
 from psp_ray.acquisition.base import register, validate_state
 from psp_ray.acquisition.random import Random
 from psp_ray.config.acquisition import AlfaMixSettings
@@ -67,9 +67,7 @@ class AlfaMix(Baseline):
         if len(candidates):
             seed = noise.stream_key(state.seed, "alfa-mix", state.round)
             found = cluster(self.pool, candidates, min(state.n_query, len(candidates)), seed)
-            order = np.lexsort((candidates, found.distances, found.labels))
-            first = np.unique(found.labels[order], return_index=True)[1]
-            chosen = candidates[order[first]]
+            chosen = candidates[representatives(found)]
         left = np.setdiff1d(state.unlabeled, chosen, assume_unique=True)
         rest = generator(state, "alfa-mix-rest").permutation(left)[: state.n_query - len(chosen)]
         return np.concatenate([chosen, rest])

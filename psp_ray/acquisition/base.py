@@ -65,6 +65,9 @@ Factory = Callable[[PoolReader, Any], AcquisitionFunction]
 WrapperFactory = Callable[[AcquisitionFunction, PoolReader, Any], AcquisitionFunction]
 F = TypeVar("F", bound=Callable[..., Any])
 
+RENAMED = {"trustset": "el2n-policy"}
+"""Strategies that have another name now."""
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -141,6 +144,8 @@ def find(name: str) -> tuple[Registration, list[Registration]]:
     base, *wrappers = name.split("+")
     if base not in _STRATEGIES and (point := _points().get(base)) is not None:
         _load(point)
+    if base in RENAMED:
+        raise ConfigError(f"strategy {base!r} is called {RENAMED[base]!r} now; it was never the TrustSet of BRAL-T")
     if base not in _STRATEGIES:
         raise ConfigError(_unknown("strategy", base, strategy_names()))
     for wrapper in wrappers:

@@ -23,8 +23,9 @@ class PseudoClassBalance:
     labels is taken and counted as a label of that class; ties go to the lower class.
 
     `intent`: where the class with fewest labels has no candidate left, the class with fewest labels among those that
-    have one is served. `released`: as in PCB's published code, a candidate of any class is drawn, and no counter is
-    raised, so that all that follows in the round is drawn at random (rare with 10 classes, most picks with 100).
+    have one is served. `released`: as in PCB's published code, one of all candidates left is drawn then, whatever its
+    class, and no counter is raised, so that all that follows in the round is drawn like that (rare with 10 classes,
+    most picks with 100).
 
     A strategy that learns sees the candidates' selection probabilities for what was bought; outside, they are
     unknown (NaN), because the balancer decides. O(n C d) time beside the strategy's.
@@ -44,10 +45,15 @@ class PseudoClassBalance:
         candidates = self._ask(state).positions
         predicted = self._predictions(candidates, state)
         counts = np.bincount(np.asarray(state.labels, np.int64), minlength=state.n_classes)
-        words = noise.bits(state.seed, "pcb", self._keys(candidates), round=state.round)
+        keys = self._keys(candidates)
+        words = noise.bits(state.seed, "pcb", keys, round=state.round)
         order = np.lexsort((candidates, words))
-        take = balanced if self.settings.pcb == "intent" else balanced_as_released
-        return unknown_odds(candidates[order[take(predicted[order], counts, state.n_query)]])
+        if self.settings.pcb == "intent":
+            chosen = order[balanced(predicted[order], counts, state.n_query)]
+        else:
+            others = noise.bits(state.seed, "pcb-any", keys, round=state.round)
+            chosen = balanced_as_released(predicted, counts, state.n_query, order, np.lexsort((candidates, others)))
+        return unknown_odds(candidates[chosen])
 
     def observe(self, feedback: Feedback) -> Observation:
         """Let the strategy learn; it is told its own probabilities of what was bought."""
@@ -110,24 +116,27 @@ def balanced(predicted: Int64Array, counts: Int64Array, n_query: int) -> Int64Ar
     return np.asarray(chosen, np.int64)
 
 
-def balanced_as_released(predicted: Int64Array, counts: Int64Array, n_query: int) -> Int64Array:
-    """The same, but where the class with fewest labels has run out, the first left of any class is taken uncounted."""
+def balanced_as_released(
+    predicted: Int64Array, counts: Int64Array, n_query: int, order: Int64Array, others: Int64Array
+) -> Int64Array:
+    """The same, but where the class with fewest labels has run out, one of all that are left is taken uncounted.
+
+    `order` and `others` (m,): two independent random orders of the candidates. Classes are served in the first,
+    what is taken uncounted comes in the second: were it one order, the classes that were served would have given up
+    their part of its beginning, and would be drawn too seldom.
+    """
     counts = counts.copy()
-    queues = _queues(predicted, len(counts))
+    queues = _queues(predicted[order], len(counts))
     taken = np.zeros(len(predicted), bool)
+    rest = iter(others.tolist())
     chosen: list[int] = []
-    first = 0
     for _ in range(n_query):
         index = int(np.argmin(counts))
-        while queues[index] and taken[queues[index][-1]]:
-            queues[index].pop()
         if queues[index]:
-            pick = queues[index].pop()
+            pick = int(order[queues[index].pop()])
             counts[index] += 1
-        else:
-            while taken[first]:
-                first += 1
-            pick = first
+        else:  # and so for ever: the class stays the one with fewest labels
+            pick = next(candidate for candidate in rest if not taken[candidate])
         taken[pick] = True
         chosen.append(pick)
     return np.asarray(chosen, np.int64)

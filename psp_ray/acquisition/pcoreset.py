@@ -14,11 +14,14 @@ from psp_ray.core.records import Int64Array, PoolState
 class PCoreset(Baseline):
     """Greedy k-center over the class probabilities `p_i = softmax(logit_scale * f_i . T)` with Euclidean distances.
 
+    Labeled samples are centers where the model puts them, not at their labels.
+
     Source: Kang et al., "PCoreSet: effective active learning through knowledge distillation from vision-language
-    models" (arXiv 2506.00910), from the abstract: coverage is maximized in the probability space rather than in the
-    feature space. There the probabilities are those of a student network distilled from the vision-language model; here
-    they are the learned prompt's own, and labeled samples stand where the prompt puts them, not at their labels.
-    Without labels the first sample is drawn uniformly. Ties go to the lower position.
+    models" (arXiv 2506.00910), section 4, and its released code. Differs: there the probabilities are the mean of two
+    heads of a student network, one learned from the labels and one distilled from the vision-language model; here
+    they are the learned prompt's. There the first labels are given, as many for each class; here the rule
+    applies from the start, to the zero-shot probabilities, and the first sample is drawn uniformly. Ties go to the
+    lower position.
 
     O(n (n_query + labeled) C + n C d) time; memory n C * 4 bytes up to 1 GiB.
     """

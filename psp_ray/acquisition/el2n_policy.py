@@ -1,4 +1,4 @@
-"""BRAL-T: learn from the labeled samples that taught most what such samples look like before they have a label."""
+"""Learn from the labels that taught most what such samples look like before they have a label."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from psp_ray.acquisition._baseline import class_embeddings, probabilities, read_blocks, read_rows
 from psp_ray.acquisition.base import register, validate_state
-from psp_ray.config.acquisition import TrustSetSettings
+from psp_ray.config.acquisition import El2nPolicySettings
 from psp_ray.core import noise
 from psp_ray.core.records import (
     Feedback,
@@ -27,18 +27,18 @@ from psp_ray.policy import indicator, sampling
 N_CONTEXT = 8
 
 
-@register("trustset", TrustSetSettings)
-class TrustSet:
-    """A TrustSet of the labeled samples, and a policy trained by its reward that picks their like from the pool.
+@register("el2n-policy", El2nPolicySettings)
+class El2nPolicy:
+    """Finds out which labels were worth buying, and trains a policy that buys their like.
 
-    Source: Cui et al., "Labeled TrustSet guided: batch active learning with reinforcement learning" (IJCNN 2026), from
-    the abstract: a TrustSet holds the most informative labeled data, balanced over the classes and without redundancy;
-    a policy trained by reinforcement learning approximates its selection on unlabeled data. Everything else is ours:
+    Ours, and nobody's published method. Source: a label's worth is EL2N (Paul, Ganguli and Dziugaite, "Deep learning on
+    a data diet", NeurIPS 2021). With Cui et al., "Labeled TrustSet guided: batch active learning with reinforcement
+    learning" (IJCNN 2026; BRAL-T) it shares the outline of their abstract only, a balanced choice among the labeled
+    samples that a policy imitates on the pool; it must not be shown as that.
 
-    - A label's worth is the error of the prompt under which it was bought, `|p - e_y|` (EL2N: Paul, Ganguli and
-      Dziugaite, "Deep learning on a data diet", NeurIPS 2021). Worth and state are those *before* learning: afterwards
-      the student has fitted the labels and says nothing about unlabeled samples.
-    - Of each class half is kept, greedily by worth times the distance to what is kept already.
+    - A label's worth is the error of the prompt under which it was bought, `|p - e_y|`. Worth and state are those
+      *before* learning: afterwards the student has fitted the labels and says nothing about unlabeled samples.
+    - Of each class half counts as worth it, greedily by worth times the distance to what is kept already.
     - State: eight inputs that don't depend on the order of the classes (see `context`). Policy: one logit
       `theta . phi`. Action: take or leave, with reward 1 or -1 for taking; both rewards are known for a labeled
       sample, so that the gradient of the expected reward plus entropy bonus is exact instead of sampled.
@@ -48,11 +48,11 @@ class TrustSet:
     O(n (C + labeled) d) time. State: ten numbers a label.
     """
 
-    name = "trustset"
+    name = "el2n-policy"
 
-    def __init__(self, pool: PoolReader, settings: TrustSetSettings | None = None) -> None:
+    def __init__(self, pool: PoolReader, settings: El2nPolicySettings | None = None) -> None:
         self.pool = pool
-        self.settings = settings or TrustSetSettings.model_validate({})
+        self.settings = settings or El2nPolicySettings.model_validate({})
         self.phi = np.zeros((0, N_CONTEXT))
         self.worth = np.zeros(0)
         self.labels = np.zeros(0, np.int64)
@@ -66,16 +66,17 @@ class TrustSet:
         """
         validate_state(state, self.pool)
         phi, keys = context(self.pool, state)
-        logits = self.settings.trustset_sharpness * (phi @ self.theta)
+        logits = self.settings.el2n_sharpness * (phi @ self.theta)
         total = sampling.LogSumExp()
         total.add(logits)
+        # the stream keeps the name it had before the strategy got its own, so that draws stay what they were
         gumbel = noise.gumbel(state.seed, "trustset", keys, round=state.round)
         blocks = [(state.unlabeled, logits - total.value, gumbel, keys)]
         positions, log_prob, next_key = sampling.draw(blocks, state.n_query)
         return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob))
 
     def observe(self, feedback: Feedback) -> Observation:
-        """Remember what the new labels were worth, form the TrustSet anew, and train the policy on it."""
+        """Remember what the new labels were worth, and train the policy on the worthiest of all."""
         state, positions = feedback.state, np.asarray(feedback.proposal.positions, np.int64)
         phi, _ = context(self.pool, state)
         labels = np.asarray(feedback.labels, np.int64)
@@ -88,9 +89,9 @@ class TrustSet:
         self.labels = np.concatenate([self.labels, labels])
         self.positions = np.concatenate([self.positions, positions])
         features = read_rows(self.pool, self.positions)
-        inside = trust_set(features, self.worth, self.labels, self.settings.trustset_share)
+        inside = worth_it(features, self.worth, self.labels, self.settings.el2n_share)
         reward = np.where(inside, 1.0, -1.0)
-        self.theta, gained = train(self.phi, reward, self.settings.trustset_temperature, self.settings.trustset_steps)
+        self.theta, gained = train(self.phi, reward, self.settings.el2n_temperature, self.settings.el2n_steps)
         return Observation(reward=gained)
 
     def state_dict(self) -> StateDict:
@@ -109,8 +110,8 @@ class TrustSet:
         self.theta = np.array(state.get("theta", np.zeros(N_CONTEXT)))
 
 
-def trust_set(features: Float32Array, worth: Float64Array, labels: Int64Array, share: float) -> np.ndarray:
-    """Mask (m,) of the TrustSet: of each class `share` of its samples, at least one.
+def worth_it(features: Float32Array, worth: Float64Array, labels: Int64Array, share: float) -> np.ndarray:
+    """Mask (m,) of the labels worth it: of each class `share` of its samples, at least one.
 
     The first of a class is the one of largest `worth` (m,); then each has the largest worth times distance to the
     nearest one kept. Ties go to what was bought first.
