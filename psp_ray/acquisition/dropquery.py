@@ -45,7 +45,7 @@ class DropQuery(Baseline):
             chosen = candidates[representatives(found)]
         rest = np.lexsort((keys, -changes))
         rest = rest[~np.isin(rest, chosen)][: state.n_query - len(chosen)]
-        return state.unlabeled[np.concatenate([chosen, rest])]
+        return np.asarray(state.unlabeled[np.concatenate([chosen, rest])], np.int64)
 
     def _changes(self, state: PoolState) -> tuple[Int64Array, UInt64Array]:
         """In how many passes each unlabeled sample's class changes (n,), and the samples' keys (n,)."""

@@ -38,7 +38,7 @@ class KMeans(Baseline):
         found = cluster(self.pool, everyone, count, noise.stream_key(state.seed, "kmeans", state.round))
         queues = Queues(found, free)
         coverage = Coverage(found.labels, free, ~free)
-        chosen = []
+        chosen: list[int] = []
         while len(chosen) < state.n_query:
             index = coverage.next()
             chosen.append(queues.pop(index))
