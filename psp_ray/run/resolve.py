@@ -51,11 +51,6 @@ def _classes_describe(config: Config) -> bool:
 def _check_strategy(name: str, config: Config) -> None:
     from psp_ray.acquisition.base import find, strategy_names
 
-    if name == "zero-shot":
-        raise ConfigError(
-            "--strategy zero-shot: it buys no labels, so there are no rounds to run; every run's summary.json has "
-            "zero_shot_accuracy"
-        )
     try:
         find(config.policy.strategy)
     except ConfigError:
