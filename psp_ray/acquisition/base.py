@@ -65,8 +65,8 @@ Factory = Callable[[PoolReader, Any], AcquisitionFunction]
 WrapperFactory = Callable[[AcquisitionFunction, PoolReader, Any], AcquisitionFunction]
 F = TypeVar("F", bound=Callable[..., Any])
 
-RENAMED = {"trustset": "el2n-policy"}
-"""Strategies that have another name now."""
+RENAMED = {"trustset": "is called 'el2n-policy' now; it was never the TrustSet of BRAL-T"}
+"""Strategies that have another name now, and what to say about it."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def find(name: str) -> tuple[Registration, list[Registration]]:
     if base not in _STRATEGIES and (point := _points().get(base)) is not None:
         _load(point)
     if base in RENAMED:
-        raise ConfigError(f"strategy {base!r} is called {RENAMED[base]!r} now; it was never the TrustSet of BRAL-T")
+        raise ConfigError(f"strategy {base!r} {RENAMED[base]}")
     if base not in _STRATEGIES:
         raise ConfigError(_unknown("strategy", base, strategy_names()))
     for wrapper in wrappers:

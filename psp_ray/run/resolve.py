@@ -49,11 +49,14 @@ def _classes_describe(config: Config) -> bool:
 
 
 def _check_strategy(name: str, config: Config) -> None:
-    from psp_ray.acquisition.base import find, strategy_names
+    from psp_ray.acquisition.base import RENAMED, find, strategy_names
 
     try:
         find(config.policy.strategy)
     except ConfigError:
+        base = config.policy.strategy.split("+")[0]
+        if base in RENAMED:
+            raise ConfigError(f"--strategy {name}: {RENAMED[base]}") from None
         choices = sorted({*strategy_names(), *PRESETS})
         raise ConfigError(
             f"--strategy {name}: unknown{did_you_mean(name, choices)}; known: {', '.join(choices)}"

@@ -1,5 +1,7 @@
 """The closest rivals against their papers: cases whose answer the rule determines, and plain slow loops."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,6 +23,7 @@ from psp_ray.config.acquisition import MaxHerdingSettings, ProbCoverSettings
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Feedback
+from psp_ray.run.resolve import resolve
 from tests.acquisition.test_baselines import blobs, half, propose, state_of
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World, unit
@@ -413,8 +416,9 @@ def test_the_old_name_says_the_new_one():
     pool = ArrayPool(np.eye(3))
     with pytest.raises(ConfigError, match="'trustset' is called 'el2n-policy' now"):
         create("trustset", pool)
-    with pytest.raises(ConfigError, match="'el2n-policy' now"):
-        create("trustset+pcb", pool)
+    for name in ("trustset", "trustset+pcb"):
+        with pytest.raises(ConfigError, match=rf"^--strategy {re.escape(name)}: is called 'el2n-policy' now"):
+            resolve({"strategy": name})
 
 
 def test_pcoreset_goes_by_probabilities_and_not_by_labels():
