@@ -78,8 +78,8 @@ class Bandit(Strategy):
         cosines = read_rows(self.pool, positions) @ class_embeddings(state.text, self.pool).T
         wrong = (cosines.argmax(axis=1) != feedback.labels).astype(np.float64)
         arms = self._arm_of_all()[positions]
-        self.wins = self._updated(self.wins, arms, wrong)
-        self.losses = self._updated(self.losses, arms, 1.0 - wrong)
+        self.wins = faded(self.wins, arms, wrong, self.settings.bandit_memory)
+        self.losses = faded(self.losses, arms, 1.0 - wrong, self.settings.bandit_memory)
         return Observation(reward=float(wrong.mean()))
 
     def state_dict(self) -> StateDict:
@@ -115,5 +115,7 @@ class Bandit(Strategy):
             self._arms = (*key, found.labels)
         return self._arms[2]
 
-    def _updated(self, counts: Float64Array, arms: Int64Array, gained: Float64Array) -> Float64Array:
-        return self.settings.bandit_memory * counts + np.bincount(arms, weights=gained, minlength=len(counts))
+
+def faded(counts: Float64Array, arms: Int64Array, gained: Float64Array, memory: float) -> Float64Array:
+    """Counts (k,) of the arms after a round: what was counts by `memory`, and what the pulls (m,) gained is added."""
+    return memory * counts + np.bincount(arms, weights=gained, minlength=len(counts))

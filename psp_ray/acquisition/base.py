@@ -59,8 +59,8 @@ WrapperFactory = Callable[[AcquisitionFunction, PoolReader, Any], AcquisitionFun
 
 STRATEGIES: Registry[Factory] = Registry("strategy", "psp_ray.acquisition", option="--strategy")
 WRAPPERS: Registry[WrapperFactory] = Registry("wrapper", "psp_ray.acquisition.wrappers", option="--strategy ...")
-RENAMED = {"trustset": "el2n-policy"}
-"""Strategies that have another name now."""
+RENAMED = {"trustset": "is called 'el2n-policy' now; it was never the TrustSet of BRAL-T"}
+"""Strategies that have another name now, and what to say about it."""
 
 
 def strategy_names() -> list[str]:
@@ -80,7 +80,7 @@ def find(name: str) -> tuple[Entry[Factory], list[Entry[WrapperFactory]]]:
     """
     base, *wrappers = name.split("+")
     if base in RENAMED:
-        raise ConfigError(f"strategy {base!r} is called {RENAMED[base]!r} now; it was never the TrustSet of BRAL-T")
+        raise ConfigError(f"strategy {base!r} {RENAMED[base]}")
     return STRATEGIES.entry(base), [WRAPPERS.entry(wrapper) for wrapper in wrappers]
 
 

@@ -20,8 +20,12 @@ def run(config_file: str | None, dry_run: bool, **given: Any) -> None:
     config = resolve(given, config_file)
     from psp_ray.run.command import dry_run as check
     from psp_ray.run.command import run as start
+    from psp_ray.run.references import ZERO_SHOT, run_zero_shot
 
     if dry_run:
         click.echo(check(config), nl=False)
+    elif config.policy.preset == ZERO_SHOT:
+        summary = run_zero_shot(config)
+        click.echo(f"zero-shot accuracy {100 * summary['zero_shot_accuracy']:.1f} % on {summary['evaluate_on']}")
     elif start(config)["status"] == "awaiting_labels":
         raise SystemExit(AWAITING)

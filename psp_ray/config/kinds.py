@@ -40,7 +40,7 @@ class OneOf:
 
     def _known(self, name: str) -> str:
         if name not in self.registry:
-            raise ValueError(self.registry.unknown(name))
+            raise ValueError(self.registry.unknown(name).removeprefix(f"{self.registry.option} {name}: "))
         return name
 
 

@@ -1,8 +1,8 @@
 """Presets: names that `--strategy` takes beside the acquisition functions.
 
 A preset sets the acquisition function, self-training and settings; options given beside it win. `psp` starts from the
-defaults of the settings, `psp-paper` is the method note taken literally, `full` is a reference that learns from
-the labels of the whole pool, the others switch one thing off (ablations).
+defaults of the settings, `psp-paper` is the method note taken literally, the others switch one thing off (ablations).
+Two are references: `full` learns from the labels of the whole pool, `zero-shot` buys nothing and is evaluated once.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ PRESETS: dict[str, Settings] = {
     "psp-paper-no-ust": PSP_PAPER | {"self_training": "none"},
     "psp-paper-pad": PSP_PAPER | {"align": "pad"},
     "psp-paper-vae": PSP_PAPER | {"align": "vae"},
+    "zero-shot": {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": 1},
     "full": {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": "pool"},
 }
 

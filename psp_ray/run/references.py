@@ -1,17 +1,58 @@
 """What the strategies are read against: `zero-shot`, without labels, and `full`, with the labels of the whole pool.
 
-`full` is a preset and runs like any strategy: `psp-ray run --strategy full`. `zero-shot` buys nothing, so that there is
-no round to run; every run's `summary.json` has it as `zero_shot_accuracy`, and `zero_shot` computes it alone.
+Both are presets and run like any strategy, `psp-ray run --strategy full`. `zero-shot` buys nothing, so that there is no
+round to run: `run_zero_shot` evaluates it once and writes the summary of a run without rounds.
 """
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 from rich.console import Console
 
 from psp_ray.config.config import Config
-from psp_ray.core.records import Evaluation
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.files import alone
+from psp_ray.core.records import Evaluation, TextState
+from psp_ray.core.threads import limit_threads
 
-REFERENCES = ("zero-shot", "full")
+ZERO_SHOT = "zero-shot"
+REFERENCES = (ZERO_SHOT, "full")
+
+
+def run_zero_shot(config: Config, wait: float = 0.0) -> dict[str, Any]:
+    """Evaluate the preset `zero-shot` into its output folder; returns the content of `summary.json`.
+
+    Where another process is at work in the folder, its end is awaited for `wait` seconds.
+
+    Raises:
+        UserError: what `psp_ray.run.command.run` raises before its first round, or no labeled images to evaluate on.
+    """
+    from psp_ray.run.command import check_out, default_out, open_out
+    from psp_ray.run.loop import RunState
+    from psp_ray.run.output import write_summary
+
+    started = time.perf_counter()
+    limit_threads(config.runtime.threads)
+    out = Path(config.output.out) if config.output.out else default_out(config)
+    check_out(config, out)
+    evaluation = zero_shot(config)
+    if not evaluation.n:
+        raise DatasetError(
+            f"--strategy {ZERO_SHOT}: {config.data.dataset} has no labeled {config.data.evaluate_on} images; "
+            "give some with --test"
+        )
+    with alone(out, wait):
+        open_out(config, out)
+        none = np.zeros(0, np.int64)
+        labels = none.astype(np.int32)
+        text = TextState(np.zeros((0, 0), np.float32), 1.0)
+        state = RunState(text, evaluation, none, labels, none.astype(np.float64), labels, text.features, text.features)
+        seconds = time.perf_counter() - started
+        return write_summary(out, config, "finished", state, seconds, config.model.image_size)
 
 
 def zero_shot(config: Config) -> Evaluation:
@@ -24,8 +65,8 @@ def zero_shot(config: Config) -> Evaluation:
     from psp_ray.run import build as components
     from psp_ray.run.command import descriptions_of, featurize_only, prepare, templates_of
 
-    alone = {"runner": "inline", "self_training": "none", "strategy": "random", "rounds": 1, "labels_per_round": 1}
-    config = prepare(config.changed(**alone, label_cap=None)).config
+    least = {"runner": "inline", "self_training": "none", "strategy": "random", "rounds": 1, "labels_per_round": 1}
+    config = prepare(config.changed(**least, label_cap=None)).config
     data = featurize_only(config, Reporter(1, Console(quiet=True)))
     evaluation = data.test if config.data.evaluate_on == "test" else data.val
     assert evaluation.labels is not None

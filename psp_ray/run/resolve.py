@@ -56,7 +56,9 @@ def _check_strategy(name: str, config: Config) -> None:
             "zero_shot_accuracy"
         )
     base = config.policy.strategy.partition("+")[0]
-    if base not in STRATEGIES and base not in RENAMED:
+    if base in RENAMED:
+        raise ConfigError(f"--strategy {name}: {RENAMED[base]}")
+    if base not in STRATEGIES:
         raise ConfigError(STRATEGIES.unknown(base, PRESETS))
     settings_of(config.policy.strategy, config.policy)
 

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import UserError
-from psp_ray.core.files import alone, write_text
-from psp_ray.core.records import TextState
-from psp_ray.core.threads import limit_threads
+from psp_ray.core.files import write_text
 from psp_ray.features.encoder import ChunkResult, ChunkTask
 from psp_ray.report.progress import Reporter
 from psp_ray.run import build as components
 from psp_ray.run.checkpoint import latest_round
-from psp_ray.run.command import Prepared, check_budget, featurize_prepared, open_out, open_runtime, run
-from psp_ray.run.loop import RunState
-from psp_ray.run.output import write_summary
+from psp_ray.run.command import Prepared, check_budget, featurize_prepared, open_runtime, run
+from psp_ray.run.references import ZERO_SHOT, run_zero_shot
 from psp_ray.run.runtime import Runtime
 from psp_ray.studies.plan import Cell, Plan
-from psp_ray.studies.settings import ZERO_SHOT
 
 ERRORS = "errors"
 LINGER = 60.0
@@ -62,9 +55,8 @@ def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcom
     config = Config(**json.loads(settings))
     assert config.output.out is not None
     try:
-        if config.policy.strategy == ZERO_SHOT:
-            with alone(Path(config.output.out), LINGER):
-                _look_without_learning(config)
+        if config.policy.preset == ZERO_SHOT:
+            run_zero_shot(config, LINGER)
         else:
             run(config, Quiet(config.labels.rounds, on_round), LINGER)
     except UserError as error:
@@ -72,22 +64,6 @@ def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcom
     except Exception as error:
         return Outcome(first_line(error), traceback.format_exc())
     return Outcome()
-
-
-def _look_without_learning(config: Config) -> None:
-    """The summary of a run of no rounds."""
-    from psp_ray.run.references import zero_shot
-
-    assert config.output.out is not None
-    started, out = time.perf_counter(), Path(config.output.out)
-    limit_threads(config.runtime.threads)
-    open_out(config, out)
-    evaluation = zero_shot(config)
-    none = np.zeros(0, np.int64)
-    text = TextState(np.zeros((0, 0), np.float32), 1.0)
-    labels = none.astype(np.int32)
-    state = RunState(text, evaluation, none, labels, none.astype(np.float64), labels, text.features, text.features)
-    write_summary(out, config, "finished", state, time.perf_counter() - started, config.model.image_size)
 
 
 def first_line(error: BaseException) -> str:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from psp_ray.run.references import REFERENCES
 from psp_ray.studies.plan import slug
-from psp_ray.studies.tables import Key, Panel, labels_title, panel
+from psp_ray.studies.tables import Key, Panel, is_reference, labels_title, panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +30,7 @@ def draw_curves(path: Path, results: pd.DataFrame, curves: pd.DataFrame, dataset
     """Draw one data set: a row of panels for each number of labels per class."""
     times: list[int | None] = [*sorted({int(item) for item in results.labels_per_class.dropna()})] or [None]
     parts = [panel(results, curves, [dataset], count) for count in times]
-    keys = [key for key in parts[0].keys if key[0] not in REFERENCES]
+    keys = [key for key in parts[0].keys if not is_reference(key)]
     groups = _groups(keys)
     styles = _styles(keys)
     columns = max(1, len(groups))
@@ -117,7 +116,7 @@ def _lines(part: Panel) -> dict[str, float]:
     start = part.curves[part.curves["round"] == 0]
     if not start.empty:
         found["zero-shot"] = 100 * float(start.accuracy.mean())
-    full = part.results[(part.results.strategy == "full") & (part.results.status == "finished")]
+    full = part.results[(part.results.strategy.str.split(" ").str[0] == "full") & (part.results.status == "finished")]
     if not full.empty:
         found["fully labeled"] = 100 * float(full.final_accuracy.mean())
     return found

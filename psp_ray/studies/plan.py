@@ -6,20 +6,23 @@ import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.files import read_json
 from psp_ray.data.dataset import Dataset
+from psp_ray.data.own import initial_labels, limited
 from psp_ray.run.command import RUN_FILE, Prepared, complete, differences, load_data, prepare
 from psp_ray.run.output import SUMMARY
-from psp_ray.run.references import REFERENCES
+from psp_ray.run.references import REFERENCES, ZERO_SHOT
 from psp_ray.run.resolve import resolve
-from psp_ray.studies.settings import ZERO_SHOT, Entry, Study, parse_dataset, parse_strategy
+from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy
 
 STUDY_FILE = "study.yaml"
 RUNS = "runs"
@@ -151,23 +154,29 @@ def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, time
     given |= {"dataset": entry.name, "strategy": strategy.name, "seed": 0, "runner": "inline", "resume": True}
     if strategy.self_training is not None:
         given["self_training"] = strategy.self_training
+    given["pool_limit"] = None if strategy.name == ZERO_SHOT else replicate_size(study, given, dataset)
     if times is not None:
         given["labels_per_round"] = times * len(dataset.classes)
         return _checked(given, dataset)
     given.pop("rounds", None)  # references have their own, or none
-    if strategy.name != ZERO_SHOT:
-        return _checked(given, dataset)
-    # It buys nothing: no run, but a configuration like the others', which `execute.run_one` knows by its name.
-    given |= {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": 1}
-    prepared = _checked(given, dataset)
-    return replace(prepared, config=prepared.config.changed(strategy=ZERO_SHOT))
+    return _checked(given, dataset)
+
+
+def replicate_size(study: Study, given: Mapping[str, Any], dataset: Dataset) -> int | None:
+    """Pool images of each seed's part of the pool; None where every seed has the whole pool."""
+    whole = dataset.pool.num_rows
+    size = min(whole, int(given.get("pool_limit") or whole))
+    size = round(study.settings.pool_share * size)
+    return None if size >= whole else max(2, size)
 
 
 def _checked(given: dict[str, Any], dataset: Dataset) -> Prepared:
     """A run with all images of its data set, which are encoded once, checked against the pool it will have."""
     config = resolve(given)
     if config.data.pool_limit is not None:
-        prepare(config)
+        file = config.data.initial_labels
+        known = initial_labels(dataset, file)[0] if file else np.zeros(0, np.int64)
+        prepare(config, limited(dataset, config.data.pool_limit, config.runtime.seed, known))
     return replace(prepare(config.changed(pool_limit=None), dataset), config=complete(config, dataset))
 
 

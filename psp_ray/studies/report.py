@@ -34,7 +34,13 @@ def document(
     parts = [f"{'#' * level} {settings.title or 'Comparison of strategies'}"]
     if settings.about:
         parts.append(" ".join(settings.about.split()))
-    parts.append("\n".join(f"- {line}" for line in tables.facts(results, _summaries(plan))))
+    facts = tables.facts(results, _summaries(plan))
+    if settings.pool_share < 1 and settings.seeds > 1:
+        facts.append(
+            f"Every seed has its own {100 * settings.pool_share:g} % of the pool, the same for all strategies: seeds "
+            "are replicates, and differences are paired."
+        )
+    parts.append("\n".join(f"- {line}" for line in facts))
     parts.append(f"```\n{command}\n```")
     parts += extra
     lines = tables.failures(results)

@@ -16,9 +16,7 @@ from pydantic import Field, field_validator
 from psp_ray.config.base import Settings, option_name, read_yaml
 from psp_ray.config.config import RUN_ONLY, fields
 from psp_ray.core.errors import ConfigError
-from psp_ray.run.references import REFERENCES
 
-ZERO_SHOT = REFERENCES[0]
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
 _INSTEAD = {
     "dataset": "use --datasets",
@@ -47,6 +45,12 @@ class StudySettings(Settings):
         (), description="strategies or presets, each with :none or :ust (self-training) and :key=value"
     )
     seeds: int = Field(5, ge=1, description="seeds a strategy: 0..N-1")
+    pool_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="share of the pool that a seed draws from, the same for all strategies; 1: all of it",
+    )
     labels_per_class: tuple[int, ...] = Field((1,), description="labels a round for each class (k: k x C labels)")
     against: tuple[str, ...] = Field(
         DEFAULT_AGAINST,

@@ -48,7 +48,8 @@ def spread(values: Sequence[float]) -> Spread | None:
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     """Mean of `ours - theirs` over the seeds that both have, with Student's 95 % interval on n - 1 degrees of freedom.
 
-    Seeds are pairs because they share the noise of everything but the strategy. None without a common seed.
+    Seeds are pairs because they share the part of the pool and the noise of everything but the strategy. None without
+    a common seed.
     """
     from scipy import stats
 

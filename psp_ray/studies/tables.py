@@ -20,8 +20,8 @@ MEASURES = {
     "final_macro_accuracy": "final, macro",
     "mean_macro_accuracy": "mean over rounds, macro",
 }
-TARGET: Key = ("badge+pcb", "none")
-"""Whose final accuracy the labels needed are counted to."""
+OURS = "psp"
+"""How the names of our own presets begin; all other strategies are rivals."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,25 @@ class Panel:
 
     @property
     def keys(self) -> list[Key]:
+        """Rows in their order: ours as given, then the closest rivals (by final accuracy), references last."""
         pairs = list(dict.fromkeys(zip(self.results.strategy, self.results.self_training, strict=True)))
-        return sorted(pairs, key=lambda key: key[0] in REFERENCES)  # stable: references last
+
+        def place(key: Key) -> tuple[int, float]:
+            if is_rival(key):
+                return 1, -self._final(key)
+            return (2 if is_reference(key) else 0), 0.0
+
+        return sorted(pairs, key=place)  # stable
+
+    @property
+    def best_rival(self) -> Key | None:
+        """The rival of highest final accuracy, whose end the labels needed are counted to; None where there is none."""
+        return next((key for key in self.keys if is_rival(key) and np.isfinite(self._final(key))), None)
+
+    def _final(self, key: Key) -> float:
+        """Mean final accuracy over the runs that finished; -inf without any."""
+        found = spread(list(self.by_seed(key, "final_accuracy").values()))
+        return -np.inf if found is None else found.mean
 
     def by_seed(self, key: Key, measure: str) -> dict[int, float]:
         """Seed -> value; over several data sets their mean, for seeds finished on all of them."""
@@ -51,12 +68,15 @@ class Panel:
             labels=("labels", "mean"), mean=("accuracy", "mean"), std=("accuracy", "std"), n=("accuracy", "size")
         )
 
-    def needed(self, key: Key, target: Key = TARGET) -> tuple[Needed | None, float] | None:
-        """(labels needed, as the target's share; its labels); None where the target is not in the panel."""
+    def needed(self, key: Key) -> tuple[Needed | None, float] | None:
+        """(labels needed to the best rival's final accuracy; its labels); None where there is no rival."""
+        target = self.best_rival
+        if target is None:
+            return None
         goal = self.curve(target)
         ours = self.curve(key)
         goal, ours = goal[goal.index > 0], ours[ours.index > 0]
-        if goal.empty or ours.empty or key[0] in REFERENCES:
+        if goal.empty or ours.empty or is_reference(key):
             return None
         last = goal.iloc[-1]
         return labels_needed(ours.labels.tolist(), ours["mean"].tolist(), float(last["mean"])), float(last.labels)
@@ -75,6 +95,16 @@ class Panel:
     @staticmethod
     def _of(key: Key, frame: pd.DataFrame) -> pd.DataFrame:
         return frame[(frame.strategy == key[0]) & (frame.self_training == key[1])]
+
+
+def is_rival(key: Key) -> bool:
+    """Whether a row is neither ours nor a reference."""
+    return not key[0].startswith(OURS) and not is_reference(key)
+
+
+def is_reference(key: Key) -> bool:
+    """Whether a row is zero-shot or full, with whatever settings of its own."""
+    return key[0].split(" ")[0] in REFERENCES
 
 
 def panel(results: pd.DataFrame, curves: pd.DataFrame, datasets: Sequence[str], times: int | None) -> Panel:
@@ -146,19 +176,21 @@ def accuracy_table(part: Panel) -> str:
     values = {key: {name: spread(list(part.by_seed(key, name).values())) for name in MEASURES} for key in part.keys}
     best = {}
     for name in MEASURES:
-        rated = [found[name] for key, found in values.items() if key[0] not in REFERENCES]
+        rated = [found[name] for key, found in values.items() if not is_reference(key)]
         best[name] = max((round(100 * item.mean, 1) for item in rated if item is not None), default=None)
-    with_target = any(part.needed(key) is not None for key in part.keys)
+    rival = part.best_rival
     header = ["strategy", "self-training", *MEASURES.values()]
-    header += ["labels to badge+pcb's end"] if with_target else []
+    if rival is not None:
+        whose = ":".join(rival) if len(part.datasets) == 1 else "the best rival"
+        header.append(f"labels to {whose}'s end")
     rows = []
     for key in part.keys:
         marked = []
         for name in MEASURES:
             found = values[key][name]
-            is_best = found is not None and key[0] not in REFERENCES and round(100 * found.mean, 1) == best[name]
+            is_best = found is not None and not is_reference(key) and round(100 * found.mean, 1) == best[name]
             marked.append(f"**{shown_spread(found)}**" if is_best else shown_spread(found))
-        needed = [average_needed(part, key)] if with_target else []
+        needed = [average_needed(part, key)] if rival is not None else []
         seconds = part.seconds(key)
         rows.append([*key, *marked, *needed, "–" if seconds is None else f"{seconds:.0f}", part.runs(key)])
     return markdown_table([*header, "seconds a run", "runs"], rows)

@@ -5,53 +5,43 @@ import sys
 
 import numpy as np
 import pytest
+from pydantic import Field
 
-from psp_ray.acquisition import base
+from psp_ray.acquisition import Strategy, Wrapper
 from psp_ray.acquisition.base import (
+    STRATEGIES,
+    WRAPPERS,
     AcquisitionFunction,
     create,
-    register,
-    register_wrapper,
+    strategy_names,
     validate_proposal,
     validate_state,
 )
 from psp_ray.acquisition.random import Random
+from psp_ray.config.acquisition import SamplerSettings
+from psp_ray.config.base import Settings
 from psp_ray.config.policy import PolicySettings
 from psp_ray.core.errors import ConfigError, UserError
-from psp_ray.core.records import Observation, Proposal
+from psp_ray.core.records import Proposal
 from tests.policy.worlds import World
 
 
 @pytest.fixture
-def registries(monkeypatch):
-    base._discover()  # what is found while the copies stand in would be lost with them
-    monkeypatch.setattr(base, "_STRATEGIES", dict(base._STRATEGIES))
-    monkeypatch.setattr(base, "_WRAPPERS", dict(base._WRAPPERS))
+def registries():
+    with STRATEGIES.temporary(), WRAPPERS.temporary():
+        yield
 
 
-class First:
-    name = "first"
+class First(Strategy):
+    """The first samples there are."""
 
-    def __init__(self, pool, settings):
-        self.settings = settings
-
-    def propose(self, state):
-        chosen = state.unlabeled[: state.n_query]
-        return Proposal(chosen, np.full(len(chosen), np.nan))
-
-    def observe(self, feedback):
-        return Observation()
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
+    def choose(self, state):
+        return state.unlabeled[: state.n_query]
 
 
 def test_strategies_of_this_package_are_found_by_their_files():
-    assert {"random", "vssp"} <= set(base.strategy_names())
-    for name in base.strategy_names():
+    assert {"random", "vssp"} <= set(strategy_names())
+    for name in strategy_names():
         strategy = create(name, World(n=20).pool)
         assert isinstance(strategy, AcquisitionFunction)
         assert strategy.name == name
@@ -67,27 +57,27 @@ def test_listing_strategies_imports_nothing_heavy():
 
 
 def test_unknown_names_are_refused_with_the_nearest(registries):
-    with pytest.raises(ConfigError, match=r"'vsp' is unknown; did you mean 'vssp'\?; known: .*random, .*vssp"):
+    with pytest.raises(ConfigError, match=r"unknown strategy; did you mean 'vssp'\?; known: .*random, .*vssp"):
         create("vsp", World(n=20).pool)
-    with pytest.raises(ConfigError, match=r"wrapper 'pcbb' is unknown"):
+    with pytest.raises(ConfigError, match=r"pcbb: unknown wrapper; did you mean 'pcb'"):
         create("random+pcbb", World(n=20).pool)
 
 
 def test_a_name_is_given_once(registries):
-    register("first")(First)
-    register("first")(First)  # the same factory again: a module imported twice
+    STRATEGIES.register("first")(First)
+    STRATEGIES.register("first")(First)  # the same factory again: a module imported twice
     with pytest.raises(ConfigError, match="registered already"):
-        register("first")(Random)
+        STRATEGIES.register("first")(Random)
     for bad in ("", "a+b", "Upper", " x"):
         with pytest.raises(ConfigError, match="must be lower case"):
-            register(bad)(First)
+            STRATEGIES.register(bad)(First)
 
 
 def test_settings_are_picked_from_a_larger_object(registries):
     class Larger(PolicySettings):
         other: int = 3
 
-    register("first", PolicySettings)(First)
+    STRATEGIES.register("first", settings=PolicySettings)(First)
     strategy = create("first", World(n=20).pool, Larger(kappa=2.5))
     assert type(strategy.settings) is PolicySettings
     assert strategy.settings.kappa == 2.5
@@ -95,16 +85,15 @@ def test_settings_are_picked_from_a_larger_object(registries):
 
 
 def test_wrappers_go_around_any_strategy_in_order(registries):
-    class Reversed(First):
-        def __init__(self, inner, pool, settings):
-            self.inner, self.name = inner, inner.name + "+reversed"
+    class Reversed(Wrapper):
+        suffix = "reversed"
 
         def propose(self, state):
             proposal = self.inner.propose(state)
             return Proposal(proposal.positions[::-1], proposal.log_prob)
 
-    register("first")(First)
-    register_wrapper("reversed")(Reversed)
+    STRATEGIES.register("first")(First)
+    WRAPPERS.register("reversed")(Reversed)
     world = World(n=20)
     strategy = create("first+reversed", world.pool)
     assert strategy.name == "first+reversed"
@@ -113,24 +102,59 @@ def test_wrappers_go_around_any_strategy_in_order(registries):
     np.testing.assert_array_equal(twice.propose(world.state(n_query=3)).positions, [0, 1, 2])
 
 
-def test_entry_points_of_other_packages_are_strategies(registries, monkeypatch):
-    class Point:
-        name, value = "theirs", "their.module:First"
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Two packages with entry points on the path: one good, one broken."""
+    for name, code in (
+        ("theirs", "from tests.acquisition.test_base import First as It\n"),
+        ("broken", "import nobody\n"),
+    ):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (tmp_path / f"module_of_{name}.py").write_text(code)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[psp_ray.acquisition]\n{name} = module_of_{name}:It\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
 
-        def load(self):
-            return First
 
-    class Broken(Point):
-        name = "broken"
-
-        def load(self):
-            raise ImportError("no module named their")
-
-    monkeypatch.setattr(base, "entry_points", lambda group: [Point(), Broken()] if group == base.GROUP else [])
-    assert {"theirs", "broken", "random"} <= set(base.strategy_names())
-    assert isinstance(create("theirs", World(n=20).pool), First)
-    with pytest.raises(ConfigError, match=r"broken .* can't be imported: no module named their"):
+def test_entry_points_of_other_packages_are_strategies(registries, installed):
+    assert {"theirs", "broken", "random"} <= set(strategy_names())
+    strategy = create("theirs", World(n=20).pool)
+    assert isinstance(strategy, First)
+    assert strategy.name == "theirs"
+    with pytest.raises(ConfigError, match=r"'broken' can't be used: .*module_of_broken:It: ModuleNotFoundError"):
         create("broken", World(n=20).pool)
+
+
+class Reach(Settings):
+    reach: float = Field(1.0, gt=0, description="how far it looks")
+
+
+def test_settings_of_ones_own_strategy_are_given_and_checked(registries):
+    class Far(First):
+        """Far."""
+
+        settings_class = Reach
+
+    STRATEGIES.register("far")(Far)
+    pool = World(n=20).pool
+
+    def settings(**given):
+        return SamplerSettings(strategy_settings=given)
+
+    assert create("far", pool, settings(reach=2)).settings.reach == 2.0
+    assert create("far", pool, settings()).settings.reach == create("far", pool).settings.reach == 1.0
+    assert create("far+pcb", pool, settings(reach=2)).inner.settings.reach == 2.0
+    assert SamplerSettings(strategy_settings="reach=0.5, on=true").strategy_settings == {"reach": 0.5, "on": True}
+    with pytest.raises(ConfigError, match=r"--strategy-settings reech: strategy far has no such setting; did you mean"):
+        create("far", pool, settings(reech=2))
+    with pytest.raises(ConfigError, match=r"--reach -1: "):
+        create("far", pool, settings(reach=-1))
+    STRATEGIES.register("first")(First)
+    with pytest.raises(ConfigError, match="strategy first has no such setting; it has none of its own"):
+        create("first", pool, settings(reach=2))
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        SamplerSettings(strategy_settings="reach")
 
 
 @pytest.mark.parametrize(

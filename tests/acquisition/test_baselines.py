@@ -7,10 +7,11 @@ from scipy.stats import entropy as scipy_entropy
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
-from psp_ray.acquisition import _cluster, create
+from psp_ray.acquisition import create
 from psp_ray.acquisition.alfa_mix import caps, class_means
-from psp_ray.acquisition.bandit import Bandit
+from psp_ray.acquisition.bandit import Bandit, faded
 from psp_ray.acquisition.el2n_policy import context, train, worth_it
+from psp_ray.acquisition.toolkit import clusters
 from psp_ray.config.acquisition import BanditSettings
 from psp_ray.config.config import Config
 from psp_ray.core.errors import UserError
@@ -86,19 +87,19 @@ def test_neighbor_distances_against_scikit_learn(monkeypatch):
     x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
     keys = np.arange(300, dtype=np.uint64)
     expected = NearestNeighbors(n_neighbors=8).fit(x).kneighbors(x)[0][:, 1:].mean(axis=1)
-    np.testing.assert_allclose(_cluster.mean_neighbor_distance(x, 7, keys, 0), expected, rtol=1e-4)
-    np.testing.assert_array_equal(_cluster.mean_neighbor_distance(x[:1], 7, keys[:1], 0), [0.0])
-    monkeypatch.setattr(_cluster, "NEIGHBORS_AMONG", 200)
-    part = _cluster.mean_neighbor_distance(x, 7, keys, 0)
+    np.testing.assert_allclose(clusters.mean_neighbor_distance(x, 7, keys, 0), expected, rtol=1e-4)
+    np.testing.assert_array_equal(clusters.mean_neighbor_distance(x[:1], 7, keys[:1], 0), [0.0])
+    monkeypatch.setattr(clusters, "NEIGHBORS_AMONG", 200)
+    part = clusters.mean_neighbor_distance(x, 7, keys, 0)
     assert np.corrcoef(part, expected)[0, 1] > 0.9
     assert (part >= expected - 1e-5).all()
 
 
 @pytest.mark.parametrize("sample", [20_000, 60])
 def test_clusters_find_blobs_and_nearest_centers(monkeypatch, sample):
-    monkeypatch.setattr(_cluster, "SAMPLE", sample)
+    monkeypatch.setattr(clusters, "SAMPLE", sample)
     x, which = blobs([40, 30, 50])
-    found = _cluster.cluster(ArrayPool(x, block_size=32), np.arange(120), 3, seed=1)
+    found = clusters.cluster(ArrayPool(x, block_size=32), np.arange(120), 3, seed=1)
     assert len({(a, b) for a, b in zip(found.labels, which, strict=True)}) == 3
     distances = np.linalg.norm(half(x)[:, None] - found.centers[None], axis=2)
     np.testing.assert_array_equal(found.labels, distances.argmin(1))
@@ -112,12 +113,12 @@ def test_clusters_are_the_same_for_any_number_of_threads():
     results = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            results.append(_cluster.centers_of(x.astype(np.float32), 20, 0))
+            results.append(clusters.centers_of(x.astype(np.float32), 20, 0))
     np.testing.assert_array_equal(*results)
 
 
 def test_coverage_serves_the_cluster_with_fewest_labels_and_of_those_the_largest():
-    coverage = _cluster.Coverage(np.repeat([0, 1, 2], [4, 9, 6]), np.ones(19, bool), np.arange(19) == 18)
+    coverage = clusters.Coverage(np.repeat([0, 1, 2], [4, 9, 6]), np.ones(19, bool), np.arange(19) == 18)
     order = []
     while (index := coverage.next()) >= 0:
         order.append(index)
@@ -214,7 +215,8 @@ def test_the_bandit_serves_each_arm_before_any_twice():
 
 def test_the_bandit_forgets_and_refuses_other_arms():
     bandit = Bandit(ArrayPool(np.eye(4)), BanditSettings(bandit_arms=2, bandit_memory=0.5))
-    np.testing.assert_array_equal(bandit._updated(np.array([4.0, 0.0]), np.array([1, 1, 0]), np.ones(3)), [3.0, 2.0])
+    found = faded(np.array([4.0, 0.0]), np.array([1, 1, 0]), np.ones(3), 0.5)
+    np.testing.assert_array_equal(found, [3.0, 2.0])
     with pytest.raises(UserError, match="--bandit-arms 2: the checkpoint's bandit has 3 arms"):
         bandit.load_state_dict({"wins": np.zeros(3), "losses": np.zeros(3), "seed": np.asarray(0)})
 

@@ -8,10 +8,11 @@ from scipy.spatial.distance import cdist
 from scipy.stats import chisquare
 from sklearn.metrics.pairwise import euclidean_distances
 
-from psp_ray.acquisition import _distances, create
-from psp_ray.acquisition._baseline import probabilities
-from psp_ray.acquisition._distances import Points, gradient_factors, k_center, k_means_pp, squared_distances
+from psp_ray.acquisition import create
+from psp_ray.acquisition.toolkit import distances
+from psp_ray.acquisition.toolkit.distances import Points, gradient_factors, k_center, k_means_pp, squared_distances
 from psp_ray.config.config import Config
+from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import PoolState, TextState
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
@@ -36,7 +37,7 @@ def test_distances_of_factors_are_those_of_the_outer_products(seed, n, d, c):
     rng = np.random.default_rng(seed)
     f, w = rng.normal(size=(n, d)).astype(np.float32), rng.normal(size=(n, c)).astype(np.float32)
     s = dense(f, w)
-    norms = _distances.squared_norms((f, w))
+    norms = distances.squared_norms((f, w))
     np.testing.assert_allclose(norms, (s * s).sum(1), rtol=1e-5)
     got = squared_distances((f, w), norms, (f[:2], w[:2]), norms[:2])
     np.testing.assert_allclose(got, euclidean_distances(s, s[:2], squared=True), atol=1e-4 * norms.max())
@@ -115,7 +116,7 @@ def test_k_means_pp_draws_in_proportion_to_squared_distance():
 @pytest.mark.parametrize("batch", [1, 64])
 def test_k_means_pp_later_draws_have_the_odds_of_a_plain_loop(monkeypatch, batch):
     """Stale distances must not show: the third center's odds, given the first two."""
-    monkeypatch.setattr(_distances, "_BATCH", batch)
+    monkeypatch.setattr(distances, "BATCH", batch)
     x = half(np.array([[5.0, 5.0], [0.0, 1.0], [1.0, 0.0], [4.0, 1.0], [1.0, 4.0], [2.0, 2.0]]))
     counts: dict[int, np.ndarray] = {}
     for seed in range(6000):
@@ -140,7 +141,7 @@ def test_badge_covers_a_materialized_embedding_as_well_as_scikit_learn():
 
     world = World(n=150, n_classes=6, dim=8, block_size=64)
     features = half(world.features)
-    p = probabilities(features, world.text, 50.0)
+    p = class_probabilities(features, world.text, 50.0)
     w = -p
     w[np.arange(len(w)), p.argmax(1)] += 1
     s = dense(features, w)
@@ -182,7 +183,7 @@ def test_coreset_and_pcoreset_are_greedy_in_their_spaces():
     assert got.tolist() == rest[plain_k_center(features[rest], 20, features[labeled])].tolist()
     # At a scale of 50 most distances are the square root of 2 but for rounding.
     soft = PoolState(**{**vars(state), "text": TextState(world.text, 5.0)})
-    p = probabilities(half(world.features), world.text, 5.0)
+    p = class_probabilities(half(world.features), world.text, 5.0)
     got = create("pcoreset", world.pool, Config().policy).propose(soft).positions
     assert got.tolist() == rest[plain_k_center(p[rest], 20, p[labeled])].tolist()
     f, w = gradient_factors(world.text, 50.0)(half(world.features))

@@ -1,5 +1,7 @@
 """The closest rivals against their papers: cases whose answer the rule determines, and plain slow loops."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,17 +12,20 @@ from scipy.stats import chisquare
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from psp_ray.acquisition import _cluster, _cover, create
+from psp_ray.acquisition import create
 from psp_ray.acquisition.cbsq import by_share, thresholds
 from psp_ray.acquisition.dropquery import mask
-from psp_ray.acquisition.pcb import balanced_as_released
 from psp_ray.acquisition.probcover import other_kind, pure_radius
+from psp_ray.acquisition.toolkit import clusters
+from psp_ray.acquisition.toolkit import cover as covers
 from psp_ray.acquisition.typiclust import turn_order
 from psp_ray.acquisition.uherding import bandwidth, best_temperature, calibration_error, uncertainty
+from psp_ray.acquisition.wrappers.pcb import balanced_as_released
 from psp_ray.config.acquisition import MaxHerdingSettings, ProbCoverSettings
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Feedback
+from psp_ray.run.resolve import resolve
 from tests.acquisition.test_baselines import blobs, half, propose, state_of
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World, unit
@@ -94,7 +99,7 @@ def test_cbsq_serves_the_smallest_share_and_of_equals_the_largest_cluster(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 60))
     labels = rng.integers(int(rng.integers(1, 8)), size=n)
-    found = _cluster.Clusters(labels, rng.random(n), np.zeros((0, 0), np.float32))
+    found = clusters.Clusters(labels, rng.random(n), np.zeros((0, 0), np.float32))
     free = rng.random(n) < 0.7
     served = {c: int(((labels == c) & ~free).sum()) for c in np.unique(labels)}
     size = {c: int((labels == c).sum()) for c in served}
@@ -194,19 +199,19 @@ def test_the_lazy_greedy_is_the_plain_one(seed, kind):
     m = int(rng.integers(2, 70))
     x = unit(rng.normal(size=(m, 4))).astype(np.float32)
     width = float(rng.uniform(0.2, 1.5))
-    kernel = _cover.gaussian(width) if kind == "smooth" else _cover.top_hat(width)
+    kernel = covers.gaussian(width) if kind == "smooth" else covers.top_hat(width)
     weights, keys = rng.random(m), rng.permutation(m).astype(np.uint64)
     distances = cdist(x.astype(np.float64), x.astype(np.float64))
     dense = np.exp(-((distances / width) ** 2)) if kind == "smooth" else (distances < width).astype(float)
     centers = x[rng.integers(m, size=int(rng.integers(0, 4)))]
-    cover = _cover.Cover(x, kernel, weights)
+    cover = covers.Cover(x, kernel, weights)
     cover.add(centers)
     start = np.zeros(m)
     for center in centers:
         away = np.linalg.norm(x - center, axis=1)
         start = np.maximum(start, np.exp(-((away / width) ** 2)) if kind == "smooth" else away < width)
     count = int(rng.integers(1, m + 1))
-    got = _cover.greedy(cover, count, keys)
+    got = covers.greedy(cover, count, keys)
     assert len(set(got.tolist())) == count
     expected = plain_greedy(dense, weights, start, count, keys)
     if kind == "hat":
@@ -241,7 +246,7 @@ def test_maxherding_starts_in_the_densest_place_and_goes_on_elsewhere():
 
 
 def test_large_pools_are_covered_in_part(monkeypatch):
-    monkeypatch.setattr(_cover, "WITHIN", 60)
+    monkeypatch.setattr(covers, "WITHIN", 60)
     world = World(n=200, block_size=64)
     for name in ("maxherding", "probcover", "uherding"):
         strategy = create(name, world.pool, Config().policy)
@@ -413,8 +418,9 @@ def test_the_old_name_says_the_new_one():
     pool = ArrayPool(np.eye(3))
     with pytest.raises(ConfigError, match="'trustset' is called 'el2n-policy' now"):
         create("trustset", pool)
-    with pytest.raises(ConfigError, match="'el2n-policy' now"):
-        create("trustset+pcb", pool)
+    for name in ("trustset", "trustset+pcb"):
+        with pytest.raises(ConfigError, match=rf"^--strategy {re.escape(name)}: is called 'el2n-policy' now"):
+            resolve({"strategy": name})
 
 
 def test_pcoreset_goes_by_probabilities_and_not_by_labels():

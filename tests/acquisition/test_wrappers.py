@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psp_ray.acquisition import create, register
-from psp_ray.acquisition.pcb import balanced, balanced_as_released
-from psp_ray.acquisition.sub import intensities
+from psp_ray.acquisition import STRATEGIES, Strategy, create
+from psp_ray.acquisition.wrappers.pcb import balanced, balanced_as_released
+from psp_ray.acquisition.wrappers.sub import intensities
 from psp_ray.config.config import Config
 from psp_ray.policy.sampling import inclusion_probabilities
 from tests.policy.worlds import World
@@ -111,7 +111,7 @@ def test_pcb_asks_for_a_share_of_the_whole_pool():
             asked.append(state.n_query)
             return self.inner.propose(state)
 
-    from psp_ray.acquisition.pcb import PseudoClassBalance
+    from psp_ray.acquisition.wrappers.pcb import PseudoClassBalance
     from psp_ray.config.acquisition import PCBSettings
 
     for left, n_query, expected in ((190, 5, 20), (15, 5, 15), (190, 30, 30)):
@@ -120,10 +120,8 @@ def test_pcb_asks_for_a_share_of_the_whole_pool():
         assert asked[-1] == expected
 
 
-class Learner:
+class Learner(Strategy):
     """Draws like `random` and remembers what it is told."""
-
-    name = "learner"
 
     def __init__(self, pool, settings=None):
         self.inner = create("random", pool)
@@ -136,21 +134,12 @@ class Learner:
         self.told.append(feedback)
         return self.inner.observe(feedback)
 
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
 
 @pytest.fixture
-def learner(monkeypatch):
-    from psp_ray.acquisition import base
-
-    base._discover()
-    monkeypatch.setattr(base, "_STRATEGIES", dict(base._STRATEGIES))
-    register("learner")(Learner)
-    return "learner"
+def learner():
+    with STRATEGIES.temporary():
+        STRATEGIES.register("learner")(Learner)
+        yield "learner"
 
 
 def test_a_learner_behind_the_balancer_is_told_its_own_odds(learner):
@@ -185,7 +174,7 @@ def test_sub_passes_a_small_pool_on_and_draws_another_part_each_round():
     a, b = (build(name, world, sub_size=100).propose(world.state()) for name in ("entropy", "entropy+sub"))
     np.testing.assert_array_equal(a.positions, b.positions)
     strategy = build("entropy+sub", world, sub_size=20)
-    parts = [set(strategy._part(world.state(round)).tolist()) for round in (1, 2)]
+    parts = [set(strategy.part(world.state(round)).tolist()) for round in (1, 2)]
     assert [len(part) for part in parts] == [20, 20]
     assert parts[0] != parts[1]
     assert len(build("entropy+sub", world, sub_size=2).propose(world.state(n_query=7)).positions) == 7

@@ -7,9 +7,10 @@ import json
 import pytest
 from rich.console import Console
 
-from psp_ray import references
+from psp_ray.cli.main import main
 from psp_ray.core.errors import ConfigError
 from psp_ray.report.progress import Reporter
+from psp_ray.run import references
 from psp_ray.run.command import dry_run, run
 from psp_ray.run.resolve import resolve
 
@@ -46,9 +47,20 @@ def test_zero_shot_is_what_a_run_reports(options, tmp_path):
         assert found.accuracy == summary["zero_shot_accuracy"]
 
 
-def test_zero_shot_is_no_strategy_and_says_where_it_is_found():
-    with pytest.raises(ConfigError, match=r"buys no labels.*zero_shot_accuracy"):
-        resolve({"strategy": "zero-shot"})
+def test_zero_shot_runs_like_a_strategy_and_buys_nothing(options, tmp_path, capsys):
+    words = ["--strategy", "zero-shot", "--out", str(tmp_path / "zero")]
+    for key, value in options.items():
+        words += [f"--{key.replace('_', '-')}", str(value)]
+    for more in ([], ["--resume"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["run", *words, *more])
+        assert ended.value.code == 0, capsys.readouterr().err
+    summary = json.loads((tmp_path / "zero" / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert (summary["strategy"], summary["labels_used"], summary["rounds"]) == ("zero-shot", 0, [])
+    alone = references.zero_shot(resolve({**options, "strategy": "random"}))
+    assert summary["zero_shot_accuracy"] == alone.accuracy
+    assert f"zero-shot accuracy {100 * alone.accuracy:.1f} %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -67,5 +79,5 @@ def test_labels_per_round_is_a_number_or_pool():
     assert resolve({"labels_per_round": "7"}).labels.labels_per_round == 7
     assert resolve({"labels_per_round": "pool"}).labels.labels_per_round == "pool"
     for bad in ("0", "all", "1.5"):
-        with pytest.raises(ConfigError, match=r"^--labels-per-round .*: give a number of at least 1, or pool$"):
+        with pytest.raises(ConfigError, match=r"^--labels-per-round .*: give a number of at least 1, or pool"):
             resolve({"labels_per_round": bad})

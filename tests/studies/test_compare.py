@@ -226,7 +226,7 @@ def test_references_are_rows_and_lines(start, tmp_path, shades):
     zero, full, random = (results[results.strategy == name] for name in ("zero-shot", "full", "random"))
     assert (len(zero), len(full), len(random)) == (1, 2, 4)
     assert zero.labels_used.tolist() == [0]
-    assert full.labels_used.tolist() == [load_dataset(str(shades)).pool.num_rows] * 2
+    assert full.labels_used.tolist() == [round(0.9 * load_dataset(str(shades)).pool.num_rows)] * 2
     assert zero.final_accuracy.iloc[0] == random.zero_shot_accuracy.iloc[0] == zero.zero_shot_accuracy.iloc[0]
     table = (out / "table.md").read_text()
     assert table.count("| zero-shot | none |") == table.count("| full | none |") == 4  # two tables a number of labels
@@ -296,6 +296,8 @@ GOOD = {"--datasets": "digits", "--strategies": "random", "--out": "o"}
         ({"--strategies": "random:seed=3"}, "use --seeds"),
         ({"--seeds": "0"}, "--seeds"),
         ({"--seeds": "five"}, "--seeds"),
+        ({"--pool-share": "0"}, "--pool-share"),
+        ({"--pool-share": "1.5"}, "--pool-share"),
         ({"--labels-per-class": "0"}, "--labels-per-class"),
         ({"--labels-per-class": "1,1"}, "--labels-per-class"),
         ({"--labels-per-class": "1,500"}, "the pool has"),
@@ -339,11 +341,33 @@ def test_without_images_to_compare_on(call, tmp_path, shades):
     assert not (tmp_path / "o").exists()
 
 
+def test_seeds_are_replicates_paired_over_the_strategies(start, tmp_path, shades):
+    """Each seed has its own part of the pool, and every strategy has the same one."""
+    out = tmp_path / "out"
+    assert start(out, datasets=str(shades), strategies="random:none,kmeans:none,full", study={"pool_share": 0.5}) == 0
+    whole = load_dataset(str(shades)).pool.num_rows
+    pools = {
+        name: [
+            frozenset(pd.read_parquet(path).sample_id)
+            for path in sorted(out.glob(f"runs/*{name}*/pool_predictions.parquet"))
+        ]
+        for name in ("random", "kmeans", "full")
+    }
+    assert pools["random"] == pools["kmeans"] == pools["full"]
+    first, second = pools["random"]
+    assert first != second
+    assert len(first) == len(second) == round(0.5 * whole)
+    assert "its own 50 % of the pool" in (out / "table.md").read_text()
+    again = tmp_path / "whole"
+    assert start(again, datasets=str(shades), strategies="full", study={"pool_share": 1.0}) == 0
+    assert results_of(again).labels_used.tolist() == [whole] * 2
+
+
 def test_a_limited_pool_differs_by_seed(start, tmp_path, shades):
     out = tmp_path / "out"
     assert start(out, datasets=str(shades), strategies="random,full", pool_limit=20) == 0
     results = results_of(out)
-    assert results[results.strategy == "full"].labels_used.tolist() == [20, 20]
+    assert results[results.strategy == "full"].labels_used.tolist() == [18, 18]  # nine tenths of it
     pools = [set(pd.read_parquet(path).sample_id) for path in out.glob("runs/*full*/pool_predictions.parquet")]
     assert len(pools) == 2
     assert pools[0] != pools[1]

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from psp_ray.cli.main import main
+from psp_ray.run.resolve import resolve
 from psp_ray.studies.paper import DATASETS, PUBLISHED, STRATEGIES, beside_the_paper, take_stock
+from psp_ray.studies.plan import strategy_name
+from psp_ray.studies.settings import parse_strategy
 
 
 def rows(values):
@@ -24,10 +27,10 @@ def line_of(text, method):
 def test_beside_the_paper_by_hand():
     results = rows(
         [
-            ("dtd", "random", "none", 0, 0.50, 0.40),
-            ("dtd", "random", "none", 1, 0.60, 0.40),
-            ("caltech101", "random", "none", 0, 0.90, 0.80),
-            ("eurosat", "random", "none", 0, 0.70, 0.30),
+            ("dtd", "random protocol=pcb", "none", 0, 0.50, 0.40),
+            ("dtd", "random protocol=pcb", "none", 1, 0.60, 0.40),
+            ("caltech101", "random protocol=pcb", "none", 0, 0.90, 0.80),
+            ("eurosat", "random protocol=pcb", "none", 0, 0.70, 0.30),
             ("dtd", "psp", "ust", 0, 0.66, 0.40),
         ]
     )
@@ -41,7 +44,7 @@ def test_beside_the_paper_by_hand():
 
 
 def test_the_average_of_seven_is_the_papers_own():
-    text = beside_the_paper(rows([(name, "random", "none", 0, 0.7, 0.5) for name in DATASETS]))
+    text = beside_the_paper(rows([(name, "random protocol=pcb", "none", 0, 0.7, 0.5) for name in DATASETS]))
     assert line_of(text, "random")[-1] == "70.0 / 70.5"
     assert line_of(text, "zero-shot")[-1] == "50.0 / 59.4"
 
@@ -106,7 +109,14 @@ def test_stock_names_every_lack(root, tmp_path):
 
 def test_it_runs_what_is_there(call, root, tmp_path, tiny_model):
     words = ["--data-root", root, "--model", tiny_model, "--rounds", "2", "--set", "learning_steps=4", "--views", "2"]
-    words += ["--runner", "inline", "--seeds", "1", "--strategies", "random:none,psp-paper,absent-one"]
+    words += [
+        "--runner",
+        "inline",
+        "--seeds",
+        "1",
+        "--strategies",
+        "random:none:protocol=pcb,psp-paper:protocol=pcb,absent-one",
+    ]
     code, out, err = call(*words, "--out", tmp_path / "out")
     assert code == 0, err
     assert out.count("missing: ") == 7
@@ -147,4 +157,10 @@ def test_mistakes(call, tmp_path, root):
 
 
 def test_strategies_it_asks_for_are_presets_or_of_the_issue():
-    assert {"psp", "psp-paper", "random:none", "badge+pcb:none", "alfa-mix:none"} <= set(STRATEGIES)
+    """And every line of the paper's table is one of them, learned as the paper's rivals are."""
+    entries = [parse_strategy(text) for text in STRATEGIES]
+    shown = {strategy_name(resolve({"strategy": entry.name}), entry) for entry in entries}
+    assert {line.ours[0] for line in PUBLISHED} | {"psp"} == shown
+    for entry in entries:
+        assert (("protocol", "pcb") in entry.settings) == (entry.name not in ("psp", "zero-shot"))
+    assert ("pcb", "released") in next(entry for entry in entries if entry.name == "badge+pcb").settings

@@ -101,15 +101,41 @@ def test_labels_needed(made):
     part = tables.panel(*made, ["two"], 1)
     table = tables.accuracy_table(part)
     assert cells(table, "random", "none")[4] == "not reached"
-    assert cells(table, "badge+pcb", "none")[4] == "100 % (60 of 60)"
+    assert cells(table, "badge+pcb", "ust")[4] == "100 % (60 of 60)"  # the best that isn't ours
+    assert "labels to badge+pcb:ust's end" in table
     mean = part.curves[part.curves["round"] > 0].groupby(["strategy", "self_training", "round"]).accuracy.mean()
-    target = mean["badge+pcb", "none", ROUNDS]
-    curve = mean["badge+pcb", "ust"]
+    target = mean["badge+pcb", "ust", ROUNDS]
+    curve = mean["psp", "ust"]
     labels = np.interp(target, curve.to_numpy(), [20, 40, 60])  # it rises, so it can be turned around
-    assert cells(table, "badge+pcb", "ust")[4] == f"{100 * labels / 60:.0f} % ({labels:.0f} of 60)"
+    assert cells(table, "psp", "ust")[4] == f"{100 * labels / 60:.0f} % ({labels:.0f} of 60)"
     both = tables.accuracy_table(tables.panel(*made, ["one", "two"], 1))
     assert cells(both, "random", "none")[4] == "reached on 0 of 2"
-    assert cells(both, "badge+pcb", "none")[4] == "100 %"
+    assert cells(both, "badge+pcb", "ust")[4] == "100 %"
+    assert "labels to the best rival's end" in both
+
+
+def test_rows_are_ours_the_closest_rivals_and_references(made):
+    results, curves = made
+    full = results[results.strategy == "random"].assign(strategy="full protocol=pcb", labels_per_class=None)
+    part = tables.panel(pd.concat([full, results]), curves, ["one"], 1)
+    expected = [("psp", "ust"), ("badge+pcb", "ust"), ("badge+pcb", "none"), ("random", "none")]
+    assert part.keys == [*expected, ("full protocol=pcb", "none")]
+    assert part.best_rival == ("badge+pcb", "ust")
+    ours = results[results.strategy == "psp"]
+    alone = tables.panel(ours, curves[curves.strategy == "psp"], ["one"], 1)
+    assert alone.best_rival is None
+    assert "labels to" not in tables.accuracy_table(alone)
+
+
+def test_the_best_rival_is_each_data_set_s_own(made):
+    """On the second data set random is best: labels are counted to its end there, and to badge+pcb's on the first."""
+    results, curves = (frame.copy() for frame in made)
+    for frame, column in ((results, "final_accuracy"), (curves, "accuracy")):
+        frame.loc[(frame.dataset == "two") & (frame.strategy == "random"), column] += 0.5
+    assert tables.panel(results, curves, ["two"], 1).best_rival == ("random", "none")
+    assert tables.panel(results, curves, ["one"], 1).best_rival == ("badge+pcb", "ust")
+    both = tables.accuracy_table(tables.panel(results, curves, ["one", "two"], 1))
+    assert cells(both, "psp", "ust")[4] == "reached on 1 of 2"
 
 
 def test_body_names_all_and_failures_are_told(made):

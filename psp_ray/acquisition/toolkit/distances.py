@@ -19,7 +19,7 @@ from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Ar
 
 Factors = tuple[Float32Array, ...]
 
-_BATCH = 64  # centers taken in at a time
+BATCH = 64  # centers taken in at a time
 _PATIENCE = 64  # candidates looked at in vain before that
 _ROUNDING = 4e-6  # relative to |s_i|^2 + |s_j|^2: below it a float32 distance is 0
 
@@ -143,7 +143,7 @@ class _Pending:
 
     @property
     def due(self) -> bool:
-        return bool(self.indices) and (len(self.indices) >= _BATCH or self.in_vain >= _PATIENCE)
+        return bool(self.indices) and (len(self.indices) >= BATCH or self.in_vain >= _PATIENCE)
 
     def settle(self) -> None:
         if self.indices:

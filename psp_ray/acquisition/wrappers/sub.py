@@ -28,7 +28,7 @@ from psp_ray.policy import sampling
 class Subsample(Wrapper):
     """Shows the strategy `sub_size` of the n unlabeled samples (at least n_query), drawn anew in every round.
 
-    The usual way to bring quadratic strategies to large pools. The part is the samples of smallest noise, so that every
+    Source: the usual way to bring quadratic strategies to large pools. The part is the samples of smallest noise, so that every
     sample is in it with probability m / n. Where the strategy knows its odds q_i within the part, those within the pool
     are `m / n * q_i`, and the proposal says so: with `next_key` 0, `log_prob` is the log of the intensity a_i for which
     `1 - exp(-a_i)` is that probability; estimates over the pool stay unbiased. Else they are NaN. Pools of no more
@@ -75,11 +75,12 @@ class Subsample(Wrapper):
     def _ask(self, state: PoolState) -> tuple[PoolState, Proposal]:
         """The strategy's state and proposal: asked once a round, or again by a process that didn't propose."""
         if self._last is None or not same_state(self._last[0], state):
-            part = PoolState(**{**vars(state), "unlabeled": self._part(state)})
+            part = PoolState(**{**vars(state), "unlabeled": self.part(state)})
             self._last = state, part, self.inner.propose(part)
         return self._last[1], self._last[2]
 
-    def _part(self, state: PoolState) -> Int64Array:
+    def part(self, state: PoolState) -> Int64Array:
+        """Sorted positions (m,) that the strategy is shown in this round."""
         size = max(self.settings.sub_size, state.n_query)
         if size >= len(state.unlabeled):
             return state.unlabeled
