@@ -63,7 +63,7 @@ def test_the_registry_has_what_the_method_names():
 @pytest.mark.parametrize("registry", [STRATEGIES, WRAPPERS])
 def test_every_setting_of_this_package_is_a_key_of_the_configuration(registry):
     for entry in registry:
-        if entry.settings is not None and entry.value.__module__.startswith("psp_ray."):
+        if entry.settings is not None and entry.settings.__module__.startswith("psp_ray.config."):
             assert set(entry.settings.model_fields) <= set(keys())
 
 

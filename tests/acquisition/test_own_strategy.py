@@ -43,9 +43,9 @@ def psp_ray(installed, *arguments):
 def test_the_documented_strategy_runs_from_the_command_line(installed, tiny_model, tiny_folder, cache_folder, tmp_path):
     options = ["--dataset", tiny_folder, "--model", tiny_model, "--cache", cache_folder, "--runner", "inline"]
     small = ["--rounds", "2", "--labels-per-round", "3", "--learning-steps", "3"]
-    for name in ("farthest-from-text", "farthest-from-text+pcb"):
+    for name, more in (("farthest-from-text", []), ("farthest-from-text+pcb", ["--strategy-settings", "far_weight=2"])):
         out = tmp_path / name
-        done = psp_ray(installed, "run", "--strategy", name, *map(str, options), *small, "--out", str(out))
+        done = psp_ray(installed, "run", "--strategy", name, *map(str, options), *small, *more, "--out", str(out))
         assert done.returncode == 0, done.stderr
         summary = json.loads((out / "summary.json").read_text())
         assert summary["status"] == "finished"
@@ -53,17 +53,23 @@ def test_the_documented_strategy_runs_from_the_command_line(installed, tiny_mode
     unknown = psp_ray(installed, "run", "--strategy", "farthest-from-txt", *map(str, options), "--dry-run")
     assert unknown.returncode == 2
     assert "did you mean 'farthest-from-text'" in unknown.stderr
+    wrong = ["run", "--strategy", "farthest-from-text", "--strategy-settings", "far_weight=-1", "--dry-run"]
+    refused = psp_ray(installed, *wrong, *map(str, options))
+    assert refused.returncode == 2
+    assert "--far-weight -1" in refused.stderr
 
 
 def test_it_is_what_it_says(installed, monkeypatch):
     import numpy as np
 
+    from tests.acquisition.contract import check_contract
     from tests.policy.worlds import World
 
     monkeypatch.syspath_prepend(str(installed))
     from far_from_text import FarthestFromText
 
     world = World(n=100)
+    check_contract("farthest-from-text", FarthestFromText)
     chosen = FarthestFromText(world.pool).propose(world.state(n_query=7)).positions
     nearest = (world.features.astype(np.float16).astype(np.float64) @ world.text.T).max(axis=1)
     np.testing.assert_array_equal(chosen, np.argsort(nearest)[:7])

@@ -28,11 +28,12 @@ from psp_ray.policy import sampling
 class Subsample(Wrapper):
     """Shows the strategy `sub_size` of the n unlabeled samples (at least n_query), drawn anew in every round.
 
-    Source: the usual way to bring quadratic strategies to large pools. The part is the samples of smallest noise, so that every
-    sample is in it with probability m / n. Where the strategy knows its odds q_i within the part, those within the pool
-    are `m / n * q_i`, and the proposal says so: with `next_key` 0, `log_prob` is the log of the intensity a_i for which
-    `1 - exp(-a_i)` is that probability; estimates over the pool stay unbiased. Else they are NaN. Pools of no more
-    than `sub_size` samples are passed on as they are. A strategy that learns sees the part as its pool.
+    Source: the usual way to bring quadratic strategies to large pools. The part is the samples of smallest noise, so
+    that every sample is in it with probability m / n. Where the strategy knows its odds q_i within the part, those
+    within the pool are `m / n * q_i`, and the proposal says so: with `next_key` 0, `log_prob` is the log of the
+    intensity a_i for which `1 - exp(-a_i)` is that probability; estimates over the pool stay unbiased. Else they are
+    NaN. Pools of no more than `sub_size` samples are passed on as they are. A strategy that learns sees the part as
+    its pool.
 
     O(n) time beside the strategy's on m samples.
     """
