@@ -53,8 +53,8 @@ class Actions:
 class VSSP(Strategy):
     """Samples by a policy that is paid for what the student learned from its earlier choices.
 
-    Source: "PSP: Prompt-Guided Self-Training Sampling Policy for Active Prompt Learning" (ICLR 2026); docs/method.md says
-    what is ours. O(n (d + C)) time for a choice, and the same on `update_sample` blocks for each of `update_steps`.
+    Source: "PSP: Prompt-Guided Self-Training Sampling Policy for Active Prompt Learning" (ICLR 2026); docs/method.md
+    says what is ours. O(n (d + C)) time for a choice, and the same on `update_sample` blocks for each update step.
 
     Args:
         pool: frozen features, read block by block.

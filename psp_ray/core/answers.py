@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from psp_ray.core.errors import OracleError
-from psp_ray.core.words import normalize_name
+from psp_ray.core.words import nearest, normalize_name
 
 SKIP = -1
 """Can't tell. The sample leaves the pool, is never learned from, counts against no budget and costs nothing."""
@@ -67,8 +66,8 @@ class AnswerReader:
         if plain in WORDS:
             return WORDS[plain]
         names = {normalize_name(name): name for name in self._names} | {word: word for word in WORDS}
-        near = difflib.get_close_matches(plain, names, n=1, cutoff=0.5)
-        hint = f" (did you mean {names[near[0]]!r}?)" if near else f" (classes are {_some(self._names)})"
+        near = nearest(plain, names)
+        hint = f" (did you mean {names[near]!r}?)" if near else f" (classes are {_some(self._names)})"
         raise UnknownLabel(f"{text!r} is no class{hint}")
 
 

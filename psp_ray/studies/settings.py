@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pydantic import Field, field_validator
 from psp_ray.config.base import Settings, option_name, read_yaml
 from psp_ray.config.config import RUN_ONLY, fields
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.words import did_you_mean
 
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
 _INSTEAD = {
@@ -158,8 +158,8 @@ def run_key(key: str, where: str) -> str:
     if key in OWN_KEYS:
         raise ConfigError(f"{where}: {option_name(key)} is not set for a comparison; {_INSTEAD[key]}")
     if key not in fields() or key in ("out", "resume"):
-        near = difflib.get_close_matches(key, [*fields(), *StudySettings.model_fields], n=1)
-        raise ConfigError(f"{where}: unknown setting '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        near = did_you_mean(key, [*fields(), *StudySettings.model_fields])
+        raise ConfigError(f"{where}: unknown setting '{key}'{near}")
     return key
 
 
