@@ -21,25 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from psp_ray.clip.frozen import Bucket, FrozenText, UnsupportedTower
+from psp_ray.clip.frozen import FrozenText, UnsupportedTower
+from psp_ray.clip.packing import Chunk, chunk_bounds, pack, slot_source, to_index
 from psp_ray.clip.tokens import PromptSet, PromptTokenizer, text_prompts
 from psp_ray.core.errors import ModelError
-from psp_ray.core.records import Int64Array
 
 _MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Packed prompts: constant embeddings `base` (rows, width) with position embeddings everywhere, and where the
-    context vectors are added: `slot_rows` of `base` take rows `slot_source` of the flattened contexts. `restore`
-    brings the read-outs back into the prompts' order."""
-
-    base: Tensor
-    slot_rows: Tensor
-    slot_source: Tensor
-    buckets: tuple[Bucket, ...]
-    restore: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,7 @@ class PromptPlan:
     prompts: PromptSet
     contexts_shape: tuple[int, ...]
     """(C, M, width) class-specific, (M, width) shared, (0, width) none."""
-    chunks: tuple[_Chunk, ...]
+    chunks: tuple[Chunk, ...]
     """Empty: the full path."""
 
 
@@ -82,7 +69,7 @@ class TextTower:
         """Why this tower runs at full length; empty where the fast path serves."""
         self.fast: FrozenText | None = None
         try:
-            self._check_causal()
+            check_causal(tower, self.pool, self.tokenizer)
             self.fast = FrozenText(tower)
         except UnsupportedTower as reason:
             self.full_reason = str(reason)
@@ -155,11 +142,11 @@ class TextTower:
             return PromptPlan(prompts, shape, ())
         if path not in ("auto", "cut"):
             raise ValueError(f"path must be auto, cut or full, not {path!r}")
-        budget = max(1, int(memory_mib * _MIB / self._bytes_per_token()))
+        budget = max(1, int(memory_mib * _MIB / self.bytes_per_token()))
         chunks = []
-        for start, stop in _chunk_bounds([len(row) for row in prompts.ids], budget):
+        for start, stop in chunk_bounds([len(row) for row in prompts.ids], budget):
             part = prompts.select(start, stop)
-            chunks.append(self._lay_out(part, shared, path == "auto"))
+            chunks.append(pack(self.fast, part, shared, len(self.tokenizer.lead) if path == "auto" else None))
         return PromptPlan(prompts, shape, tuple(chunks))
 
     def encode(self, plan: PromptPlan, contexts: Tensor) -> Tensor:
@@ -184,7 +171,7 @@ class TextTower:
         parts = [checkpoint(self._encode_chunk, chunk, flat, use_reentrant=False) for chunk in plan.chunks]
         return torch.cat(parts)
 
-    def _encode_chunk(self, chunk: _Chunk, flat: Tensor) -> Tensor:
+    def _encode_chunk(self, chunk: Chunk, flat: Tensor) -> Tensor:
         assert self.fast is not None
         x = chunk.base
         if len(chunk.slot_rows):
@@ -198,10 +185,10 @@ class TextTower:
         table = self._tower.token_embedding
         embedded = F.embedding(ids, table.weight)
         if prompts.n_context:
-            source = _slot_source(prompts, len(plan.contexts_shape) == 2)
+            source = slot_source(prompts, len(plan.contexts_shape) == 2)
             rows = np.concatenate([slot + i * self.context_length for i, slot in enumerate(prompts.slots)])
-            values = contexts.reshape(-1, self.width).index_select(0, _tensor(source, self.device))
-            embedded = embedded.view(-1, self.width).index_copy(0, _tensor(rows, self.device), values)
+            values = contexts.reshape(-1, self.width).index_select(0, to_index(source, self.device))
+            embedded = embedded.view(-1, self.width).index_copy(0, to_index(rows, self.device), values)
         embedded = embedded.view(*ids.shape, self.width)
         handle = table.register_forward_hook(lambda *_: embedded)
         try:
@@ -210,125 +197,26 @@ class TextTower:
             handle.remove()
         return out[0] if isinstance(out, tuple) else out
 
-    def _lay_out(self, prompts: PromptSet, shared: bool, share: bool) -> _Chunk:
-        """Pack prompts by length, with the beginnings they have in common as parents."""
-        assert self.fast is not None
-        ids = prompts.ids
-        lead, group = self._common_beginnings(prompts, shared) if share else (0, np.zeros(len(ids), np.int64))
-        pieces: list[tuple[Int64Array, int, int]] = []  # (prompts, first token, length)
-        buckets: list[Bucket] = []
-        row = 0
-        if lead:
-            _, owners = np.unique(group, return_index=True)
-            buckets.append(Bucket(0, len(owners), lead, read_out=False))
-            pieces.append((owners, 0, lead))
-            row = len(owners) * lead
-        lengths = np.array([len(tokens) - lead for tokens in ids])
-        order = []
-        for length in np.unique(lengths):
-            members = np.flatnonzero(lengths == length)
-            parent_rows = None
-            if lead and buckets[0].count > 1:
-                parent_rows = _tensor(group[members], self.device)
-            buckets.append(Bucket(row, len(members), int(length), 0 if lead else None, parent_rows))
-            pieces.append((members, lead, int(length)))
-            order.append(members)
-            row += len(members) * int(length)
-        tokens = np.concatenate([ids[p][first : first + n] for members, first, n in pieces for p in members])
-        places = np.concatenate([np.arange(first, first + n) for members, first, n in pieces for _ in members])
-        where = np.concatenate(
-            [np.stack([np.full(n, p), np.arange(first, first + n)]) for members, first, n in pieces for p in members],
-            axis=1,
-        )
-        base = self.fast.token_embedding[_tensor(tokens, self.device)]
-        slot_rows, slot_source = _packed_slots(prompts, shared, where)
-        base[_tensor(slot_rows, self.device)] = 0
-        base = base + self.fast.positions[_tensor(places, self.device)]
-        restore = np.argsort(np.concatenate(order), kind="stable")
-        return _Chunk(
-            base=base,
-            slot_rows=_tensor(slot_rows, self.device),
-            slot_source=_tensor(slot_source, self.device),
-            buckets=tuple(buckets),
-            restore=_tensor(restore, self.device),
-        )
-
-    def _common_beginnings(self, prompts: PromptSet, shared: bool) -> tuple[int, Int64Array]:
-        """(tokens in common, group of each prompt): what `_lay_out` computes once per group."""
-        everyone = np.zeros(len(prompts), np.int64)
-        lead = len(self.tokenizer.lead)
-        if prompts.n_context == 0:
-            return 0, everyone
-        behind = lead + prompts.n_context
-        contexts_first = all(slot[-1] == behind - 1 for slot in prompts.slots)
-        if shared:
-            return (behind if contexts_first else lead), everyone
-        owners, group = np.unique(prompts.owner, return_inverse=True)
-        if contexts_first and len(owners) < len(prompts):
-            return behind, group.astype(np.int64)
-        return lead, everyone
-
-    def _check_causal(self) -> None:
-        tower = self._tower
-        mask = getattr(tower, "attn_mask", None)
-        if mask is None:
-            raise UnsupportedTower("no causal mask")
-        causal = torch.full_like(mask, float("-inf")).triu_(1)
-        if not torch.equal(mask, causal):
-            raise UnsupportedTower("an attention mask that isn't causal")
-        if self.pool not in ("argmax", "eos"):
-            raise UnsupportedTower(f"pooling {self.pool}")
-        if len(self.tokenizer.tail) != 1:
-            raise UnsupportedTower("a tokenizer without one end token")
-        end = self.tokenizer.tail[0]
-        if self.pool == "argmax" and end != tower.token_embedding.weight.shape[0] - 1:
-            raise UnsupportedTower("an end token that isn't the highest")
-        if self.pool == "eos" and end != getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)):
-            raise UnsupportedTower("an end token the tower doesn't pool at")
-
-    def _bytes_per_token(self) -> int:
+    def bytes_per_token(self) -> int:
         """Activations autograd keeps per token: about 11 widths per block (inputs of norms and attention, MLP)."""
         assert self.fast is not None
         return 11 * self.width * len(self.fast.blocks) * self.dtype.itemsize
 
 
-def _slot_source(prompts: PromptSet, shared: bool) -> Int64Array:
-    """Rows of the flattened contexts, prompt by prompt, slot by slot."""
-    within = np.tile(np.arange(prompts.n_context), len(prompts))
-    if shared:
-        return within
-    return within + np.repeat(prompts.owner, prompts.n_context) * prompts.n_context
-
-
-def _packed_slots(prompts: PromptSet, shared: bool, where: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """(packed rows that are context slots, rows of the flattened contexts that go there).
-
-    `where` (2, rows): prompt and position of each packed row.
-    """
-    empty = np.zeros(0, np.int64)
-    if prompts.n_context == 0:
-        return empty, empty
-    longest = max(len(row) for row in prompts.ids)
-    source = np.full((len(prompts), longest), -1, np.int64)
-    for prompt, slot in enumerate(prompts.slots):
-        offset = 0 if shared else int(prompts.owner[prompt]) * prompts.n_context
-        source[prompt, slot] = offset + np.arange(prompts.n_context)
-    flat = source[where[0], where[1]]
-    rows = np.flatnonzero(flat >= 0)
-    return rows, flat[rows]
-
-
-def _chunk_bounds(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Cut prompts into runs of at most `budget` tokens (at least one prompt each)."""
-    bounds, start, used = [], 0, 0
-    for index, length in enumerate(lengths):
-        if index > start and used + length > budget:
-            bounds.append((start, index))
-            start, used = index, 0
-        used += length
-    bounds.append((start, len(lengths)))
-    return bounds
-
-
-def _tensor(array: Int64Array, device: torch.device) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.long, device=device)
+def check_causal(tower: Any, pool: str, tokenizer: PromptTokenizer) -> None:
+    """Raise UnsupportedTower where cutting a prompt behind its end token would change its embedding."""
+    mask = getattr(tower, "attn_mask", None)
+    if mask is None:
+        raise UnsupportedTower("no causal mask")
+    causal = torch.full_like(mask, float("-inf")).triu_(1)
+    if not torch.equal(mask, causal):
+        raise UnsupportedTower("an attention mask that isn't causal")
+    if pool not in ("argmax", "eos"):
+        raise UnsupportedTower(f"pooling {pool}")
+    if len(tokenizer.tail) != 1:
+        raise UnsupportedTower("a tokenizer without one end token")
+    end = tokenizer.tail[0]
+    if pool == "argmax" and end != tower.token_embedding.weight.shape[0] - 1:
+        raise UnsupportedTower("an end token that isn't the highest")
+    if pool == "eos" and end != getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)):
+        raise UnsupportedTower("an end token the tower doesn't pool at")

@@ -113,7 +113,7 @@ def test_chunks_change_nothing(make_model, shared):
     tower = make_tower(make_model, "flat")
     prompts = learned_prompts(tower.tokenizer, NAMES * 3, 5)
     expected, gradient, whole = run(tower, prompts, shared, "auto")
-    tower._bytes_per_token = lambda: 1 << 14  # 1 MiB holds 64 tokens
+    tower.bytes_per_token = lambda: 1 << 14  # 1 MiB holds 64 tokens
     out, grad, plan = run(tower, prompts, shared, "auto", memory_mib=1)
     assert len(whole.chunks) == 1
     assert len(plan.chunks) > 3
