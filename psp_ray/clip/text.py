@@ -208,7 +208,8 @@ class TextTower:
             out = self.model.encode_text(ids)
         finally:
             handle.remove()
-        return out[0] if isinstance(out, tuple) else out
+        embeddings: Tensor = out[0] if isinstance(out, tuple) else out
+        return embeddings
 
     def _lay_out(self, prompts: PromptSet, shared: bool, share: bool) -> _Chunk:
         """Pack prompts by length, with the beginnings they have in common as parents."""
