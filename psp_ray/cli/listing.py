@@ -5,37 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
 
 from psp_ray.cli.options import HIDDEN_KEYS
+from psp_ray.core.registry import Entry, Registry
 
 
 @dataclass(frozen=True)
 class Line:
-    """A name, what it is, and its source: a paper, an equation, a file; empty where nothing is known."""
+    """A name, what it is, and its source: a paper, an equation, a file, a section."""
 
     name: str
     about: str = ""
     source: str = ""
 
 
-def strategies() -> Iterator[Line]:
-    """Acquisition functions, and wrappers to put behind a plus sign."""
-    from psp_ray.acquisition.base import find, strategy_names, wrapper_names
-
-    for name in strategy_names():
-        yield _described(name, find(name)[0].factory)
-    for name in wrapper_names():
-        yield _described(f"+{name}", find(f"random+{name}")[1][0].factory)
-
-
-def datasets() -> Iterator[Line]:
-    """Data sets with a name; folders and manifests go by their path."""
+def registries() -> dict[str, Registry[Any]]:
+    """What is kept in registries, by the kind's name on the command line. Nothing of them is imported yet."""
+    from psp_ray.acquisition.base import STRATEGIES, WRAPPERS
+    from psp_ray.config import kinds
     from psp_ray.data.registry import DATASETS
+    from psp_ray.labels.annotators.base import ANNOTATORS
 
-    for entry in DATASETS:
-        yield _described(entry.name, entry.value)
+    return {
+        "strategies": STRATEGIES,
+        "wrappers": WRAPPERS,
+        "rewards": kinds.REWARDS,
+        "alignments": kinds.ALIGNMENTS,
+        "indicators": kinds.INDICATORS,
+        "priors": kinds.PRIORS,
+        "pseudo-sources": kinds.PSEUDO_SOURCES,
+        "annotators": ANNOTATORS,
+        "datasets": DATASETS,
+    }
 
 
 def models() -> Iterator[Line]:
@@ -66,30 +70,42 @@ def settings() -> Iterator[Line]:
             yield Line(key, info.description or "", section_of(key))
 
 
-KINDS: dict[str, Callable[[], Iterator[Line]]] = {
-    "strategies": strategies,
-    "datasets": datasets,
-    "models": models,
-    "presets": presets,
-    "settings": settings,
-}
+OTHERS: dict[str, Callable[[], Iterator[Line]]] = {"models": models, "presets": presets, "settings": settings}
+KINDS = (
+    "strategies",
+    "wrappers",
+    "rewards",
+    "alignments",
+    "indicators",
+    "priors",
+    "pseudo-sources",
+    "annotators",
+    "datasets",
+    *OTHERS,
+)
 
 
-def _described(name: str, thing: object) -> Line:
-    """What a registered class or function says of itself in the first line of its docstring, and its file."""
-    about = (thing.__doc__ or "").strip().partition("\n")[0]
-    return Line(name, about, str(getattr(thing, "__module__", "")).replace(".", "/") + ".py")
+def lines_of(kind: str) -> list[Line]:
+    """All names of a kind."""
+    return list(OTHERS[kind]()) if kind in OTHERS else [_line(entry) for entry in registries()[kind]]
+
+
+def _line(entry: Entry[Any]) -> Line:
+    """An entry; one that names no paper or equation comes from its file."""
+    file = str(getattr(entry.value, "__module__", "")).replace(".", "/") + ".py"
+    return Line(entry.name, entry.summary, entry.source or file)
 
 
 @click.command("list", help=f"Names that can be chosen: {', '.join(KINDS)}.")
 @click.option("--json", "as_json", is_flag=True, help="the same as JSON")
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind", type=click.Choice(KINDS))
 def list_command(kind: str, as_json: bool) -> None:
-    lines = list(KINDS[kind]())
+    lines = lines_of(kind)
     if as_json:
         click.echo(json.dumps([asdict(line) for line in lines], indent=2, ensure_ascii=False))
-        return
-    width = max((len(line.name) for line in lines), default=0)
-    for line in lines:
-        source = f"  [{line.source}]" if line.source else ""
-        click.echo(f"{line.name:{width}}  {line.about}{source}".rstrip())
+    else:
+        width = max((len(line.name) for line in lines), default=0)
+        for line in lines:
+            click.echo(f"{line.name:{width}}  {line.about}  [{line.source}]")
+    for broken in [] if kind in OTHERS else registries()[kind].broken:
+        click.echo(f"warning: {broken.place} can't be imported ({broken.reason}); mend or remove that file", err=True)

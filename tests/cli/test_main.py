@@ -11,9 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from psp_ray.cli.listing import KINDS
+from psp_ray.cli.listing import KINDS, OTHERS, registries
 from psp_ray.cli.main import arguments_with_command, main
+from psp_ray.config import kinds
 from psp_ray.config.config import SECTIONS, fields
+from psp_ray.core.registry import Registry
 
 
 @pytest.fixture
@@ -175,21 +177,31 @@ def test_names_are_listed_one_a_line_with_their_source(call, kind):
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == [item["name"] for item in found]
     assert all(item["source"] for item in found)
-    assert {
+    known = {
         "strategies": "vssp",
         "datasets": "digits",
         "models": "psp-lite",
         "presets": "psp-paper",
         "settings": "beta",
-    }[kind] in [item["name"] for item in found]
+    }
+    assert known.get(kind, found[0]["name"]) in [item["name"] for item in found]
+
+
+def test_every_setting_that_names_something_can_be_listed():
+    """Registries that an option names are listed, under one kind each."""
+    listed = registries()
+    assert set(listed) | set(OTHERS) == set(KINDS)
+    made = {id(value) for value in vars(kinds).values() if isinstance(value, Registry)}
+    assert made <= {id(registry) for registry in listed.values()}
+    assert len({id(registry) for registry in listed.values()}) == len(listed)
 
 
 def test_models_are_those_of_open_clip():
-    """Read from its files where it isn't loaded, asked of it where it is: the same names, and the same architectures."""
+    """Read from its files where it isn't loaded, asked of it where it is: the same names, the same architectures."""
     code = (
         "import sys; from psp_ray.clip.architectures import known_models, model_config; "
-        "names = known_models(); found = [model_config(name) for name in names]; assert 'open_clip' not in sys.modules; "
-        "import open_clip; assert sorted(known_models()) == names; "
+        "names = known_models(); found = [model_config(name) for name in names]; "
+        "assert 'open_clip' not in sys.modules; import open_clip; assert sorted(known_models()) == names; "
         "assert [open_clip.get_model_config(name) for name in names] == found; print(len(names))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
