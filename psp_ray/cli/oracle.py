@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -42,7 +42,7 @@ def _cap(kind: click.IntRange | click.FloatRange) -> Callable[[str], float]:
     """Reads a number of a kind, or none (infinity) to lift a cap."""
 
     def read(text: str) -> float:
-        return math.inf if text.strip().lower() == "none" else float(kind.convert(text, None, None))
+        return math.inf if text.strip().lower() == "none" else float(cast(Any, kind).convert(text, None, None))
 
     return read
 

@@ -31,7 +31,7 @@ class HalvingByBudget(FIFOScheduler):
     """
 
     def __init__(self, plan: Plan, earlier: Sequence[TrialResult] = ()):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
         self._of_budget = {
             budget: ASHAScheduler(
                 time_attr="round",
