@@ -48,7 +48,7 @@ class ComponentActor:
 class RayFuture:
     """A call under way on an actor."""
 
-    reference: ray.ObjectRef
+    reference: ray.ObjectRef[Any]
     what: str
     timeout: float
     seconds: float = 0.0

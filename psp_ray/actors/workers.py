@@ -28,6 +28,11 @@ class WorkerGroup:
         self._starting: dict[Any, Any] = {actor.ping.remote(): actor for actor in self.actors}
         self._ready: list[Any] = []
 
+    @property
+    def up(self) -> int:
+        """How many have started."""
+        return len(self._ready)
+
     def imap(self, method: str, items: Iterable[list[Any]]) -> Iterator[tuple[int, Any]]:
         """(place of the item, result) of `method` for each list of arguments, as they are done.
 

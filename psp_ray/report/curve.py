@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def learning_curve(
     return figure
 
 
-def _draw_estimates(axes: Axes, known: list[tuple[int, dict[str, float]]]) -> None:
+def _draw_estimates(axes: Axes, known: list[tuple[int, Mapping[str, float]]]) -> None:
     """Accuracy estimates of the pool at their numbers of labels, with bars for the intervals."""
     value = [100 * e["value"] for _, e in known]
     reach = [[100 * (e["value"] - e["low"]) for _, e in known], [100 * (e["high"] - e["value"]) for _, e in known]]

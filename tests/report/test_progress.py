@@ -43,8 +43,21 @@ def test_views_on_demand_say_how_far_they_are():
 
 def test_a_stage_says_how_long_it_took_the_round_before(monkeypatch):
     shown = []
+
+    class Live:
+        """Stands in for rich's live line."""
+
+        def __init__(self, text):
+            shown.append(text)
+
+        def start(self): ...
+
+        def stop(self): ...
+
+        update = __init__
+
     told = reporter(force_terminal=True)
-    monkeypatch.setattr(told, "_live", shown.append)
+    monkeypatch.setattr(told.console, "status", Live)
     told.stage(1, "learn")
     told.restored([{"seconds": {"learn": 75.0, "propose": 0.3}}], _nothing())
     told.stage(2, "learn")
