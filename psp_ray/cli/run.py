@@ -18,10 +18,11 @@ from psp_ray.run.resolve import resolve
 def run(config_file: str | None, dry_run: bool, **given: Any) -> None:
     """Run rounds of query, labels and prompt learning (the default command)."""
     config = resolve(given, config_file)
+    from psp_ray.actors.opening import open_runtime
     from psp_ray.run.command import dry_run as check
     from psp_ray.run.command import run as start
 
     if dry_run:
         click.echo(check(config), nl=False)
-    elif start(config)["status"] == "awaiting_labels":
+    elif start(config, open_runtime=open_runtime)["status"] == "awaiting_labels":
         raise SystemExit(AWAITING)

@@ -9,7 +9,13 @@ from __future__ import annotations
 from rich.console import Console
 
 from psp_ray.config.config import Config
+from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Evaluation
+from psp_ray.report.progress import Reporter
+from psp_ray.run.assemble import learner_input
+from psp_ray.run.build import build_learner
+from psp_ray.run.featurizing import featurize_only
+from psp_ray.run.prepare import prepare
 
 REFERENCES = ("zero-shot", "full")
 
@@ -19,27 +25,14 @@ def zero_shot(config: Config) -> Evaluation:
 
     Encodes images that the feature cache lacks. Raises what `psp_ray.run.command.run` raises before its first round.
     """
-    from psp_ray.features.cache import FeatureCache
-    from psp_ray.report.progress import Reporter
-    from psp_ray.run import build as components
-    from psp_ray.run.command import descriptions_of, featurize_only, prepare, templates_of
-
     alone = {"runner": "inline", "self_training": "none", "strategy": "random", "rounds": 1, "labels_per_round": 1}
     config = prepare(config.changed(**alone, label_cap=None)).config
     data = featurize_only(config, Reporter(1, Console(quiet=True)))
-    evaluation = data.test if config.data.evaluate_on == "test" else data.val
-    assert evaluation.labels is not None
-    cache = FeatureCache.open(config.runtime.cache).folder
-    learner = components.build_learner(
-        components.LearnerInput(
-            settings=components.settings_json(config),
-            classes=data.dataset.prompt_names,
-            templates=templates_of(config, data.dataset),
-            descriptions=descriptions_of(config, data.dataset),
-            evaluation=components.PoolSource.of(evaluation.reader, cache),
-            evaluation_labels=evaluation.labels,
-            pool_labels=data.dataset.labels("pool"),
-        ),
-        data.pool,
-    )
-    return learner.evaluate(learner.zero_shot())
+    learner = build_learner(learner_input(config, data), data.pool)
+    evaluation = learner.evaluate(learner.zero_shot())
+    if evaluation is None:
+        raise DatasetError(
+            f"{data.dataset.name}: no labeled {config.data.evaluate_on} images; choose another --evaluate-on, or add "
+            "some"
+        )
+    return evaluation
