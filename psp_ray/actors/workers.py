@@ -70,6 +70,11 @@ class WorkerGroup:
                 load[actor] -= 1
                 yield place, unpack(value[0])
 
+    @property
+    def ready(self) -> int:
+        """Workers that are up."""
+        return len(self._ready)
+
     def close(self) -> None:
         for actor in self.actors:
             ray.kill(actor)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psp_ray.acquisition._baseline import probabilities
+from psp_ray.acquisition._distances import Points, gradient_factors, k_center, k_means_pp, squared_distances
 from scipy.spatial.distance import cdist
 from scipy.stats import chisquare
 from sklearn.metrics.pairwise import euclidean_distances
 
 from psp_ray.acquisition import _distances, create
-from psp_ray.acquisition._baseline import probabilities
-from psp_ray.acquisition._distances import Points, gradient_factors, k_center, k_means_pp, squared_distances
 from psp_ray.config.config import Config
 from psp_ray.core.records import PoolState, TextState
 from tests.helpers import ArrayPool

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psp_ray.acquisition.pcb import balanced_as_released
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from scipy.stats import chisquare
@@ -13,7 +14,6 @@ from sklearn.neighbors import NearestNeighbors
 from psp_ray.acquisition import _cluster, _cover, create
 from psp_ray.acquisition.cbsq import by_share, thresholds
 from psp_ray.acquisition.dropquery import mask
-from psp_ray.acquisition.pcb import balanced_as_released
 from psp_ray.acquisition.probcover import other_kind, pure_radius
 from psp_ray.acquisition.typiclust import turn_order
 from psp_ray.acquisition.uherding import bandwidth, best_temperature, calibration_error, uncertainty

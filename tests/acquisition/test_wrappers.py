@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from psp_ray.acquisition import create, register
 from psp_ray.acquisition.pcb import balanced, balanced_as_released
 from psp_ray.acquisition.sub import intensities
+
+from psp_ray.acquisition import create, register
 from psp_ray.config.config import Config
 from psp_ray.policy.sampling import inclusion_probabilities
 from tests.policy.worlds import World
@@ -112,6 +112,7 @@ def test_pcb_asks_for_a_share_of_the_whole_pool():
             return self.inner.propose(state)
 
     from psp_ray.acquisition.pcb import PseudoClassBalance
+
     from psp_ray.config.acquisition import PCBSettings
 
     for left, n_query, expected in ((190, 5, 20), (15, 5, 15), (190, 30, 30)):

@@ -7,9 +7,9 @@ import json
 import pytest
 from rich.console import Console
 
-from psp_ray import references
 from psp_ray.core.errors import ConfigError
 from psp_ray.report.progress import Reporter
+from psp_ray.run import references
 from psp_ray.run.command import dry_run, run
 from psp_ray.run.resolve import resolve
 
