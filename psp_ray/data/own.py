@@ -16,11 +16,10 @@ from psp_ray.core import noise
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Int32Array, Int64Array
+from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
 from psp_ray.data.dataset import MANIFEST_SCHEMA, Dataset, make_dataset
 from psp_ray.data.listing import image_files
 from psp_ray.data.manifest import (
-    ID_COLUMNS,
-    PATH_COLUMNS,
     Rows,
     is_manifest,
     read_manifest,
