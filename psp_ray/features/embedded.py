@@ -99,8 +99,9 @@ def _take_in(
         rows[block.start : stop], plain[block.start : stop] = _row_hashes(block)
         for store, known in stores:
             missing = _missing(rows[block.start : stop], known)
-            unit = _unit if store is features else _unit_views
-            store.append(rows[block.start + missing], unit(source, block, missing))
+            if len(missing):
+                unit = _unit if store is features else _unit_views
+                store.append(rows[block.start + missing], unit(source, block, missing))
         done = stop
         if told is not None:
             told(done, source.n_rows)
