@@ -97,7 +97,8 @@ def test_a_bad_row_is_named_by_file_and_row(tmp_path, cache, value, message):
 def test_the_ledger_knows_a_row_by_its_image_where_there_is_one(tmp_path, cache):
     (tmp_path / "3.png").write_bytes(b"picture")
     paths = [f"{i}.png" for i in range(8)]
-    dataset = table(tmp_path / "a.parquet", numbers(8, D), path=paths, part=["pool"] * 8)
+    vectors = np.random.default_rng(0).standard_normal((8, D)).astype(np.float32)
+    dataset = table(tmp_path / "a.parquet", vectors, path=paths, part=["pool"] * 8)
     found = import_embeddings(dataset, cache)
     picture = hashlib.blake2b(b"picture", digest_size=16).hexdigest()
     assert [name for name, digest in zip(found.sample_ids, found.content_hashes, strict=True) if digest == picture] == [

@@ -22,7 +22,7 @@ NAMES = ["cat", "dog", "owl"]
 
 
 def numbers(*shape):
-    """Numbers that tests make again: no two rows alike."""
+    """Numbers that tests make again."""
     return (
         np.arange(1, 1 + np.prod(shape)).reshape(shape) % 7
         - 3.5
