@@ -37,6 +37,8 @@ from psp_ray.features.segments import HashArray, as_strings
 
 BLOCK_ROWS = 1 << 14
 """Rows read, checked and normalized at a time."""
+UNIT_TOLERANCE = 1e-3
+"""How far rounding to half precision may take a unit vector's length from 1."""
 _VERSION = 1
 Told = Callable[[int, int], None]
 """Told how many rows of how many are done."""
@@ -130,8 +132,7 @@ def _missing(rows: HashArray, known: FeatureStore | None) -> NDArray[np.int64]:
 
 
 def _unit(source: EmbeddingSource, block: Block, rows: NDArray[np.int64]) -> Float16Array:
-    unit: Float16Array = _checked(source, block.vectors[rows], block.start + rows).astype(np.float16)
-    return unit
+    return _halves(source, block.vectors[rows], block.start + rows)
 
 
 def _unit_views(source: EmbeddingSource, block: Block, rows: NDArray[np.int64]) -> Float16Array:
@@ -139,8 +140,17 @@ def _unit_views(source: EmbeddingSource, block: Block, rows: NDArray[np.int64]) 
     views = block.views[rows]
     count, n_views, dim = views.shape
     places = np.repeat(block.start + rows, n_views)
-    unit: Float16Array = _checked(source, views.reshape(count * n_views, dim), places).astype(np.float16)
-    return unit.reshape(count, n_views * dim)
+    return _halves(source, views.reshape(count * n_views, dim), places).reshape(count, n_views * dim)
+
+
+def _halves(source: EmbeddingSource, vectors: NDArray[Any], places: NDArray[np.int64]) -> Float16Array:
+    """Unit rows (m, d) in half precision. Rows that are so already stay bit for bit: what was exported comes back."""
+    unit: Float16Array = _checked(source, vectors, places).astype(np.float16)
+    if vectors.dtype == np.float16:
+        norm = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        done = np.abs(norm - 1) < UNIT_TOLERANCE
+        unit[done] = vectors[done]
+    return unit
 
 
 def _checked(source: EmbeddingSource, vectors: NDArray[Any], places: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,10 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from psp_ray.core.errors import DatasetError, OutputError
+from psp_ray.core.records import TextState
 from psp_ray.data import load_dataset
+from psp_ray.data.embedded.classes import read_class_embeddings
 from psp_ray.features import embedded
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.embedded import embedding_stores, import_embeddings
+from psp_ray.features.export import write_class_embeddings, write_features
 from tests.data.test_embedded import NAMES, lists, numbers, write
 
 N, D, L = 41, 6, 2
@@ -127,3 +130,31 @@ def test_memory_holds_blocks_not_the_table(tmp_path, cache, monkeypatch):
     pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "big.parquet", row_group_size=5)
     big = load_dataset(str(tmp_path / "big.parquet"))
     assert max(len(block.vectors) for block in big.embeddings.blocks(8)) <= 8
+
+
+def test_what_is_exported_is_read_again_bit_for_bit(tmp_path, cache):
+    rng = np.random.default_rng(1)
+    vectors, views = rng.standard_normal((N, D)), rng.standard_normal((N, L, D))
+    dataset = table(tmp_path / "a.parquet", vectors, views=lists(views.reshape(N, L * D)))
+    first = import_embeddings(dataset, cache)
+    assert write_features(first, tmp_path / "out.parquet", {"model": "some"}) == N
+    table_out = pq.read_table(tmp_path / "out.parquet")
+    assert table_out.schema.metadata[b"model"] == b"some"
+    assert table_out.schema.field("embedding").type == pa.list_(pa.float16(), D)
+    again = import_embeddings(load_dataset(str(tmp_path / "out.parquet"), classes=",".join(NAMES)), cache)
+    assert again.sample_ids == first.sample_ids
+    for part in ("pool", "val", "test"):
+        mine, theirs = (data.dataset.part(part)["sample_id"].to_pylist() for data in (first, again))
+        assert mine == theirs
+        np.testing.assert_array_equal(first.dataset.labels(part), again.dataset.labels(part))
+    ours, theirs = first.pool.block(0, views=True), again.pool.block(0, views=True)
+    np.testing.assert_array_equal(ours.features, theirs.features)
+    np.testing.assert_array_equal(ours.views, theirs.views)
+    text = TextState(np.eye(3, D, dtype=np.float32), 15.5)
+    write_class_embeddings(NAMES, text, tmp_path / "classes.parquet")
+    read = read_class_embeddings(str(tmp_path / "classes.parquet")).text_state(NAMES, D)
+    np.testing.assert_array_equal(read.features, text.features)
+    assert read.logit_scale == 15.5
+    for bad in ("out.csv", "nowhere/out.parquet"):
+        with pytest.raises(OutputError, match="--export"):
+            write_features(first, tmp_path / bad)
