@@ -117,3 +117,10 @@ class ShardedPool:
         while self._cached_bytes > CACHE_BYTES:
             _, dropped = self._cache.popitem(last=False)
             self._cached_bytes -= dropped.nbytes
+
+
+def first_blocks(n: int, shards: int) -> list[int]:
+    """First block of each shard: whole blocks, as even as possible; fewer shards than asked for on small pools."""
+    blocks = -(-n // BLOCK_SIZE)
+    shards = max(1, min(shards, blocks))
+    return [blocks * shard // shards for shard in range(shards)]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from psp_ray.acquisition.pcb import balanced_as_released
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from scipy.stats import chisquare
