@@ -21,7 +21,7 @@ from itertools import product
 import numpy as np
 
 from psp_ray.config.selftrain import SelfTrainingSettings
-from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
+from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
 from psp_ray.neighbors.graph import PoolGraph, class_masses
 from psp_ray.neighbors.space import ImageSpace
 from psp_ray.posterior.members import Members, MemberSource
@@ -118,9 +118,12 @@ class Posterior:
     def block(self, index: int) -> Float32Array:
         """Probabilities (m, C) of a block of the pool."""
         encodings, places = self._source.block(index)
-        size = int(getattr(self._source.pool, "block_size", len(encodings)))
-        start = self._source.pool.block(index).start
-        return softmax(self._logits(encodings, places, np.arange(start, start + min(size, len(encodings)))))
+        start = self.start_of(index)
+        return softmax(self._logits(encodings, places, np.arange(start, start + len(encodings))))
+
+    def start_of(self, index: int) -> int:
+        """Position of the first image of a block."""
+        return index * int(getattr(self._source.pool, "block_size", BLOCK_SIZE))
 
     def blocks(self) -> Iterator[Float32Array]:
         """The blocks in order, for pools whose table doesn't fit in memory."""
