@@ -17,10 +17,10 @@ class SelfTrainingSettings(Settings):
         "none", description="learn from pseudo-labels too (ust) or not; presets choose their own"
     )
     confidence_min: float = Field(
-        default=0.0, ge=0, le=1, description="keep a pseudo-label only from this confidence on; 0: any"
+        default=0.7, ge=0, le=1, description="keep a pseudo-label only from this confidence on; 0: any"
     )
     uncertainty_max: float = Field(
-        default=1.0, ge=0, le=1, description="keep a pseudo-label only up to this spread over the views; 1: any"
+        default=0.2, ge=0, le=1, description="keep a pseudo-label only up to this spread over the views; 1: any"
     )
     uncertainty: Literal["confidence", "averaged-class"] = Field(
         default="averaged-class",
@@ -32,8 +32,13 @@ class SelfTrainingSettings(Settings):
     include_center: bool = Field(
         default=False, description="the unaugmented image counts as a view (the note averages the augmented ones only)"
     )
+<<<<<<< HEAD
     pseudo_source: Annotated[str, OneOf(PSEUDO_SOURCES)] = Field(
         default="graph",
+=======
+    pseudo_source: Literal["prompt", "graph", "both", "posterior"] = Field(
+        default="posterior",
+>>>>>>> 099d754 (Take pseudo-labels from the evidence-weighed posterior, with both thresholds on)
         description="whose labels: the last round's prompt (the note), bought labels spread over the graph of nearest "
         "neighbors, the prompt's where the graph agrees, or all evidence weighed (posterior)",
     )

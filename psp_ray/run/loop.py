@@ -156,6 +156,7 @@ class Experiment:
         self.config, self.names, self.crew, self.out = config, names, crew, out
         self.experiment_id, self.reporter = experiment_id, reporter
         self.n_query = config.labels.labels_per_round
+        self._zero_shot: TextState | None = None
         self._criteria = parse_stop(config.labels.stop)
         self._stop_set = stop_set(names.sample_ids, config.runtime.seed)
         self.checkpoints = out / "checkpoints"
@@ -420,10 +421,9 @@ class Experiment:
         if self.crew.pseudo_labeler is not None:
             # Every unlabeled sample is scored while the oracle works; the query set is dropped afterwards, and what
             # it taught may have a say in which pseudo-labels are kept.
-            self._encode_views(state, number, unlabeled, None, state.labeled, state.labels, seconds)
-            scoring = self.crew.pseudo_labeler.submit(
-                "label", state.text, unlabeled, number, state.labeled, state.labels
-            )
+            earlier = state.labeled, state.labels, state.asked_in[state.has_class].astype(np.int64)
+            self._encode_views(state, number, unlabeled, None, earlier, seconds)
+            scoring = self.crew.pseudo_labeler.submit("label", self._teacher(state), unlabeled, number, *earlier)
             scoring.result()
         response: LabelResponse = labeling.result()
         seconds["label"] = labeling.seconds
@@ -431,8 +431,10 @@ class Experiment:
             return response, PseudoLabels.empty(), cosines
         asked, answers = self._with_answers(state, proposal, response)
         known = answers >= 0
-        self._encode_views(state, number, unlabeled, proposal.positions, asked[known], answers[known], seconds)
-        choosing = self.crew.pseudo_labeler.submit("drop", proposal.positions, number, asked[known], answers[known])
+        rounds = np.concatenate([state.asked_in, np.full(len(proposal.positions), number)]).astype(np.int64)
+        labels = asked[known], answers[known], rounds[known]
+        self._encode_views(state, number, unlabeled, proposal.positions, labels, seconds)
+        choosing = self.crew.pseudo_labeler.submit("drop", proposal.positions, number, *labels)
         pseudo: PseudoLabels = choosing.result()
         seconds["pseudo_label"] += scoring.seconds + choosing.seconds
         return response, pseudo, cosines
@@ -443,23 +445,33 @@ class Experiment:
         number: int,
         unlabeled: Int64Array,
         bought: Int64Array | None,
-        labeled: Int64Array,
-        labels: Int32Array,
+        labels: tuple[Int64Array, Int32Array, Int64Array],
         seconds: dict[str, float],
     ) -> None:
-        """Views on demand, a portion at a time: it may take long, and what is encoded is kept."""
+        """Views on demand, a portion at a time: it may take long, and what is encoded is kept.
+
+        `labels`: positions, classes and rounds.
+        """
         if self.config.model.view_mode != "on-demand" or self.crew.pseudo_labeler is None:
             return
         done, left, started = 0, 1, time.perf_counter()
         while left:
             encoding = self.crew.pseudo_labeler.submit(
-                "encode_views", state.text, unlabeled, bought, number, labeled, labels
+                "encode_views", self._teacher(state), unlabeled, bought, number, *labels
             )
             now, left = encoding.result()
             seconds["pseudo_label"] += encoding.seconds
             done += now
             if left:
                 self.reporter.views(number, done, done + left, time.perf_counter() - started)
+
+    def _teacher(self, state: RunState) -> TextState:
+        """Who teaches the pseudo-labeler: the last prompt, or where evidence is weighed zero-shot, which saw no label."""
+        if self.config.selftrain.pseudo_source != "posterior":
+            return state.text
+        if self._zero_shot is None:
+            self._zero_shot = self.crew.learner.submit("zero_shot").result()
+        return self._zero_shot
 
     def _unlabeled(self, asked: Int64Array) -> Int64Array:
         keep = np.ones(len(self.names.sample_ids), bool)

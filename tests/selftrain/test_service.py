@@ -9,6 +9,7 @@ from psp_ray.core.errors import ConfigError
 from psp_ray.neighbors.graph import propagate
 from psp_ray.selftrain import PseudoLabeler, SelfTrainingSettings
 from psp_ray.selftrain import service as service_module
+from psp_ray.selftrain.bpls import passes
 from psp_ray.selftrain.ust import score_views
 from tests.helpers import ArrayPool
 from tests.selftrain.conftest import make_pool, slow_bpls, slow_scores, unit
@@ -292,6 +293,8 @@ def test_settings_are_checked(bad):
 
 def test_defaults_are_those_of_psp():
     options = SelfTrainingSettings()
-    assert (options.confidence_min, options.uncertainty_max, options.pseudo_floor) == (0.0, 1.0, 0)
-    assert options.pseudo_source == "graph"
+    assert options.pseudo_floor == 0
+    assert options.pseudo_source == "posterior"
+    assert passes(np.array([0.9]), np.array([0.05]), options).all()
+    assert not passes(np.array([0.4, 0.9]), np.array([0.0, 0.4]), options).any(), "both thresholds are on"
     assert options.uncertainty == "averaged-class"
