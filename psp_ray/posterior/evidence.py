@@ -34,6 +34,7 @@ from psp_ray.posterior.opinions import (
     graph_weight,
     softmax,
     teacher_logits,
+    teacher_strength,
 )
 
 FACTORS = (0.4, 1.0, 2.5)
@@ -239,7 +240,9 @@ class Evidence:
         )
         logits = teacher_logits(members.encodings[rows], teacher)
         trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
-        return Weights(trusted, graph_weight(len(rows), n_classes), 1.0), members, graph_opinion(masses)
+        odds = graph_opinion(masses)
+        on_graph = graph_weight(odds, teacher_strength(logits, bought.labels), len(rows))
+        return Weights(trusted, on_graph, 1.0), members, odds
 
     def _settle(
         self, members: Members, odds: Float32Array, weights: Weights, bought: Bought, teacher: TextState

@@ -21,6 +21,10 @@ TEACHER_SPREAD = 0.7
 """Standard deviation of the log of the teacher's weight before any label."""
 FLAT = 0.1
 """Mass, in medians of what images get, that the graph spreads evenly over the classes."""
+GRAPH_WEIGHT = 0.45
+"""What the graph's log shares count at one label a class, where it is as sure as the teacher is right."""
+GRAPH_RANGE = (0.5, 2.5)
+"""How far that may differ where one of them is much better."""
 BIAS_SHARE = 0.5
 """How much of the teacher's preference for some classes is taken back, in shares of its log."""
 _SIZE_PRIOR = 2.0  # images that each class is sure to have, when sizes are estimated
@@ -74,13 +78,25 @@ def graph_opinion(masses: Float64Array) -> Float32Array:
     return np.log((masses + extra / n_classes) / (total + extra)).astype(np.float32)
 
 
-def graph_weight(n_labels: int, n_classes: int) -> float:
-    """What the graph's log odds count before evidence: they can be trusted the more, the more labels a class has.
+def teacher_strength(logits: Float32Array, labels: Int32Array) -> float:
+    """Share of images that a teacher names right, from its `logits` (m, C) of bought ones; its own confidence counts
+    like two labels more."""
+    right = float((logits.argmax(axis=1) == labels).sum())
+    sure = float(softmax(logits.copy()).max(axis=1).mean())
+    return (right + 2.0 * sure) / (len(labels) + 2.0)
 
-    The form was read off the weights that would have been best on 10 pools (0.25 to 1 at one label a class, 1 to 2 at
-    eight).
+
+def graph_weight(odds: Float32Array, strength: float, n_labels: int) -> float:
+    """What the graph's log shares `odds` (n, C) count before evidence.
+
+    They can be trusted the more, the more labels a class has; and while it has one or two, the more, the surer the
+    graph is compared with the `strength` of the teacher. Both forms were read off the weights that would have been best
+    on 10 pools (0.25 to 1 at one label a class, 1 to 2 at eight).
     """
-    return 0.45 * (n_labels / max(n_classes, 1)) ** 0.75
+    a_class = n_labels / max(odds.shape[1], 1)
+    sure = float(np.exp(odds.max(axis=1)).mean())
+    ratio = float(np.clip(sure / max(strength, 1e-6), *GRAPH_RANGE))
+    return GRAPH_WEIGHT * a_class**0.75 * ratio ** (1.0 / max(a_class, 1.0))
 
 
 @dataclass(frozen=True)

@@ -466,7 +466,7 @@ class Experiment:
                 self.reporter.views(number, done, done + left, time.perf_counter() - started)
 
     def _teacher(self, state: RunState) -> TextState:
-        """Who teaches the pseudo-labeler: the last prompt, or where evidence is weighed zero-shot, which saw no label."""
+        """Who teaches the pseudo-labeler: the last prompt, or, for the posterior, zero-shot, which saw no label."""
         if self.config.selftrain.pseudo_source != "posterior":
             return state.text
         if self._zero_shot is None:

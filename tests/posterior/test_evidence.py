@@ -61,7 +61,12 @@ class PlainReading:
         masses = class_masses(self.graph, positions, labels, n_classes)
         trusted, _ = fitted_scale(self.logits[positions], labels, 1.0, 0.7)
         teacher = (trusted * on_teacher * self.logits).astype(np.float32)
-        prior = teacher + np.float32(graph_weight(len(positions), n_classes) * on_graph) * graph_opinion(masses)
+        opinion = graph_opinion(masses)
+        said = self.logits[positions]
+        confidence = special.softmax(said, axis=1).max(axis=1).mean()
+        strength = ((said.argmax(axis=1) == labels).sum() + 2 * confidence) / (len(labels) + 2)
+        weight = graph_weight(opinion, strength, len(positions))
+        prior = teacher + np.float32(weight * on_graph) * opinion
         options = {"sharpness": 40.0, "label_weight": 3.0, "steps": 5}
         return class_means(prior, teacher, self.places, positions, labels, **options)[1]
 

@@ -8,7 +8,15 @@ from scipy import optimize, special
 from sklearn.covariance import oas
 
 from psp_ray.neighbors.space import oracle_shrinkage
-from psp_ray.posterior.opinions import class_means, fitted_scale, graph_opinion, graph_weight, log_likelihood, softmax
+from psp_ray.posterior.opinions import (
+    class_means,
+    fitted_scale,
+    graph_opinion,
+    graph_weight,
+    log_likelihood,
+    softmax,
+    teacher_strength,
+)
 from tests.selftrain.conftest import unit
 
 
@@ -56,9 +64,24 @@ def test_the_graph_is_flat_where_nothing_arrives_and_sure_where_much_does():
 
 
 def test_the_graph_counts_more_with_more_labels():
-    weights = [graph_weight(m, 10) for m in (0, 1, 10, 40, 80)]
+    even = np.log(np.full((5, 10), 0.1, np.float32))
+    weights = [graph_weight(even, 0.1, m) for m in (0, 1, 10, 40, 80)]
     assert weights[0] == 0.0
+    assert weights[2] == pytest.approx(0.45)
     assert (np.diff(weights) > 0).all()
+
+
+def test_the_graph_counts_more_beside_a_weak_teacher_while_labels_are_few():
+    sure = np.log(np.array([[0.6, 0.4], [0.2, 0.8]], np.float32))
+    few = [graph_weight(sure, strength, 2) for strength in (0.05, 0.5, 0.7, 0.9, 1.0)]
+    np.testing.assert_allclose(few, 0.45 * np.clip(0.7 / np.array([0.05, 0.5, 0.7, 0.9, 1.0]), 0.5, 2.5), rtol=1e-6)
+    many = [graph_weight(sure, strength, 64) for strength in (0.05, 1.0)]
+    assert many[0] / many[1] < 1.05
+
+
+def test_a_teachers_strength_is_its_share_of_hits_and_two_labels_of_its_own():
+    logits = np.log(np.array([[0.7, 0.3], [0.6, 0.4], [0.5, 0.5]], np.float32))
+    assert teacher_strength(logits, np.array([0, 1, 0], np.int32)) == pytest.approx((2 + 2 * 0.6) / 5)
 
 
 def slow_means(prior, teacher, places, rows, labels, sharpness, label_weight, steps):

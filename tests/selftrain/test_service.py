@@ -23,6 +23,9 @@ LITERAL = {
 }
 
 
+GRAPH = {"pseudo_source": "graph", "confidence_min": 0.0, "uncertainty_max": 1.0}
+
+
 def all_views(pool):
     return np.concatenate([pool.block(i, views=True).views for i in range(pool.n_blocks)])
 
@@ -191,7 +194,7 @@ def test_no_views_is_an_error_that_says_what_to_do(pool):
     pool, text, _ = pool
     bare = ArrayPool(np.zeros((5, pool.dim)))
     with pytest.raises(ConfigError, match="set views to 5"):
-        PseudoLabeler(bare, SelfTrainingSettings()).label(text, np.arange(5), 1)
+        PseudoLabeler(bare, SelfTrainingSettings(pseudo_source="graph")).label(text, np.arange(5), 1)
 
 
 def test_calls_out_of_turn(pool):
@@ -210,7 +213,8 @@ def test_calls_out_of_turn(pool):
 def test_empty_pool_keeps_nothing(pool):
     pool, text, _ = pool
     for floor in (0, 2):
-        result = PseudoLabeler(pool, SelfTrainingSettings(pseudo_floor=floor)).label(text, np.zeros(0, np.int64), 1)
+        options = SelfTrainingSettings(pseudo_source="graph", pseudo_floor=floor)
+        result = PseudoLabeler(pool, options).label(text, np.zeros(0, np.int64), 1)
         assert [column.dtype for column in (result.positions, result.labels, result.confidence)] == [
             np.int64, np.int32, np.float32
         ]  # fmt: skip
@@ -222,7 +226,7 @@ def test_empty_pool_keeps_nothing(pool):
 
 def test_large_pools_get_pseudo_labels_on_the_graph_only():
     pool, text, truth = make_pool(n=300, noise=0.35)
-    labeler = PseudoLabeler(pool, SelfTrainingSettings(graph_limit=120))
+    labeler = PseudoLabeler(pool, SelfTrainingSettings(**GRAPH, graph_limit=120))
     bought = np.arange(0, 300, 10)
     early = labeler.label(text, np.arange(300), 1)
     got = labeler.drop(bought, 1, bought, truth[bought].astype(np.int32))
@@ -252,7 +256,7 @@ def test_the_graph_can_be_the_only_source():
     pool, text, truth = make_pool(n=300, noise=0.35)
     bought = np.arange(0, 300, 10)
     rest = np.setdiff1d(np.arange(300), bought)
-    options = SelfTrainingSettings(pseudo_source="graph", pseudo_cap=12)
+    options = SelfTrainingSettings(pseudo_source="graph", confidence_min=0, uncertainty_max=1, pseudo_cap=12)
     labeler = PseudoLabeler(pool, options)
     got = labeler.label(text, rest, 1, bought, truth[bought].astype(np.int32))
     opinion = propagate(*labeler.graph().with_labeled(bought), truth[bought].astype(np.int32))
