@@ -32,13 +32,8 @@ class SelfTrainingSettings(Settings):
     include_center: bool = Field(
         default=False, description="the unaugmented image counts as a view (the note averages the augmented ones only)"
     )
-<<<<<<< HEAD
     pseudo_source: Annotated[str, OneOf(PSEUDO_SOURCES)] = Field(
-        default="graph",
-=======
-    pseudo_source: Literal["prompt", "graph", "both", "posterior"] = Field(
         default="posterior",
->>>>>>> 099d754 (Take pseudo-labels from the evidence-weighed posterior, with both thresholds on)
         description="whose labels: the last round's prompt (the note), bought labels spread over the graph of nearest "
         "neighbors, the prompt's where the graph agrees, or all evidence weighed (posterior)",
     )

@@ -21,7 +21,8 @@ from itertools import product
 import numpy as np
 
 from psp_ray.config.selftrain import SelfTrainingSettings
-from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
+from psp_ray.core.pool import block_spans
+from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
 from psp_ray.neighbors.graph import PoolGraph, class_masses
 from psp_ray.neighbors.space import ImageSpace
 from psp_ray.posterior.members import Members, MemberSource
@@ -124,7 +125,7 @@ class Posterior:
 
     def start_of(self, index: int) -> int:
         """Position of the first image of a block."""
-        return index * int(getattr(self._source.pool, "block_size", BLOCK_SIZE))
+        return index * self._source.pool.block_size
 
     def blocks(self) -> Iterator[Float32Array]:
         """The blocks in order, for pools whose table doesn't fit in memory."""
@@ -134,6 +135,14 @@ class Posterior:
         """All probabilities (n, C)."""
         empty = np.zeros((0, self.n_classes), np.float32)
         return np.concatenate([empty, *self.blocks()])
+
+    def likeliest(self, positions: Int64Array) -> tuple[Int32Array, Float32Array]:
+        """The class of the images at sorted `positions` (k,), and its probability; both (k,)."""
+        labels, confidence = np.zeros(len(positions), np.int32), np.zeros(len(positions), np.float32)
+        for index, span in block_spans(positions, self._source.pool.block_size):
+            table = self.block(index)[positions[span] - self.start_of(index)]
+            labels[span], confidence[span] = table.argmax(axis=1), table.max(axis=1)
+        return labels, confidence
 
     def of_views(self, views: Float32Array, positions: Int64Array) -> Float32Array:
         """Probabilities (k, L, C) of single views (k, L, d) of the images at `positions` (k,).

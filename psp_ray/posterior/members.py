@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from psp_ray.core.records import BLOCK_SIZE, Float32Array, Int64Array, PoolReader
+from psp_ray.core.pool import block_spans
+from psp_ray.core.records import Float32Array, Int64Array, PoolReader
 from psp_ray.neighbors.graph import Graph, PoolGraph
 from psp_ray.neighbors.space import ImageSpace, averaged
 
@@ -57,11 +58,10 @@ class MemberSource:
 
     def _read(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
         """Encodings and places (k, d) of sorted `positions` (k,). Whole blocks: see `psp_ray.neighbors.graph`."""
-        size = int(getattr(self.pool, "block_size", BLOCK_SIZE))
+        size = self.pool.block_size
         parts = [(np.zeros((0, self.pool.dim), np.float32), np.zeros((0, self.pool.dim), np.float32))]
-        for index in np.unique(positions // size).tolist():
-            lo, hi = np.searchsorted(positions, [index * size, (index + 1) * size])
+        for index, span in block_spans(positions, size):
             encodings, places = self.block(index)
-            rows = positions[lo:hi] - index * size
+            rows = positions[span] - index * size
             parts.append((encodings[rows], places[rows]))
         return np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])

@@ -52,14 +52,15 @@ class PseudoLabelerComponent:
         round: int,
         labeled: Int64Array,
         labels: Int32Array,
+        rounds: Int64Array,
     ) -> tuple[int, int]:
         """Encode and keep a portion of the views that `label` (`bought` is None) or `drop` will want on demand.
 
         Returns how many images got theirs now, and how many are left.
         """
-        if self._views is None or (bought is not None) != self._labeler.source.uses_graph:
+        if self._views is None or (bought is not None) != self._labeler.source.waits_for_labels:
             return 0, 0
-        chosen = self._candidates(text, unlabeled, bought, round, labeled, labels)
+        chosen = self._candidates(text, unlabeled, bought, round, labeled, labels, rounds)
         return self._views.encode_some(chosen)
 
     def _candidates(
@@ -70,6 +71,7 @@ class PseudoLabelerComponent:
         round: int,
         labeled: Int64Array,
         labels: Int32Array,
+        rounds: Int64Array,
     ) -> Int64Array:
         """Sorted positions that are worth views in this round."""
         from psp_ray.selftrain.near import confidences, near_decision
@@ -77,6 +79,11 @@ class PseudoLabelerComponent:
         if self._planned is None or self._planned[0] != round:
             if bought is None:
                 chosen = near_decision(unlabeled, *confidences(self._pool, text, unlabeled), self._settings)
+            elif self._labeler.source.weighs_evidence:
+                chosen = np.setdiff1d(unlabeled, bought, assume_unique=True)
+                if len(labeled):
+                    posterior = self._labeler.posterior(text, labeled, labels, rounds)
+                    chosen = near_decision(chosen, *posterior.likeliest(chosen), self._settings)
             else:
                 rest = np.setdiff1d(unlabeled, bought, assume_unique=True)
                 rest = np.intersect1d(rest, self._labeler.graph().positions, assume_unique=True)
@@ -85,30 +92,42 @@ class PseudoLabelerComponent:
         return self._planned[1]
 
     def label(
-        self, text: TextState, unlabeled: Int64Array, round: int, labeled: Int64Array, labels: Int32Array
+        self,
+        text: TextState,
+        unlabeled: Int64Array,
+        round: int,
+        labeled: Int64Array,
+        labels: Int32Array,
+        rounds: Int64Array,
     ) -> PseudoLabels:
-        """Pseudo-labels for `unlabeled`; `labeled`, `labels` are what earlier rounds bought.
+        """Pseudo-labels for `unlabeled`; `labeled`, `labels` are what earlier `rounds` (m,) bought.
 
-        With views on demand whose labels come from the graph, only `drop` knows which samples need views.
+        With views on demand whose labels come from the graph, only `drop` knows which samples need views. The
+        posterior, whose teacher `text` is the zero-shot one, waits for `drop` and its labels too.
         """
         if self._views is not None:
             self._asked = text, unlabeled
-            if self._labeler.source.uses_graph:
+            if self._labeler.source.waits_for_labels:
                 return PseudoLabels.empty()
-            chosen, self._planned = self._candidates(text, unlabeled, None, round, labeled, labels), None
+            chosen, self._planned = self._candidates(text, unlabeled, None, round, labeled, labels, rounds), None
             return self._labeler.label(text, chosen, round, labeled, labels, self._views)
         if isinstance(self._pool, FreshPool):
             self._pool.round = round
+        if self._labeler.source.weighs_evidence:
+            return self._labeler.label(text, unlabeled, round)
         return self._labeler.label(text, unlabeled, round, labeled=labeled, labels=labels)
 
-    def drop(self, positions: Int64Array, round: int, labeled: Int64Array, labels: Int32Array) -> PseudoLabels:
-        """What `label` gave without the query set `positions`; `labeled`, `labels` now hold this round's purchase."""
-        if self._views is not None and self._labeler.source.uses_graph:
+    def drop(
+        self, positions: Int64Array, round: int, labeled: Int64Array, labels: Int32Array, rounds: Int64Array
+    ) -> PseudoLabels:
+        """What `label` gave without the query set `positions`; the labels now hold this round's purchase."""
+        if self._views is not None and self._labeler.source.waits_for_labels:
             assert self._asked is not None
             text, unlabeled = self._asked
-            chosen, self._planned = self._candidates(text, unlabeled, positions, round, labeled, labels), None
-            return self._labeler.label(text, chosen, round, labeled, labels, self._views)
-        return self._labeler.drop(positions, round, labeled=labeled, labels=labels)
+            chosen = self._candidates(text, unlabeled, positions, round, labeled, labels, rounds)
+            self._planned = None
+            return self._labeler.label(text, chosen, round, labeled, labels, self._views, rounds)
+        return self._labeler.drop(positions, round, labeled, labels, rounds)
 
 
 # -- where views come from ---------------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ from psp_ray.core.records import (
 )
 from psp_ray.core.topk import StreamingTopK
 from psp_ray.neighbors.graph import Opinion, PoolGraph, knn_graph, propagate
+from psp_ray.posterior.evidence import Bought, Evidence, Posterior
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
 from psp_ray.selftrain.ust import BlockScores, score_views
+from psp_ray.selftrain.weighed import score_block
 
 Views = Callable[[Int64Array], Float16Array] | Float16Array
 """Fresh views: an array (u, L, d) for the unlabeled positions, or a function that gives (k, L, d) for some of them.
@@ -47,6 +49,8 @@ class _Scores:
 
     round: int
     text: TextState
+    teacher: TextState | Posterior
+    """Who was asked: the posterior, where evidence is weighed and anything is bought, else the prompt `text`."""
     views: Views | None
     positions: Int64Array
     labels: Int32Array
@@ -60,8 +64,8 @@ class PseudoLabeler:
 
     Two ways to the same result: `label(..., rest, ...)` once the query set is known, or `label(..., unlabeled, ...)`
     beside the proposal and the oracle and then `drop(query set)`, which costs next to nothing.
-    Keeps nothing from round to round but the graph, a function of the pool alone: of `graph_pool` where the views of
-    `pool` are made anew each round.
+    Keeps nothing from round to round but the graph, a function of the pool alone (of `graph_pool` where the views of
+    `pool` are made anew each round), and what the posterior would find again.
     """
 
     def __init__(self, pool: PoolReader, settings: SelfTrainingSettings, graph_pool: PoolReader | None = None) -> None:
@@ -70,6 +74,7 @@ class PseudoLabeler:
         self.settings = settings
         self.source = PSEUDO_SOURCES.find(settings.pseudo_source)()
         self._graph: PoolGraph | None = None
+        self._evidence: Evidence | None = None
         self._scores: _Scores | None = None
 
     def label(
@@ -80,11 +85,13 @@ class PseudoLabeler:
         labeled: Int64Array | None = None,
         labels: Int32Array | None = None,
         views: Views | None = None,
+        rounds: Int64Array | None = None,
     ) -> PseudoLabels:
         """Pseudo-labels kept among `unlabeled` (u,), sorted distinct positions.
 
         `labeled`, `labels` (m,): what has been bought so far, for the graph; before anything is bought it has no
-        opinion and nothing is kept. `views`: fresh views instead of the pool's.
+        opinion and nothing is kept. `rounds` (m,), rising: when it was bought, for the posterior, whose `text` is the
+        zero-shot teacher. `views`: fresh views instead of the pool's.
         Raises ConfigError where there are no views.
         """
         unlabeled = np.asarray(unlabeled, np.int64)
@@ -92,7 +99,12 @@ class PseudoLabeler:
             raise ValueError(f"unlabeled must be sorted, distinct and within 0..{self.pool.n - 1}")
         if self.source.uses_graph:  # beside the oracle, rather than when its answer is there
             unlabeled = np.intersect1d(unlabeled, self.graph().positions, assume_unique=True)
-        self._scores = self._score(text, unlabeled, round, views)
+        if self.source.weighs_evidence:
+            self.evidence()  # beside the oracle; who teaches is known when the labels are
+            nothing = np.zeros(0, np.float32), np.zeros(0, np.float32)
+            self._scores = _Scores(round, text, text, views, unlabeled, np.zeros(0, np.int32), *nothing, None)
+            return self.drop(np.zeros(0, np.int64), round, labeled, labels, rounds)
+        self._scores = self._score(text, text, unlabeled, round, views)
         return self._select(self._scores, np.zeros(0, np.int64), labeled, labels)
 
     def drop(
@@ -101,15 +113,23 @@ class PseudoLabeler:
         round: int,
         labeled: Int64Array | None = None,
         labels: Int32Array | None = None,
+        rounds: Int64Array | None = None,
     ) -> PseudoLabels:
         """What `label` of this round gives without `positions` (any order): the query set, bought meanwhile.
 
-        With a graph, `labeled` and `labels` may now hold this round's purchases too.
+        With a graph, `labeled`, `labels` and `rounds` may now hold this round's purchases too.
         Raises RuntimeError where `label` was not called for `round` before (say, after a restart).
         """
         if self._scores is None or self._scores.round != round:
             raise RuntimeError(f"drop: call label for round {round} first")
-        return self._select(self._scores, np.unique(np.asarray(positions, np.int64)), labeled, labels)
+        scores, dropped = self._scores, np.unique(np.asarray(positions, np.int64))
+        if self.source.weighs_evidence:
+            if labeled is None or labels is None or not len(labeled):
+                return PseudoLabels.empty()
+            rest = np.setdiff1d(scores.positions, dropped, assume_unique=True)
+            posterior = self.posterior(scores.text, labeled, labels, rounds)
+            scores = self._score(posterior, scores.text, rest, round, scores.views)
+        return self._select(scores, dropped, labeled, labels)
 
     def graph(self) -> PoolGraph:
         """The pool's graph of nearest neighbors; computed once."""
@@ -123,13 +143,28 @@ class PseudoLabeler:
             )
         return self._graph
 
+    def evidence(self) -> Evidence:
+        """What infers posteriors over the pool; made once."""
+        if self._evidence is None:
+            self._evidence = Evidence(self.graph_pool, self.graph(), self.settings)
+        return self._evidence
+
+    def posterior(
+        self, zero_shot: TextState, labeled: Int64Array, labels: Int32Array, rounds: Int64Array | None = None
+    ) -> Posterior:
+        """The posterior after purchases; without `rounds` they count as one."""
+        when = np.zeros(len(labeled), np.int64) if rounds is None else np.asarray(rounds, np.int64)
+        return self.evidence().infer(Bought(np.asarray(labeled, np.int64), labels, when), zero_shot)
+
     # ---- scoring -----------------------------------------------------------------------------------------------
 
-    def _score(self, text: TextState, unlabeled: Int64Array, round: int, views: Views | None) -> _Scores:
+    def _score(
+        self, teacher: TextState | Posterior, text: TextState, unlabeled: Int64Array, round: int, views: Views | None
+    ) -> _Scores:
         floor, n_classes = self.settings.pseudo_floor, len(text.features)
         candidates = StreamingTopK(n_classes, floor + FILL_SPARE) if floor else None
         parts: list[BlockScores] = []
-        for positions, rows, scores in self._stream(text, unlabeled, views, probabilities=floor > 0):
+        for positions, rows, scores in self._stream(teacher, unlabeled, views, probabilities=floor > 0):
             part = BlockScores(scores.labels[rows], scores.confidence[rows], scores.uncertainty[rows], None)
             parts.append(part)
             if candidates is not None and scores.probabilities is not None:
@@ -142,6 +177,7 @@ class PseudoLabeler:
         return _Scores(
             round,
             text,
+            teacher,
             views,
             unlabeled,
             _join([part.labels for part in parts], np.int32),
@@ -151,7 +187,7 @@ class PseudoLabeler:
         )
 
     def _stream(
-        self, text: TextState, unlabeled: Int64Array, views: Views | None, *, probabilities: bool
+        self, teacher: TextState | Posterior, unlabeled: Int64Array, views: Views | None, *, probabilities: bool
     ) -> Iterator[tuple[Int64Array, Int64Array, BlockScores]]:
         """For each block with unlabeled samples: their positions, their rows in the block, the block's scores."""
         for index in range(self.pool.n_blocks):
@@ -166,16 +202,20 @@ class PseudoLabeler:
             fresh = None
             if views is not None:
                 fresh = views(positions) if callable(views) else views[lo:hi]
-            scores = score_views(
-                self._views_of(block, rows, fresh),
-                text,
-                uncertainty=self.settings.uncertainty,
-                probabilities=probabilities,
-                wanted=wanted,
-            )
-            yield positions, rows, scores
+            options: dict[str, Any] = {
+                "uncertainty": self.settings.uncertainty,
+                "probabilities": probabilities,
+                "wanted": wanted,
+            }
+            if isinstance(teacher, Posterior):
+                seen = self._views_of(block, rows, fresh, required=False)
+                yield positions, rows, score_block(teacher, index, seen, **options)
+            else:
+                yield positions, rows, score_views(self._views_of(block, rows, fresh), teacher, **options)
 
-    def _views_of(self, block: FeatureBlock, rows: Int64Array, fresh: Float16Array | None) -> NDArray[Any]:
+    def _views_of(
+        self, block: FeatureBlock, rows: Int64Array, fresh: Float16Array | None, *, required: bool = True
+    ) -> NDArray[Any]:
         """All views (m, L, d) of a block; fresh ones stand in their rows, so that sums don't depend on who is asked."""
         m, dim = block.features.shape
         found = block.views
@@ -188,7 +228,7 @@ class PseudoLabeler:
             found = np.zeros((m, 0, dim), block.features.dtype)
         if self.settings.include_center:
             found = np.concatenate([block.features[:, None, :], found], axis=1)
-        if found.shape[1] == 0:
+        if required and found.shape[1] == 0:
             raise ConfigError("views: self-training needs at least one view; set views to 5, or include_center")
         return found
 
@@ -249,7 +289,9 @@ class PseudoLabeler:
             classes = np.flatnonzero(lacking > 0)
             listed = min(4 * listed, int(lacking.sum()))
             candidates = StreamingTopK(len(classes), listed)
-            for positions, rows, block in self._stream(scores.text, scores.positions, scores.views, probabilities=True):
+            for positions, rows, block in self._stream(
+                scores.teacher, scores.positions, scores.views, probabilities=True
+            ):
                 assert block.probabilities is not None
                 free = ~np.isin(positions, blocked, assume_unique=True)
                 values = block.probabilities[rows[free]][:, classes].T

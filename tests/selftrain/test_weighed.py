@@ -102,6 +102,6 @@ def test_likeliest_is_the_table_read_in_parts():
     labeler = PseudoLabeler(pool, options)
     posterior = labeler.posterior(text, **bought)
     some = np.array([0, 63, 64, 200, 259])
-    labels, confidence = labeler.likeliest(posterior, some)
+    labels, confidence = posterior.likeliest(some)
     np.testing.assert_array_equal(labels, posterior.table().argmax(1)[some])
     np.testing.assert_array_equal(confidence, posterior.table().max(1)[some])
