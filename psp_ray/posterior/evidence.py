@@ -22,6 +22,7 @@ import numpy as np
 
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.pool import block_spans
+from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
 from psp_ray.neighbors.graph import PoolGraph, class_masses
 from psp_ray.neighbors.space import ImageSpace
@@ -33,7 +34,6 @@ from psp_ray.posterior.opinions import (
     fitted_scale,
     graph_opinion,
     graph_weight,
-    softmax,
     teacher_logits,
     teacher_strength,
 )

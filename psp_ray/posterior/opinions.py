@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
 
 TEACHER_SPREAD = 0.7
@@ -30,14 +31,6 @@ BIAS_SHARE = 0.5
 _SIZE_PRIOR = 2.0  # images that each class is sure to have, when sizes are estimated
 _BIAS_FLOOR = 0.1  # of an even share: a class that the teacher never names is not blown up without bound
 _CHUNK = 1 << 22  # entries of a probability matrix in work at a time
-
-
-def softmax(logits: Float32Array) -> Float32Array:
-    """Rows of probabilities, float32, from rows of log odds (n, C)."""
-    odds = logits - logits.max(axis=1, keepdims=True)
-    np.exp(odds, out=odds)
-    odds /= odds.sum(axis=1, keepdims=True)
-    return odds
 
 
 def log_likelihood(logits: Float64Array, labels: Int32Array) -> float:
@@ -75,14 +68,15 @@ def graph_opinion(masses: Float64Array) -> Float32Array:
     extra = FLAT * float(np.median(total)) if len(total) else 0.0
     extra = max(extra, 1e-12)
     n_classes = masses.shape[1]
-    return np.log((masses + extra / n_classes) / (total + extra)).astype(np.float32)
+    odds: Float32Array = np.log((masses + extra / n_classes) / (total + extra)).astype(np.float32)
+    return odds
 
 
 def teacher_strength(logits: Float32Array, labels: Int32Array) -> float:
     """Share of images that a teacher names right, from its `logits` (m, C) of bought ones; its own confidence counts
     like two labels more."""
     right = float((logits.argmax(axis=1) == labels).sum())
-    sure = float(softmax(logits.copy()).max(axis=1).mean())
+    sure = float(softmax(logits).max(axis=1).mean())
     return (right + 2.0 * sure) / (len(labels) + 2.0)
 
 
@@ -96,7 +90,7 @@ def graph_weight(odds: Float32Array, strength: float, n_labels: int) -> float:
     a_class = n_labels / max(odds.shape[1], 1)
     sure = float(np.exp(odds.max(axis=1)).mean())
     ratio = float(np.clip(sure / max(strength, 1e-6), *GRAPH_RANGE))
-    return GRAPH_WEIGHT * a_class**0.75 * ratio ** (1.0 / max(a_class, 1.0))
+    return float(GRAPH_WEIGHT * a_class**0.75 * ratio ** (1.0 / max(a_class, 1.0)))
 
 
 @dataclass(frozen=True)
