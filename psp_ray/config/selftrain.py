@@ -17,10 +17,10 @@ class SelfTrainingSettings(Settings):
         "none", description="learn from pseudo-labels too (ust) or not; presets choose their own"
     )
     confidence_min: float = Field(
-        default=0.0, ge=0, le=1, description="keep a pseudo-label only from this confidence on; 0: any"
+        default=0.7, ge=0, le=1, description="keep a pseudo-label only from this confidence on; 0: any"
     )
     uncertainty_max: float = Field(
-        default=1.0, ge=0, le=1, description="keep a pseudo-label only up to this spread over the views; 1: any"
+        default=0.2, ge=0, le=1, description="keep a pseudo-label only up to this spread over the views; 1: any"
     )
     uncertainty: Literal["confidence", "averaged-class"] = Field(
         default="averaged-class",
@@ -33,9 +33,9 @@ class SelfTrainingSettings(Settings):
         default=False, description="the unaugmented image counts as a view (the note averages the augmented ones only)"
     )
     pseudo_source: Annotated[str, OneOf(PSEUDO_SOURCES)] = Field(
-        default="graph",
+        default="posterior",
         description="whose labels: the last round's prompt (the note), bought labels spread over the graph of nearest "
-        "neighbors, or the prompt's where the graph agrees",
+        "neighbors, the prompt's where the graph agrees, or all evidence weighed (posterior)",
     )
     graph_neighbors: int = Field(default=10, ge=1, description="neighbors of each image in the graph")
     graph_alpha: float = Field(
@@ -55,6 +55,23 @@ class SelfTrainingSettings(Settings):
         default=20_000,
         ge=1,
         description="in larger pools the graph and its pseudo-labels keep to this many images chosen by chance",
+    )
+
+    posterior_whitening: float = Field(
+        default=0.85, ge=0, le=1, description="whitening of the space in which classes have means: 0 none, 1 full"
+    )
+    posterior_shrinkage: float = Field(
+        default=0.1, ge=0, le=1, description="share of the identity added to the covariance before that whitening"
+    )
+    posterior_sharpness: float = Field(
+        default=40.0, gt=0, description="log odds per unit of cosine between an image and a class's mean"
+    )
+    posterior_label_weight: float = Field(
+        default=3.0, gt=0, description="a bought label counts this many sure images in its class's mean"
+    )
+    posterior_steps: int = Field(default=5, ge=1, description="rounds of re-estimating the class means from the pool")
+    posterior_rounds: int = Field(
+        default=8, ge=1, description="latest purchases by which the weights of teacher and graph are judged"
     )
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import numpy as np
 
 from psp_ray.core import noise
 from psp_ray.core.pool import finite, read_keys
-from psp_ray.core.records import FeatureBlock, Float32Array, Int64Array, PoolReader
+from psp_ray.core.records import FeatureBlock, Float32Array, Float64Array, Int64Array, PoolReader
 
 FIT_BLOCKS = 16
 """Blocks that mean and covariance are taken from; in larger pools evenly spaced ones."""
@@ -34,11 +34,14 @@ class ImageSpace:
     views: bool
 
     @classmethod
-    def fit(cls, pool: PoolReader, *, whitening: float = 0.25, views: bool = True) -> ImageSpace:
+    def fit(
+        cls, pool: PoolReader, *, whitening: float = 0.25, views: bool = True, shrinkage: float | None = None
+    ) -> ImageSpace:
         """Mean and principal axes of a pool's encodings; O(n d^2 + d^3), block by block in float64.
 
-        `views`: average the pool's cached views in, where it has any. A pool of equal images is left where it is.
-        Raises DatasetError where a feature is not finite.
+        `views`: average the pool's cached views in, where it has any. `shrinkage`: pull the covariance to a multiple
+        of the identity, by this share more than `oracle_shrinkage` says (None: not at all); strong whitening of small
+        pools needs it. A pool of equal images is left where it is. Raises DatasetError where a feature is not finite.
         """
         views = views and pool.n_views > 0
         count, total, square = 0, np.zeros(pool.dim), np.zeros((pool.dim, pool.dim))
@@ -49,6 +52,9 @@ class ImageSpace:
             square += rows.T @ rows
         mean = total / max(count, 1)
         covariance = square / max(count, 1) - np.outer(mean, mean)
+        if shrinkage is not None:
+            share = min(1.0, oracle_shrinkage(covariance, count) + shrinkage)
+            covariance = (1.0 - share) * covariance + share * np.trace(covariance) / pool.dim * np.eye(pool.dim)
         variance, axes = np.linalg.eigh(covariance)
         deviation = np.sqrt(np.maximum(variance, 0.0))
         if np.sqrt(np.sum(deviation**2)) < _EQUAL:
@@ -63,6 +69,15 @@ class ImageSpace:
     def place(self, encodings: Float32Array) -> Float32Array:
         """Unit vectors (m, d) of (averaged) encodings (m, d); an encoding equal to the mean becomes 0."""
         return _unit((encodings - self.mean) @ self.axes)
+
+
+def oracle_shrinkage(covariance: Float64Array, n: int) -> float:
+    """Share of the identity in the best mixture with a `covariance` (d, d) of n samples: OAS of Chen, Wiesel, Eldar and
+    Hero, "Shrinkage algorithms for MMSE covariance estimation" (IEEE TSP 2010), equation 23."""
+    d = len(covariance)
+    square, trace = float(np.sum(covariance**2)), float(np.trace(covariance))
+    below = (n + 1 - 2 / d) * (square - trace**2 / d)
+    return 1.0 if below <= 0 else min(1.0, ((1 - 2 / d) * square + trace**2) / below)
 
 
 def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None) -> Float32Array:

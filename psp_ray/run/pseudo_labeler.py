@@ -9,7 +9,8 @@ from psp_ray.run.inputs import PseudoLabelerInput
 from psp_ray.run.views import FreshPool, FreshSource, ViewProgress, ViewsOnDemand
 from psp_ray.selftrain.near import confidences, near_decision
 from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores
-from psp_ray.selftrain.service import PseudoLabeler, Views
+from psp_ray.selftrain.scoring import Views
+from psp_ray.selftrain.service import PseudoLabeler
 
 
 class PseudoLabelerComponent:
@@ -32,10 +33,15 @@ class PseudoLabelerComponent:
 
         Where the teacher is the source it says so itself, whatever is known or taken.
         """
-        if not self._labeler.source.uses_graph:
+        source = self._labeler.source
+        if not source.waits_for_labels:
             sure = confidences(self._pool, request.text, request.positions)
             return near_decision(request.positions, *sure, self._settings)
         rest = np.setdiff1d(request.positions, taken, assume_unique=True)
+        if source.weighs_evidence:
+            if not len(known.positions):
+                return rest
+            return near_decision(rest, *self._labeler.posterior(request.text, known).likeliest(rest), self._settings)
         rest = np.intersect1d(rest, self._labeler.graph().positions, assume_unique=True)
         opinion = self._labeler.opinion(rest, known)
         return near_decision(rest, opinion.labels, opinion.confidence, self._settings)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from psp_ray.acquisition.base import validate_proposal
 from psp_ray.config.config import Config
+from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.records import (
     Evaluation,
@@ -27,6 +29,7 @@ from psp_ray.core.records import (
     PoolState,
     Proposal,
     PseudoLabels,
+    TextState,
 )
 from psp_ray.labels.service import LabelRequest
 from psp_ray.posterior.accuracy import recent_estimate
@@ -38,7 +41,6 @@ from psp_ray.run.local import Done
 from psp_ray.run.self_training import SelfTraining
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.stopping import WINDOW, Criterion, Expectation, expected_gain, parse_stop, reason_to_stop, stop_set
-from psp_ray.selftrain.records import KnownLabels
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class RunContext:
     @property
     def n_pool(self) -> int:
         return len(self.names.sample_ids)
+
+    @cached_property
+    def zero_shot(self) -> TextState:
+        """The hand-written templates' classifier: the teacher that weighed evidence begins with."""
+        return self.components.learner.zero_shot().result()
 
 
 @dataclass(frozen=True)
@@ -141,14 +148,16 @@ class Round:
         training, scores = None, None
         if run.components.pseudo_labeler is not None:
             labeler = run.components.pseudo_labeler
-            training = SelfTraining(labeler, run.config, run.events, self.number, state.text, self.unlabeled)
+            source = PSEUDO_SOURCES.find(run.config.selftrain.pseudo_source)()
+            teacher = run.zero_shot if source.weighs_evidence else state.text
+            training = SelfTraining(labeler, run.config, run.events, self.number, teacher, self.unlabeled)
             scores = training.begin()
         response = labeling.result()
         self._took(label=labeling.seconds)
         after = state.with_answers(proposal, cosines, response, run.names)
         pseudo = PseudoLabels.empty()
         if training is not None:
-            pseudo = training.finish(scores, KnownLabels(after.labeled, after.labels), proposal.positions)
+            pseudo = training.finish(scores, after.known, proposal.positions)
             self._took(pseudo_label=training.seconds)
         return Answered(after, after.answers[len(state.asked) :], pseudo)
 

@@ -25,6 +25,7 @@ from psp_ray.labels.service import LabelResponse
 from psp_ray.posterior.accuracy import Answers, round_estimates
 from psp_ray.posterior.estimate import Estimate
 from psp_ray.report.round_report import RoundReport
+from psp_ray.selftrain.records import KnownLabels
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,11 @@ class RunState:
     def labels(self) -> Int32Array:
         """The classes of `labeled`."""
         return np.asarray(self.answers[self.has_class])
+
+    @property
+    def known(self) -> KnownLabels:
+        """What pseudo-labels may build on."""
+        return KnownLabels(self.labeled, self.labels, self.asked_in[self.has_class].astype(np.int64))
 
     @property
     def labels_used(self) -> int:

@@ -21,14 +21,21 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """Labels that pseudo-labels may build on: distinct `positions` (m,) and their classes `labels` (m,)."""
+    """Labels that pseudo-labels may build on: distinct `positions` (m,), their classes `labels` (m,), and the `rounds`
+    (m,), not falling, in which they were bought (0: known before the first)."""
 
     positions: Int64Array
     labels: Int32Array
+    rounds: Int64Array
 
     @classmethod
     def none(cls) -> KnownLabels:
-        return cls(np.zeros(0, np.int64), np.zeros(0, np.int32))
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
+
+    @classmethod
+    def at_once(cls, positions: Int64Array, labels: Int32Array) -> KnownLabels:
+        """Labels that were all bought in one round."""
+        return cls(positions, labels, np.ones(len(positions), np.int64))
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Scores:
     """A teacher's opinion on samples: sorted `positions` (u,), `labels`, `confidence` and `uncertainty` (u,).
 
     `round` and `text` are those of the request; `candidates` serve classes with too few pseudo-labels, None where
-    `pseudo_floor` asks for none.
+    `pseudo_floor` asks for none. Where the posterior is to teach, nothing but the positions is known before labels are.
     """
 
     round: int
@@ -65,3 +72,9 @@ class Scores:
     confidence: Float32Array
     uncertainty: Float32Array
     candidates: Candidates | None
+
+    @classmethod
+    def pending(cls, round: int, text: TextState, positions: Int64Array) -> Scores:
+        """Samples that nobody has given an opinion on yet."""
+        nothing = np.zeros(0, np.float32)
+        return cls(round, text, positions, np.zeros(0, np.int32), nothing, nothing, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,28 +10,14 @@ from numpy.typing import NDArray
 
 from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.config.selftrain import SelfTrainingSettings
-from psp_ray.core.errors import ConfigError
-from psp_ray.core.records import (
-    FeatureBlock,
-    Float16Array,
-    Int64Array,
-    PoolReader,
-    PseudoLabels,
-    TextState,
-)
+from psp_ray.core.records import Int64Array, PoolReader, PseudoLabels, TextState
 from psp_ray.core.topk import StreamingTopK
 from psp_ray.neighbors.graph import Opinion, PoolGraph, knn_graph, propagate
+from psp_ray.posterior.evidence import Bought, Evidence, Posterior
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
 from psp_ray.selftrain.records import Candidates, KnownLabels, ScoreRequest, Scores
-from psp_ray.selftrain.ust import BlockScores, score_views
-
-Views = Callable[[Int64Array], Float16Array] | Float16Array
-"""Views to use instead of the pool's: an array (u, L, d) for the scored positions, or a function that gives (k, L, d)
-for some of them.
-
-The function is called once a block, in block order, with the block's scored positions; it must give the same answer
-when it is asked again in the same round.
-"""
+from psp_ray.selftrain.scoring import Teacher, Views, stream
+from psp_ray.selftrain.ust import BlockScores
 
 NO_OPINION = Opinion(np.zeros(0, np.int32), np.zeros(0, np.float32))
 """Of a graph that is not asked."""
@@ -43,9 +29,9 @@ FILL_SPARE = 32
 class PseudoLabeler:
     """Pseudo-labels for the unlabeled part of a pool, in two steps that depend on their arguments alone.
 
-    `score` takes a pass over the views and needs no label, so that it can run beside the oracle; `select` then chooses,
-    and costs next to nothing: it can be asked again for other labels, in any order.
-    Keeps nothing but the graph, a function of the pool alone.
+    `score` needs no label, so that it can run beside the oracle: it takes the pass over the views, or, where the
+    posterior teaches, which only labels make, finds the graph. `select` then chooses. It can be asked again for other
+    labels, in any order. Keeps nothing but the graph, a function of the pool alone.
     """
 
     def __init__(self, pool: PoolReader, settings: SelfTrainingSettings) -> None:
@@ -53,6 +39,7 @@ class PseudoLabeler:
         self.settings = settings
         self.source = PSEUDO_SOURCES.find(settings.pseudo_source)()
         self._graph: PoolGraph | None = None
+        self._evidence: Evidence | None = None
 
     def score(self, request: ScoreRequest, views: Views | None = None, pool: PoolReader | None = None) -> Scores:
         """The teacher's opinion on the requested samples; in pools with a limited graph, on those in it.
@@ -68,29 +55,10 @@ class PseudoLabeler:
             raise ValueError(f"positions must be sorted, distinct and within 0..{self.pool.n - 1}")
         if self.source.uses_graph:  # beside the oracle, rather than when its answer is there
             positions = np.intersect1d(positions, self.graph().positions, assume_unique=True)
-        text = request.text
-        floor, n_classes = self.settings.pseudo_floor, len(text.features)
-        best = StreamingTopK(n_classes, floor + FILL_SPARE) if floor else None
-        parts: list[BlockScores] = []
-        for found, rows, scores in self._stream(text, positions, views, pool, probabilities=floor > 0):
-            part = BlockScores(scores.labels[rows], scores.confidence[rows], scores.uncertainty[rows], None)
-            parts.append(part)
-            if best is not None and scores.probabilities is not None:
-                values = scores.probabilities[rows].T
-                if not self.source.uses_graph:
-                    # Kept samples are no candidates; with a graph, who is kept depends on labels still to come.
-                    kept = passes(part.confidence, part.uncertainty, self.settings)
-                    values = np.where(kept[None, :], -np.inf, values)
-                best.offer(np.ascontiguousarray(values), found)
-        return Scores(
-            request.round,
-            text,
-            positions,
-            _join([part.labels for part in parts], np.int32),
-            _join([part.confidence for part in parts], np.float32),
-            _join([part.uncertainty for part in parts], np.float32),
-            None if best is None else Candidates.of(best),
-        )
+        if self.source.weighs_evidence:
+            self.evidence()
+            return Scores.pending(request.round, request.text, positions)
+        return self._score(request.text, Scores.pending(request.round, request.text, positions), views, pool)
 
     def select(
         self,
@@ -102,11 +70,19 @@ class PseudoLabeler:
     ) -> PseudoLabels:
         """Pseudo-labels kept among the scored samples but for those `taken` (any order): the query set.
 
-        `known`: the labels to build on; without any the graph has no opinion, and nothing but the floor is kept.
-        `views`, `pool`: as they were given to `score`, where listed candidates run out.
+        `known`: the labels to build on; without any the graph has no opinion, and nothing but the floor is kept, and
+        the posterior says nothing at all. `views`, `pool`: as they were given to `score`, for listed candidates that
+        run out, and for the posterior.
         """
         settings = self.settings
         taken = np.unique(np.asarray(taken, np.int64))
+        teacher: Teacher = scores.text
+        if self.source.weighs_evidence:
+            if not len(known.positions):
+                return PseudoLabels.empty()
+            teacher = self.posterior(scores.text, known)
+            rest = np.setdiff1d(scores.positions, taken, assume_unique=True)
+            scores = self._score(teacher, Scores.pending(scores.round, scores.text, rest), views, pool)
         free = ~np.isin(scores.positions, taken, assume_unique=True)
         graph = self.opinion(scores.positions, known) if self.source.uses_graph else NO_OPINION
         opinion = self.source.choose(Opinion(scores.labels, scores.confidence), graph)
@@ -119,7 +95,7 @@ class PseudoLabeler:
         count = np.bincount(label, minlength=len(scores.text.features))
         lacking = np.maximum(settings.pseudo_floor - count, 0)
         if lacking.any():
-            filling = self._fill(scores, lacking, np.union1d(position, taken), views, pool)
+            filling = self._fill(teacher, scores, lacking, np.union1d(position, taken), views, pool)
             at = np.searchsorted(scores.positions, filling.positions)
             added: list[NDArray[Any]] = [
                 filling.positions,
@@ -158,59 +134,52 @@ class PseudoLabeler:
         rows = np.searchsorted(self.graph().positions, positions)
         return Opinion(opinion.labels[rows], opinion.confidence[rows])
 
+    def evidence(self) -> Evidence:
+        """What infers posteriors over the pool; made once."""
+        if self._evidence is None:
+            self._evidence = Evidence(self.pool, self.graph(), self.settings)
+        return self._evidence
+
+    def posterior(self, zero_shot: TextState, known: KnownLabels) -> Posterior:
+        """The posterior over the pool after the purchases `known`, with zero-shot as its teacher."""
+        return self.evidence().infer(Bought(known.positions, known.labels, known.rounds), zero_shot)
+
     # ---- passes over the pool ----------------------------------------------------------------------------------
 
-    def _stream(
-        self,
-        text: TextState,
-        wanted_positions: Int64Array,
-        views: Views | None,
-        pool: PoolReader | None,
-        *,
-        probabilities: bool,
-    ) -> Iterator[tuple[Int64Array, Int64Array, BlockScores]]:
-        """For each block with wanted samples: their positions, their rows in the block, the block's scores."""
+    def _score(self, teacher: Teacher, pending: Scores, views: Views | None, pool: PoolReader | None) -> Scores:
+        """What the teacher says of the samples at `pending.positions`."""
+        floor, n_classes = self.settings.pseudo_floor, len(pending.text.features)
+        best = StreamingTopK(n_classes, floor + FILL_SPARE) if floor else None
+        parts: list[BlockScores] = []
         reader = pool or self.pool
-        for index in range(reader.n_blocks):
-            block = reader.block(index, views=views is None)
-            lo, hi = np.searchsorted(wanted_positions, [block.start, block.start + len(block.keys)])
-            if lo == hi:
-                continue
-            positions = wanted_positions[lo:hi]
-            rows = positions - block.start
-            wanted = np.zeros(len(block.keys), bool)
-            wanted[rows] = True
-            fresh = None
-            if views is not None:
-                fresh = views(positions) if callable(views) else views[lo:hi]
-            scores = score_views(
-                self._views_of(block, rows, fresh),
-                text,
-                uncertainty=self.settings.uncertainty,
-                probabilities=probabilities,
-                wanted=wanted,
-            )
-            yield positions, rows, scores
-
-    def _views_of(self, block: FeatureBlock, rows: Int64Array, fresh: Float16Array | None) -> NDArray[Any]:
-        """All views (m, L, d) of a block; fresh ones stand in their rows, so that sums don't depend on who is asked."""
-        m, dim = block.features.shape
-        found = block.views
-        if fresh is not None:
-            if fresh.shape[0] != len(rows) or fresh.shape[2] != dim:
-                raise ValueError(f"fresh views have shape {fresh.shape}, expected ({len(rows)}, L, {dim})")
-            found = np.zeros((m, fresh.shape[1], dim), fresh.dtype)
-            found[rows] = fresh
-        if found is None:
-            found = np.zeros((m, 0, dim), block.features.dtype)
-        if self.settings.include_center:
-            found = np.concatenate([block.features[:, None, :], found], axis=1)
-        if found.shape[1] == 0:
-            raise ConfigError("views: self-training needs at least one view; set views to 5, or include_center")
-        return found
+        for found, rows, scores in stream(
+            reader, self.settings, teacher, pending.positions, views, probabilities=floor > 0
+        ):
+            part = BlockScores(scores.labels[rows], scores.confidence[rows], scores.uncertainty[rows], None)
+            parts.append(part)
+            if best is not None and scores.probabilities is not None:
+                values = scores.probabilities[rows].T
+                if not self.source.uses_graph:
+                    # Kept samples are no candidates; with a graph, who is kept depends on labels still to come.
+                    kept = passes(part.confidence, part.uncertainty, self.settings)
+                    values = np.where(kept[None, :], -np.inf, values)
+                best.offer(np.ascontiguousarray(values), found)
+        return replace(
+            pending,
+            labels=_join([part.labels for part in parts], np.int32),
+            confidence=_join([part.confidence for part in parts], np.float32),
+            uncertainty=_join([part.uncertainty for part in parts], np.float32),
+            candidates=None if best is None else Candidates.of(best),
+        )
 
     def _fill(
-        self, scores: Scores, lacking: Int64Array, blocked: Int64Array, views: Views | None, pool: PoolReader | None
+        self,
+        teacher: Teacher,
+        scores: Scores,
+        lacking: Int64Array,
+        blocked: Int64Array,
+        views: Views | None,
+        pool: PoolReader | None,
     ) -> Filling:
         assert scores.candidates is not None
         classes = np.arange(len(lacking), dtype=np.int64)
@@ -222,7 +191,9 @@ class PseudoLabeler:
             classes = np.flatnonzero(lacking > 0)
             listed = min(4 * listed, int(lacking.sum()))
             best = StreamingTopK(len(classes), listed)
-            for found, rows, block in self._stream(scores.text, scores.positions, views, pool, probabilities=True):
+            for found, rows, block in stream(
+                pool or self.pool, self.settings, teacher, scores.positions, views, probabilities=True
+            ):
                 assert block.probabilities is not None
                 free = ~np.isin(found, blocked, assume_unique=True)
                 values = block.probabilities[rows[free]][:, classes].T

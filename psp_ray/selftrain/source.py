@@ -11,10 +11,18 @@ class PseudoSource:
     uses_graph = False
     """Whether bought labels are spread over the graph of nearest neighbors, and `graph` below says anything."""
 
+    weighs_evidence = False
+    """Whether the posterior teaches in the prompt's place, once there are labels; its own teacher is zero-shot."""
+
+    @property
+    def waits_for_labels(self) -> bool:
+        """Whether only bought labels tell who can become a pseudo-label."""
+        return self.uses_graph or self.weighs_evidence
+
     def choose(self, teacher: Opinion, graph: Opinion) -> Opinion:
         """The label and confidence of each of n samples, before thresholds and caps.
 
-        `teacher`: what the prompt says, averaged over the views; `graph`: what the bought labels say (label -1:
-        nothing). A label of -1 in the result keeps the sample out of learning.
+        `teacher`: what the prompt says, averaged over the views, or the posterior; `graph`: what the bought labels say
+        (label -1: nothing). A label of -1 in the result keeps the sample out of learning.
         """
         raise NotImplementedError

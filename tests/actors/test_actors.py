@@ -102,7 +102,7 @@ def test_selections_and_pseudo_labels_do_not_depend_on_shards(local_ray, source)
     config = resolve({"threads": 1, "confidence_min": 0.3, "uncertainty_max": 1.0})
     settings = PseudoLabelerInput(config.selftrain, VIEWS)
     given = state()
-    bought, request = KnownLabels(given.labeled, given.labels), ScoreRequest(2, given.text, given.unlabeled)
+    bought, request = KnownLabels.at_once(given.labeled, given.labels), ScoreRequest(2, given.text, given.unlabeled)
     pools = [source.open(), *(sharded(local_ray, source, shards) for shards in (1, 3))]
     proposals = [build_sampler(config.policy, pool).propose(given) for pool in pools]
     labelers = [build_pseudo_labeler(settings, pool) for pool in pools]

@@ -267,7 +267,7 @@ def views_in(cache):
     return found
 
 
-@pytest.mark.parametrize("source", ["prompt", "graph"])
+@pytest.mark.parametrize("source", ["prompt", "graph", "posterior"])
 def test_views_on_demand_are_those_that_would_be_cached(options, tmp_path, tiny_folder, source):
     """The same views (up to rounding: batches are others) and pseudo-labels where every sample is a candidate; where
     few are, few are encoded."""
@@ -286,7 +286,7 @@ def test_views_on_demand_are_those_that_would_be_cached(options, tmp_path, tiny_
     assert 0 < len(views_in(tmp_path / "three")) <= 24
 
 
-@pytest.mark.parametrize("source", ["prompt", "graph"])
+@pytest.mark.parametrize("source", ["prompt", "graph", "posterior"])
 def test_views_on_demand_come_in_portions_that_are_told_and_kept(options, tmp_path, tiny_folder, monkeypatch, source):
     """Progress adds up, an interruption loses one portion, and what is there is not encoded again."""
     del options["classes"], options["oracle"]

@@ -34,7 +34,7 @@ def label(labeler, text, positions, bought=None, classes=None, views=None):
 
 
 def known(bought=None, classes=None):
-    return KnownLabels.none() if bought is None else KnownLabels(bought, classes)
+    return KnownLabels.none() if bought is None else KnownLabels.at_once(bought, classes)
 
 
 def assert_same(a, b):
@@ -212,8 +212,8 @@ def test_calls_in_any_order_depend_on_their_arguments_alone(pool, source):
     pool, text, truth = pool
     settings = SelfTrainingSettings(pseudo_source=source, confidence_min=0.3, pseudo_floor=2)
     query, rest = np.arange(0, pool.n, 9), np.setdiff1d(np.arange(pool.n), np.arange(0, pool.n, 9))
-    all_of_it = KnownLabels(query, truth[query].astype(np.int32))
-    half = KnownLabels(query[::2], all_of_it.labels[::2])
+    all_of_it = KnownLabels.at_once(query, truth[query].astype(np.int32))
+    half = KnownLabels.at_once(query[::2], all_of_it.labels[::2])
     labeler, request = PseudoLabeler(pool, settings), ScoreRequest(1, text, np.arange(pool.n))
     scores = labeler.score(request)
     first, second = labeler.select(scores, all_of_it, query), labeler.select(scores, half, query)

@@ -1,0 +1,153 @@
+"""What the posterior's parts say about an image, each as log odds (n, C): the teacher, the graph, the class means.
+
+*Teacher*: logits of the averaged encodings, times a weight fitted to the bought labels, which a zero-shot teacher has
+never seen. *Graph*: shares of the class masses of label propagation, flat where little mass arrives. *Class means*:
+cosines in a whitened space to means that are estimated from bought labels and, by their posterior, from all other
+images; expectation maximization of a von Mises-Fisher mixture with the two other opinions as its prior, as TransCLIP
+(Zanella, Gérin and Ben Ayed, NeurIPS 2024) does with Gaussians and the text alone. Sizes of classes are estimated
+along with the means; nothing assumes them equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from psp_ray.core.probability import softmax
+from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
+
+TEACHER_SPREAD = 0.7
+"""Standard deviation of the log of the teacher's weight before any label."""
+FLAT = 0.1
+"""Mass, in medians of what images get, that the graph spreads evenly over the classes."""
+GRAPH_WEIGHT = 0.45
+"""What the graph's log shares count at one label a class, where it is as sure as the teacher is right."""
+GRAPH_RANGE = (0.5, 2.5)
+"""How far that may differ where one of them is much better."""
+BIAS_SHARE = 0.5
+"""How much of the teacher's preference for some classes is taken back, in shares of its log."""
+_SIZE_PRIOR = 2.0  # images that each class is sure to have, when sizes are estimated
+_BIAS_FLOOR = 0.1  # of an even share: a class that the teacher never names is not blown up without bound
+_CHUNK = 1 << 22  # entries of a probability matrix in work at a time
+
+
+def log_likelihood(logits: Float64Array, labels: Int32Array) -> float:
+    """Sum of `log softmax(logits)` (m, C) at `labels` (m,)."""
+    top = logits.max(axis=1)
+    total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return float((logits[np.arange(len(labels)), labels] - total).sum())
+
+
+def fitted_scale(logits: Float64Array, labels: Int32Array, typical: float, spread: float) -> tuple[float, float]:
+    """The factor on `logits` (m, C) that best predicts `labels` (m,), and the log likelihood there, prior included.
+
+    Before any label its log is Gaussian around that of `typical`, with standard deviation `spread`.
+    """
+    logits = np.asarray(logits, np.float64)
+
+    def loss(log_scale: float) -> float:
+        prior = 0.5 * ((log_scale - np.log(typical)) / spread) ** 2
+        return float(prior) - log_likelihood(np.exp(log_scale) * logits, labels)
+
+    around = np.log(typical) + 4 * spread * np.array([-1.0, 1.0])
+    found = minimize_scalar(loss, bounds=(around[0], around[1]), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x)), -float(found.fun)
+
+
+def teacher_logits(encodings: Float32Array, text: TextState) -> Float32Array:
+    """Logits (m, C) of encodings (m, d) under a teacher."""
+    result: Float32Array = np.float32(text.logit_scale) * (encodings @ text.features.T)
+    return result
+
+
+def graph_opinion(masses: Float64Array) -> Float32Array:
+    """Log shares (n, C) of the class `masses` (n, C) that reach each image, flat where little arrives."""
+    total = masses.sum(axis=1, keepdims=True)
+    extra = FLAT * float(np.median(total)) if len(total) else 0.0
+    extra = max(extra, 1e-12)
+    n_classes = masses.shape[1]
+    odds: Float32Array = np.log((masses + extra / n_classes) / (total + extra)).astype(np.float32)
+    return odds
+
+
+def teacher_strength(logits: Float32Array, labels: Int32Array) -> float:
+    """Share of images that a teacher names right, from its `logits` (m, C) of bought ones; its own confidence counts
+    like two labels more."""
+    right = float((logits.argmax(axis=1) == labels).sum())
+    sure = float(softmax(logits).max(axis=1).mean())
+    return (right + 2.0 * sure) / (len(labels) + 2.0)
+
+
+def graph_weight(odds: Float32Array, strength: float, n_labels: int) -> float:
+    """What the graph's log shares `odds` (n, C) count before evidence.
+
+    They can be trusted the more, the more labels a class has; and while it has one or two, the more, the surer the
+    graph is compared with the `strength` of the teacher. Both forms were read off the weights that would have been best
+    on 10 pools (0.25 to 1 at one label a class, 1 to 2 at eight).
+    """
+    a_class = n_labels / max(odds.shape[1], 1)
+    sure = float(np.exp(odds.max(axis=1)).mean())
+    ratio = float(np.clip(sure / max(strength, 1e-6), *GRAPH_RANGE))
+    return float(GRAPH_WEIGHT * a_class**0.75 * ratio ** (1.0 / max(a_class, 1.0)))
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """`means` (C, d) float32, unit or zero; `bias` (C,) float32 log odds that correct the teacher's class sizes."""
+
+    means: Float32Array
+    bias: Float32Array
+    sharpness: float
+
+    def logits(self, places: Float32Array) -> Float32Array:
+        """Log odds (m, C) of places (m, d)."""
+        result: Float32Array = np.float32(self.sharpness) * (places @ self.means.T) + self.bias
+        return result
+
+
+def class_means(
+    prior: Float32Array,
+    teacher: Float32Array,
+    places: Float32Array,
+    rows: Int64Array,
+    labels: Int32Array,
+    *,
+    sharpness: float,
+    label_weight: float,
+    steps: int,
+) -> tuple[ClassMeans, Float32Array]:
+    """Means of the classes, and the log odds (n, C) of all images that follow from them and the prior.
+
+    Args:
+        prior: (n, C) log odds before the means have a say: teacher and graph.
+        teacher: (n, C) the teacher's share in them; its mean probabilities tell which classes it prefers.
+        places: (n, d) float32 unit vectors.
+        rows, labels: (m,) images whose class was bought; each counts `label_weight` images that are sure.
+        steps: times that the means are estimated.
+    """
+    n, n_classes = prior.shape
+    preferred = _mean_probability(teacher)
+    logits = prior
+    for _ in range(steps):
+        share = softmax(logits)
+        sizes = (share.sum(axis=0, dtype=np.float64) + _SIZE_PRIOR) / (n + _SIZE_PRIOR * n_classes)
+        bias = BIAS_SHARE * (np.log(sizes) - np.log(preferred + _BIAS_FLOOR / n_classes))
+        share[rows] = 0.0
+        share[rows, labels] = label_weight
+        sums = share.T @ places
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        means = np.divide(sums, length, out=np.zeros_like(sums), where=length > 1e-9)
+        found = ClassMeans(means, bias.astype(np.float32), sharpness)
+        logits = prior + found.logits(places)
+    return found, logits
+
+
+def _mean_probability(logits: Float32Array) -> Float64Array:
+    """Mean over the rows of their probabilities (C,)."""
+    total = np.zeros(logits.shape[1])
+    height = max(1, _CHUNK // logits.shape[1])
+    for at in range(0, len(logits), height):
+        total += softmax(logits[at : at + height]).sum(axis=0, dtype=np.float64)
+    return total / max(len(logits), 1)

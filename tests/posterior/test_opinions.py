@@ -1,0 +1,148 @@
+"""The posterior's parts against plain loops, scipy and scikit-learn."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, special
+from sklearn.covariance import oas
+
+from psp_ray.neighbors.space import oracle_shrinkage
+from psp_ray.posterior.opinions import (
+    class_means,
+    fitted_scale,
+    graph_opinion,
+    graph_weight,
+    log_likelihood,
+    teacher_strength,
+)
+from tests.selftrain.conftest import unit
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**16), n=st.integers(1, 30), n_classes=st.integers(1, 7))
+def test_the_likelihood_equals_scipys(seed, n, n_classes):
+    draw = np.random.default_rng(seed)
+    logits, labels = 30 * draw.normal(size=(n, n_classes)), draw.integers(0, n_classes, n).astype(np.int32)
+    expected = special.log_softmax(logits, axis=1)[np.arange(n), labels].sum()
+    assert log_likelihood(logits, labels) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("true_scale", [0.3, 1.0, 2.0])
+def test_a_scale_is_found_again_and_few_labels_leave_it_near_the_prior(true_scale):
+    draw = np.random.default_rng(3)
+    logits = 3 * draw.normal(size=(4000, 6))
+    odds = special.softmax(true_scale * logits, axis=1)
+    labels = (odds.cumsum(axis=1) > draw.random((4000, 1))).argmax(axis=1).astype(np.int32)
+    assert fitted_scale(logits, labels, 1.0, 0.7)[0] == pytest.approx(true_scale, rel=0.1)
+    few = fitted_scale(logits[:2], labels[:2], 1.0, 0.05)[0]
+    assert few == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_scale_is_the_best_one():
+    draw = np.random.default_rng(1)
+    logits, labels = draw.normal(size=(40, 5)), draw.integers(0, 5, 40).astype(np.int32)
+
+    def loss(log_scale):
+        found = special.log_softmax(np.exp(log_scale) * logits, axis=1)[np.arange(40), labels].sum()
+        return 0.5 * ((log_scale - np.log(0.5)) / 0.7) ** 2 - found
+
+    best = optimize.brute(loss, ((-4, 2),), Ns=2000)
+    scale, value = fitted_scale(logits, labels, 0.5, 0.7)
+    assert np.log(scale) == pytest.approx(float(best[0]), abs=1e-3)
+    assert value == pytest.approx(-loss(np.log(scale)), abs=1e-9)
+
+
+def test_the_graph_is_flat_where_nothing_arrives_and_sure_where_much_does():
+    masses = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [500.0, 0.0, 0.0], [2.0, 1.0, 0.0], [3.0, 0.0, 0.0]])
+    extra = 0.1 * np.median([0.0, 2.0, 500.0, 3.0, 3.0])
+    expected = [[(m + extra / 3) / (sum(row) + extra) for m in row] for row in masses]
+    np.testing.assert_allclose(np.exp(graph_opinion(masses)), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(graph_opinion(np.zeros((4, 5)))), 0.2, rtol=1e-5)
+
+
+def test_the_graph_counts_more_with_more_labels():
+    even = np.log(np.full((5, 10), 0.1, np.float32))
+    weights = [graph_weight(even, 0.1, m) for m in (0, 1, 10, 40, 80)]
+    assert weights[0] == 0.0
+    assert weights[2] == pytest.approx(0.45)
+    assert (np.diff(weights) > 0).all()
+
+
+def test_the_graph_counts_more_beside_a_weak_teacher_while_labels_are_few():
+    sure = np.log(np.array([[0.6, 0.4], [0.2, 0.8]], np.float32))
+    few = [graph_weight(sure, strength, 2) for strength in (0.05, 0.5, 0.7, 0.9, 1.0)]
+    np.testing.assert_allclose(few, 0.45 * np.clip(0.7 / np.array([0.05, 0.5, 0.7, 0.9, 1.0]), 0.5, 2.5), rtol=1e-6)
+    many = [graph_weight(sure, strength, 64) for strength in (0.05, 1.0)]
+    assert many[0] / many[1] < 1.05
+
+
+def test_a_teachers_strength_is_its_share_of_hits_and_two_labels_of_its_own():
+    logits = np.log(np.array([[0.7, 0.3], [0.6, 0.4], [0.5, 0.5]], np.float32))
+    assert teacher_strength(logits, np.array([0, 1, 0], np.int32)) == pytest.approx((2 + 2 * 0.6) / 5)
+
+
+def slow_means(prior, teacher, places, rows, labels, sharpness, label_weight, steps):
+    """Expectation maximization from the definition, sample by sample."""
+    n, n_classes = prior.shape
+    preferred = np.mean([special.softmax(row) for row in teacher], axis=0)
+    bought = dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    logits = [list(row) for row in prior]
+    for _ in range(steps):
+        share = [special.softmax(row) for row in logits]
+        means = []
+        bias = []
+        for c in range(n_classes):
+            total = np.zeros(places.shape[1])
+            for i in range(n):
+                weight = share[i][c] if i not in bought else label_weight * (bought[i] == c)
+                total += weight * places[i]
+            means.append(total / np.linalg.norm(total))
+            size = (sum(row[c] for row in share) + 2.0) / (n + 2.0 * n_classes)
+            bias.append(0.5 * (np.log(size) - np.log(preferred[c] + 0.1 / n_classes)))
+        logits = [
+            [prior[i][c] + sharpness * float(places[i] @ means[c]) + bias[c] for c in range(n_classes)]
+            for i in range(n)
+        ]
+    return np.array(means), np.array(logits)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_class_means_equal_the_plain_loop(steps):
+    draw = np.random.default_rng(5)
+    places = unit(draw.normal(size=(60, 8))).astype(np.float32)
+    teacher, graph = draw.normal(size=(60, 4)), draw.normal(size=(60, 4))
+    rows, labels = np.array([3, 17, 4, 50]), np.array([0, 1, 3, 3], np.int32)
+    prior = (teacher + 0.7 * graph).astype(np.float32)
+    options = {"sharpness": 9.0, "label_weight": 3.0, "steps": steps}
+    found, logits = class_means(prior, teacher.astype(np.float32), places, rows, labels, **options)
+    means, expected = slow_means(prior.astype(np.float64), teacher, places.astype(np.float64), rows, labels, **options)
+    np.testing.assert_allclose(found.means, means, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    np.testing.assert_allclose(prior + found.logits(places), logits, atol=1e-6)
+
+
+def test_class_means_repair_a_teacher_that_is_often_wrong():
+    """The truth is known: clusters, and a teacher that is right on half of the images, at random."""
+    draw = np.random.default_rng(0)
+    centers = unit(draw.normal(size=(5, 20)))
+    truth = np.repeat(np.arange(5), [200, 100, 50, 30, 20])
+    places = unit(centers[truth] + 0.25 * draw.normal(size=(400, 20))).astype(np.float32)
+    said = np.where(draw.random(400) < 0.5, truth, draw.integers(0, 5, 400))
+    teacher = (1.5 * np.eye(5)[said]).astype(np.float32)
+    nobody = np.zeros(0, np.int64)
+    options = {"sharpness": 20.0, "label_weight": 3.0, "steps": 8}
+    found, logits = class_means(teacher, teacher, places, nobody, nobody.astype(np.int32), **options)
+    assert (teacher.argmax(1) == truth).mean() < 0.65
+    assert (logits.argmax(1) == truth).mean() > 0.97
+    assert np.einsum("cd,cd->c", found.means, centers).min() > 0.9
+
+
+def test_shrinkage_is_that_of_scikit_learn_in_many_dimensions():
+    # scikit-learn leaves the terms 2 / d of equation 23 out.
+    draw = np.random.default_rng(2)
+    samples = draw.normal(size=(150, 200)) * np.geomspace(1, 0.05, 200)
+    covariance = samples.T @ samples / 150
+    _, expected = oas(samples, assume_centered=True)
+    assert oracle_shrinkage(covariance, 150) == pytest.approx(expected, abs=0.01)
+    assert oracle_shrinkage(np.eye(7), 30) == 1.0
