@@ -10,8 +10,19 @@ from psp_ray.config.base import Settings
 
 
 class LearnSettings(Settings):
-    """How the student's context vectors are laid out and trained."""
+    """How the student learns: by which head, and how context vectors are laid out and trained."""
 
+    head: str = Field(
+        "prompt",
+        description="what labels and pseudo-labels are turned into: prompt, residual, gda, linear, auto (a mixture "
+        "chosen by cross-fitting), zero-shot, or one of your own",
+    )
+    head_penalty: float = Field(
+        0.05, gt=0, description="L2 penalty on the vectors of head linear and the residual of head residual"
+    )
+    head_shrinkage: float = Field(
+        0.4, ge=0, le=1, description="shrinkage of head gda's covariance towards the identity"
+    )
     protocol: Literal["short", "pcb"] = Field(
         "short", description="short: learning_steps steps on all labels at once; pcb: PCB's 200 epochs of SGD"
     )

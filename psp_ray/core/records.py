@@ -68,10 +68,15 @@ class PoolReader(Protocol):
 
 @dataclass(frozen=True)
 class TextState:
-    """What a prompt says: L2-normalized class embeddings (C, d) float32 and the logit scale (about 1..100)."""
+    """A classifier of image features: `logits = logit_scale * (f @ features.T) + bias`.
+
+    Zero-shot and prompts: L2-normalized class embeddings (C, d) float32, the model's logit scale (about 1..100) and no
+    bias. Heads (`psp_ray.learn.heads`): class vectors of mean square length 1 and a bias (C,) float32, in logits.
+    """
 
     features: Float32Array
     logit_scale: float
+    bias: Float32Array | None = None
 
 
 @dataclass(frozen=True)
