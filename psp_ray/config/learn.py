@@ -18,10 +18,16 @@ class LearnSettings(Settings):
         "chosen by cross-fitting), zero-shot, or one of your own",
     )
     head_penalty: float = Field(
-        0.05, gt=0, description="L2 penalty on the vectors of head linear and the residual of head residual"
+        0.05, gt=0, description="L2 penalty on the vectors of head linear and on the residual of head residual"
     )
     head_shrinkage: float = Field(
-        0.4, ge=0, le=1, description="shrinkage of head gda's covariance towards the identity"
+        0.3, ge=0, le=1, description="shrinkage of the covariance of heads gda and auto towards the identity"
+    )
+    head_soft_weight: float = Field(
+        1.0, ge=0, description="what an unlabeled image with its posterior counts for a head; a bought label counts 1"
+    )
+    head_hard_weight: float = Field(
+        0.5, ge=0, description="what a hard pseudo-label counts for a head, times its confidence"
     )
     protocol: Literal["short", "pcb"] = Field(
         "short", description="short: learning_steps steps on all labels at once; pcb: PCB's 200 epochs of SGD"

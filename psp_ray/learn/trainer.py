@@ -29,6 +29,7 @@ from psp_ray.core.records import (
     TextState,
 )
 from psp_ray.learn.evaluate import similarities
+from psp_ray.learn.gap import label_gap
 from psp_ray.learn.prompts import Prompts
 from psp_ray.learn.schedule import count_steps, make_optimizer, steps
 
@@ -272,16 +273,6 @@ class PromptLearner:
                 f"pseudo_weight"
             )
         return ""
-
-
-def label_gap(text: TextState, features: np.ndarray, labels: Int32Array) -> Float32Array:
-    """`max_c cos_kc - cos_k,yk` >= 0 (method.md, step 7): features (k, d), labels (k,) -> (k,) float32."""
-    if len(labels) == 0:
-        return np.zeros(0, np.float32)
-    cosines = similarities(text, features)
-    own = cosines[np.arange(len(labels)), labels]
-    gap: Float32Array = (cosines.max(axis=1) - own).astype(np.float32)
-    return gap
 
 
 def _accuracy(scores: Float32Array, labels: Int32Array) -> float:

@@ -16,8 +16,8 @@ from psp_ray.config.base import replace
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import LearnRequest, PseudoLabels, TextState
 from psp_ray.learn import LearnSettings, PromptLearner, evaluate
+from psp_ray.learn.gap import label_gap
 from psp_ray.learn.prompts import Prompts
-from psp_ray.learn.trainer import label_gap
 from tests.helpers import ArrayPool
 
 NAMES = ["cat", "grass land", "river or lake", "hard-leaved pocket orchid"]
