@@ -45,12 +45,25 @@ class LearnSettings(Settings):
     )
     optimizer: Literal["adam", "sgd"] = Field("adam", description="optimizer of protocol short")
     learning_rate: float = Field(0.02, gt=0, description="peak learning rate of protocol short; falls along a cosine")
+    rate_unit: Literal["absolute", "model"] = Field(
+        "model",
+        description="learning_rate as it stands, or as for psp-lite and scaled to the model: by the size of its token "
+        "embeddings, and by one over its logit scale (protocol short)",
+    )
     weight_decay: float = Field(4.0, ge=0, description="weight decay of protocol short")
+    decay_towards: Literal["zero", "start"] = Field(
+        "start", description="where weight decay pulls the context vectors (protocol short)"
+    )
     averaging: float = Field(
         0.0, ge=0, le=1, description="share of the last steps whose context vectors are averaged; 0 takes the last"
     )
     anchor_weight: float = Field(
-        0.0, ge=0, description="weight of the squared distance to the zero-shot embeddings (KgCoOp)"
+        0.2, ge=0, description="weight of the squared distance to the zero-shot embeddings (KgCoOp; protocol short)"
+    )
+    anchor: Literal["fixed", "gated"] = Field(
+        "gated",
+        description="anchor_weight and the start that decay pulls to as they stand, or times the square of zero-shot's "
+        "share of hits on bought labels",
     )
     pseudo_weight: float = Field(1.0, ge=0, description="weight of the mean loss over pseudo-labels")
     pseudo_batch: int = Field(512, ge=1, description="pseudo-labeled samples a step, drawn class by class")

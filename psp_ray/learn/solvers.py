@@ -41,14 +41,6 @@ class Affine:
         return Affine(self.vectors + other.vectors, self.bias + other.bias)
 
 
-def softmax(logits: NDArray[Any]) -> Float64Array:
-    """Rows of probabilities (n, C) float64."""
-    shifted = np.asarray(logits, np.float64)
-    shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    result: Float64Array = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
-
-
 def cross_entropy(logits: NDArray[Any], targets: NDArray[Any]) -> Float64Array:
     """`-sum_c t_ic log p_ic` of each row (n,)."""
     logits = np.asarray(logits, np.float64)
