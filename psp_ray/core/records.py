@@ -78,6 +78,11 @@ class TextState:
     logit_scale: float
     bias: Float32Array | None = None
 
+    @property
+    def offset(self) -> Float32Array:
+        """The bias (C,), zeros where there is none."""
+        return np.zeros(len(self.features), np.float32) if self.bias is None else self.bias
+
     def cooled(self, temperature: float) -> TextState:
         """The classifier whose logits are divided by a temperature."""
         bias = None if self.bias is None else self.bias / np.float32(temperature)

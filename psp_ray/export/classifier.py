@@ -38,14 +38,15 @@ def save_prompts(
 ) -> None:
     """Write everything that prediction needs into one safetensors file.
 
-    Tensors: `class_embeddings` (C, d) L2-normalized, `contexts`, `logit_scale` (), `temperature` (): probabilities are
-    `softmax(logit_scale / temperature * cos)`. The header's metadata holds the
+    Tensors: `class_embeddings` (C, d) L2-normalized, `contexts`, `logit_scale` (), `bias` (C,), `temperature` ():
+    probabilities are `softmax((logit_scale * cos + bias) / temperature)`. The header's metadata holds the
     class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
     """
     tensors = {
         "class_embeddings": text.features.astype(np.float32),
         "contexts": contexts.astype(np.float32),
         "logit_scale": np.asarray(text.logit_scale, np.float32),
+        "bias": text.offset,
         "temperature": np.asarray(temperature, np.float32),
     }
     checkpoint = None if spec.checkpoint is None else os.path.abspath(spec.checkpoint)
@@ -116,8 +117,8 @@ class Classifier:
         tower, backbone = load_image_tower(spec)
         if backbone.weights_hash != metadata["weights_hash"]:
             raise ModelError(f"{path}: the prompts were learned with other weights of {spec.model}; give --checkpoint")
-        scale = float(tensors["logit_scale"]) / float(tensors.get("temperature", 1.0))
-        text = TextState(tensors["class_embeddings"], scale)
+        learned = TextState(tensors["class_embeddings"], float(tensors["logit_scale"]), tensors.get("bias"))
+        text = learned.cooled(float(tensors.get("temperature", 1.0)))
         return cls(tower, text, json.loads(metadata["classes"]), spec)
 
     def predict(
@@ -165,7 +166,8 @@ class Classifier:
 
     def _probabilities(self, pixels: Any) -> Float32Array:
         features = self.tower.encode(pixels).numpy()
-        return class_probabilities(features, self.text.features, self.text.logit_scale).astype(np.float32)
+        text = self.text
+        return class_probabilities(features, text.features, text.logit_scale, text.bias).astype(np.float32)
 
 
 def _expand(images: Sequence[ImageSource]) -> Iterator[ImageSource]:

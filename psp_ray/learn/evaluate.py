@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray.core.probability import softmax
+from psp_ray.core.probability import class_scores, softmax
 from psp_ray.core.records import BLOCK_SIZE, Evaluation, FeatureBlock, Float32Array, TextState
 
 
 def similarities(text: TextState, features: NDArray[Any]) -> Float32Array:
     """`cos_ic = f_i . T_c`, plus `bias_c / logit_scale` where there is one: features (n, d) -> (n, C) float32."""
-    cosines: Float32Array = np.asarray(features, np.float32) @ text.features.T
-    if text.bias is not None:
-        cosines += (text.bias / np.float32(text.logit_scale)).astype(np.float32)
-    return cosines
+    return class_scores(np.asarray(features, np.float32), text.features, text.logit_scale, text.bias)
 
 
 def predict_proba(text: TextState, features: NDArray[Any]) -> Float32Array:
