@@ -29,6 +29,9 @@ class LearnSettings(Settings):
     head_hard_weight: float = Field(
         0.5, ge=0, description="what a hard pseudo-label counts for a head, times its confidence"
     )
+    head_folds: int = Field(
+        5, ge=0, description="parts in which bought labels are held out to choose head auto's mixture; 0: no evidence"
+    )
     protocol: Literal["short", "pcb"] = Field(
         "short", description="short: learning_steps steps on all labels at once; pcb: PCB's 200 epochs of SGD"
     )
