@@ -17,4 +17,5 @@ def label_gap(text: TextState, features: NDArray[Any], labels: Int32Array) -> Fl
         return np.zeros(0, np.float32)
     cosines = similarities(text, features)
     own = cosines[np.arange(len(labels)), labels]
-    return (cosines.max(axis=1) - own).astype(np.float32)
+    gap: Float32Array = (cosines.max(axis=1) - own).astype(np.float32)
+    return gap

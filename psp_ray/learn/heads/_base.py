@@ -60,7 +60,8 @@ class FitRequest:
     @property
     def labels(self) -> Int64Array:
         """(m,) classes of the bought rows, in row order."""
-        return self.targets[self.bought].argmax(axis=1)
+        classes: Int64Array = self.targets[self.bought].argmax(axis=1)
+        return classes
 
     @property
     def anchor(self) -> TextState:
