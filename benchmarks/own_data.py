@@ -71,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     limit_threads(arguments.threads)
     # Only now: torch obeys the limits above from its import on; and these seconds belong to no round.
-    from psp_ray.learn.trainer import label_gap
+    from psp_ray.learn.gap import label_gap
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     pool = MadePool(arguments.images, arguments.classes, arguments.dim, 5)

@@ -11,7 +11,7 @@ from psp_ray.acquisition.toolkit.clusters import cluster, representatives
 from psp_ray.config.acquisition import AlfaMixSettings
 from psp_ray.core import noise
 from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
-from psp_ray.core.probability import class_probabilities
+from psp_ray.core.probability import class_probabilities, class_scores
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolState, Proposal
 
 
@@ -51,7 +51,7 @@ class AlfaMix(Strategy):
         anchors = class_means(read_rows(self.pool, state.labeled), np.asarray(state.labels, np.int64))
         needed = np.concatenate(
             [
-                caps(block.features, embeddings, state.text.logit_scale, anchors)
+                caps(block.features, embeddings, state.text.logit_scale, anchors, state.text.bias)
                 for block in read_blocks(self.pool, state.unlabeled)
             ]
         )
@@ -84,10 +84,16 @@ def class_means(features: Float32Array, labels: Int64Array) -> Float32Array:
     return (sums / np.bincount(column)[:, None]).astype(np.float32)
 
 
-def caps(features: Float32Array, embeddings: Float32Array, logit_scale: float, anchors: Float32Array) -> Float64Array:
+def caps(
+    features: Float32Array,
+    embeddings: Float32Array,
+    logit_scale: float,
+    anchors: Float32Array,
+    bias: Float32Array | None = None,
+) -> Float64Array:
     """The smallest cap at which each sample's prediction flips, (m,); inf where it never does."""
-    p = class_probabilities(features, embeddings, logit_scale)
-    cosines = (features @ embeddings.T).astype(np.float64)
+    p = class_probabilities(features, embeddings, logit_scale, bias)
+    cosines = class_scores(features, embeddings, logit_scale, bias).astype(np.float64)
     rows = np.arange(len(p))
     predicted = cosines.argmax(axis=1)
     p[rows, predicted] -= 1.0

@@ -24,6 +24,6 @@ class Badge(Strategy):
     name = "badge"
 
     def choose(self, state: PoolState) -> Int64Array:
-        factors = gradient_factors(class_embeddings(state.text, self.pool), state.text.logit_scale)
+        factors = gradient_factors(class_embeddings(state.text, self.pool), state.text.logit_scale, state.text.bias)
         points = Points(self.pool, state.unlabeled, factors)
         return state.unlabeled[k_means_pp(points, state.n_query, generator(state, "badge"))]

@@ -63,7 +63,7 @@ class CBSQ(Strategy):
         scale = state.text.logit_scale
 
         def guided(features: Float32Array) -> Float32Array:
-            text = class_probabilities(features, embeddings, scale).astype(np.float32) @ embeddings
+            text = class_probabilities(features, embeddings, scale, state.text.bias).astype(np.float32) @ embeddings
             both = np.concatenate([features, text], axis=1)
             norms = np.linalg.norm(both, axis=1, keepdims=True)
             return np.asarray(both / np.maximum(norms, np.float32(1e-12)), np.float32)
@@ -76,11 +76,13 @@ class CBSQ(Strategy):
 
     def _excess(self, state: PoolState, embeddings: Float32Array) -> Float64Array:
         """Confidence minus the threshold of the predicted class, for each unlabeled sample (n,)."""
-        labeled = class_probabilities(read_rows(self.pool, state.labeled), embeddings, state.text.logit_scale)
+        labeled = class_probabilities(
+            read_rows(self.pool, state.labeled), embeddings, state.text.logit_scale, state.text.bias
+        )
         threshold = thresholds(labeled, np.asarray(state.labels, np.int64))
         parts = []
         for block in read_blocks(self.pool, state.unlabeled):
-            p = class_probabilities(block.features, embeddings, state.text.logit_scale)
+            p = class_probabilities(block.features, embeddings, state.text.logit_scale, state.text.bias)
             parts.append(p.max(axis=1) - threshold[p.argmax(axis=1)])
         return np.concatenate(parts)
 

@@ -29,7 +29,7 @@ class Coreset(Strategy):
 
     def choose(self, state: PoolState) -> Int64Array:
         if self.settings.coreset_space == "gradients":
-            factors = gradient_factors(class_embeddings(state.text, self.pool), state.text.logit_scale)
+            factors = gradient_factors(class_embeddings(state.text, self.pool), state.text.logit_scale, state.text.bias)
             points = Points(self.pool, state.unlabeled, factors)
         else:
             points = Points(self.pool, state.unlabeled, lambda features: (features,))

@@ -11,7 +11,7 @@ from psp_ray.acquisition.strategy import Strategy
 from psp_ray.config.acquisition import El2nPolicySettings
 from psp_ray.core import noise
 from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
-from psp_ray.core.probability import class_probabilities, entropies
+from psp_ray.core.probability import class_probabilities, class_scores, entropies
 from psp_ray.core.records import (
     Feedback,
     Float32Array,
@@ -89,7 +89,10 @@ class El2nPolicy(Strategy):
         phi, _ = context(self.pool, state)
         labels = np.asarray(feedback.labels, np.int64)
         p = class_probabilities(
-            read_rows(self.pool, positions), class_embeddings(state.text, self.pool), state.text.logit_scale
+            read_rows(self.pool, positions),
+            class_embeddings(state.text, self.pool),
+            state.text.logit_scale,
+            state.text.bias,
         )
         p[np.arange(len(p)), labels] -= 1.0
         self.phi = np.concatenate([self.phi, phi[np.searchsorted(state.unlabeled, positions)]])
@@ -190,8 +193,8 @@ def _raw(
     labeled: Float32Array,
 ) -> Iterator[Float64Array]:
     for block in read_blocks(pool, state.unlabeled):
-        p = class_probabilities(block.features, embeddings, state.text.logit_scale)
-        cosines = block.features @ embeddings.T
+        p = class_probabilities(block.features, embeddings, state.text.logit_scale, state.text.bias)
+        cosines = class_scores(block.features, embeddings, state.text.logit_scale, state.text.bias)
         top = np.sort(p, axis=1)[:, -2:]
         near = (block.features @ labeled.T).max(axis=1) if len(labeled) else np.zeros(len(p))
         yield np.column_stack(

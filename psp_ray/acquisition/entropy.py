@@ -21,4 +21,6 @@ class Entropy(Strategy):
     name = "entropy"
 
     def score(self, block: Block, state: PoolState) -> Float64Array:
-        return entropies(class_probabilities(block.features, state.text.features, state.text.logit_scale))
+        return entropies(
+            class_probabilities(block.features, state.text.features, state.text.logit_scale, state.text.bias)
+        )

@@ -23,7 +23,7 @@ class Margin(Strategy):
     name = "margin"
 
     def score(self, block: Block, state: PoolState) -> Float64Array:
-        p = class_probabilities(block.features, state.text.features, state.text.logit_scale)
+        p = class_probabilities(block.features, state.text.features, state.text.logit_scale, state.text.bias)
         if p.shape[1] == 1:
             return -np.ones(len(p))
         two = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]

@@ -35,6 +35,8 @@ class PCoreset(Strategy):
         points = Points(
             self.pool,
             state.unlabeled,
-            lambda features: (class_probabilities(features, embeddings, state.text.logit_scale).astype(np.float32),),
+            lambda features: (
+                class_probabilities(features, embeddings, state.text.logit_scale, state.text.bias).astype(np.float32),
+            ),
         )
         return state.unlabeled[k_center(points, state.n_query, state.labeled, generator(state, "pcoreset"))]

@@ -10,7 +10,7 @@ from psp_ray.acquisition.strategy import Strategy
 from psp_ray.acquisition.toolkit.cover import Cover, gaussian, greedy, read_part
 from psp_ray.config.acquisition import UHerdingSettings
 from psp_ray.core.pool import class_embeddings, read_rows
-from psp_ray.core.probability import class_probabilities
+from psp_ray.core.probability import class_probabilities, class_scores
 from psp_ray.core.records import (
     Feedback,
     Float32Array,
@@ -57,17 +57,17 @@ class UHerding(Strategy):
         embeddings = class_embeddings(state.text, self.pool)
         weights = None
         if len(labeled):
-            weights = uncertainty(
-                class_probabilities(part.features, embeddings, state.text.logit_scale / self.temperature)
-            )
+            cool = state.text.cooled(self.temperature)
+            weights = uncertainty(class_probabilities(part.features, embeddings, cool.logit_scale, cool.bias))
         cover = Cover(part.features, gaussian(self.settings.uherding_bandwidth or bandwidth(labeled)), weights)
         cover.add(labeled)
         return part.positions[greedy(cover, state.n_query, part.keys)]
 
     def observe(self, feedback: Feedback) -> Observation:
         """Fit the temperature to the labels just bought, under the prompt by which they were chosen."""
-        cosines = read_rows(self.pool, feedback.proposal.positions) @ class_embeddings(feedback.state.text, self.pool).T
-        logits = cosines.astype(np.float64) * feedback.state.text.logit_scale
+        text, rows = feedback.state.text, read_rows(self.pool, feedback.proposal.positions)
+        scores = class_scores(rows, class_embeddings(text, self.pool), text.logit_scale, text.bias)
+        logits = scores.astype(np.float64) * text.logit_scale
         self.temperature = best_temperature(logits, np.asarray(feedback.labels, np.int64))
         return Observation()
 

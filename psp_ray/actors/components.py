@@ -30,7 +30,7 @@ from psp_ray.labels.service import LabelRequest, LabelResponse, Oracle
 from psp_ray.run.learner import Agreement, LearnerComponent
 from psp_ray.run.pseudo_labeler import PseudoLabelerComponent
 from psp_ray.run.views import ViewProgress
-from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores, SoftTargets
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ class RayPseudoLabeler:
 
     def select(self, scores: Scores, known: KnownLabels, taken: Int64Array) -> RayFuture[PseudoLabels]:
         return self.actor.ask(PseudoLabelerComponent.select, scores, known, taken)
+
+    def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> RayFuture[SoftTargets]:
+        return self.actor.ask(PseudoLabelerComponent.soft_labels, zero_shot, known, folds)
 
 
 @dataclass(frozen=True)

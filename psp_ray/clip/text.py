@@ -91,6 +91,11 @@ class TextTower:
         return float(self.model.logit_scale.detach().double().exp().reshape(-1)[0])
 
     @property
+    def token_size(self) -> float:
+        """Root mean square of the token embeddings' entries: how large a typical one is."""
+        return float(self._tower.token_embedding.weight.detach().square().mean().sqrt())
+
+    @property
     def path(self) -> str:
         """`fast`, or `full: ` and the reason."""
         return "fast" if self.fast is not None else f"full: {self.full_reason}"

@@ -30,6 +30,11 @@ PSP_PAPER: Settings = {
     "learning_steps": 300,
     "learning_rate": 0.002,
     "weight_decay": 0.0,
+    "decay_towards": "zero",
+    "rate_unit": "absolute",
+    "anchor_weight": 0.0,
+    "anchor": "fixed",
+    "head": "prompt",
     **POLICY_PAPER,
 }
 

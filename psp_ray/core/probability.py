@@ -19,9 +19,21 @@ def softmax(logits: NDArray[F]) -> NDArray[F]:
     return odds
 
 
-def class_probabilities(features: NDArray[Any], embeddings: Float32Array, logit_scale: float) -> Float64Array:
-    """`softmax(logit_scale * f_i . T_c)` (m, C) float64 of features (m, d) under class embeddings (C, d)."""
-    return softmax((features @ embeddings.T).astype(np.float64) * logit_scale)
+def class_probabilities(
+    features: NDArray[Any], embeddings: Float32Array, logit_scale: float, bias: Float32Array | None = None
+) -> Float64Array:
+    """`softmax(logit_scale * f_i . T_c + bias_c)` (m, C) float64 of features (m, d) under class embeddings (C, d)."""
+    return softmax(class_scores(features, embeddings, logit_scale, bias).astype(np.float64) * logit_scale)
+
+
+def class_scores(
+    features: NDArray[Any], embeddings: Float32Array, logit_scale: float, bias: Float32Array | None = None
+) -> Float32Array:
+    """`f_i . T_c + bias_c / logit_scale` (m, C): cosines where nothing but prompts was learned."""
+    scores: Float32Array = features @ embeddings.T
+    if bias is not None:
+        scores = scores + (bias / np.float32(logit_scale)).astype(np.float32)
+    return scores
 
 
 def entropies(p: Float64Array) -> Float64Array:

@@ -68,10 +68,25 @@ class PoolReader(Protocol):
 
 @dataclass(frozen=True)
 class TextState:
-    """What a prompt says: L2-normalized class embeddings (C, d) float32 and the logit scale (about 1..100)."""
+    """A classifier of image features: `logits = logit_scale * (f @ features.T) + bias`.
+
+    Zero-shot and prompts: L2-normalized class embeddings (C, d) float32, the model's logit scale (about 1..100) and no
+    bias. Heads (`psp_ray.learn.heads`): class vectors of mean square length 1 and a bias (C,) float32, in logits.
+    """
 
     features: Float32Array
     logit_scale: float
+    bias: Float32Array | None = None
+
+    @property
+    def offset(self) -> Float32Array:
+        """The bias (C,), zeros where there is none."""
+        return np.zeros(len(self.features), np.float32) if self.bias is None else self.bias
+
+    def cooled(self, temperature: float) -> TextState:
+        """The classifier whose logits are divided by a temperature."""
+        bias = None if self.bias is None else self.bias / np.float32(temperature)
+        return TextState(self.features, self.logit_scale / temperature, bias)
 
 
 @dataclass(frozen=True)
@@ -121,8 +136,35 @@ class PseudoLabels:
 
 
 @dataclass(frozen=True)
+class SoftLabels:
+    """Distributions over the classes: `positions` (p,) sorted, `probabilities` (p, C) float32, rows summing to 1.
+
+    Bought images may be among them; their labels win.
+    """
+
+    positions: Int64Array
+    probabilities: Float32Array
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What would be known had some labels not been bought: `rows` (h,) of `LearnRequest.labeled` that are held out.
+
+    `probabilities` (p, C) float32: those of `LearnRequest.soft`, with everything computed anew that a held label
+    touched.
+    """
+
+    rows: Int64Array
+    probabilities: Float32Array
+
+
+@dataclass(frozen=True)
 class LearnRequest:
-    """Everything bought so far (`labeled`, `labels`), which of it is new, and what self-training retained."""
+    """Everything bought so far (`labeled`, `labels`), which of it is new, and what self-training retained.
+
+    `soft`: the posterior of (a part of) the pool, which heads learn from instead of `pseudo` where it is given;
+    `held_out`: the same without some labels, by which heads are chosen and a worse student is found out.
+    """
 
     round: int
     labeled: Int64Array
@@ -131,7 +173,9 @@ class LearnRequest:
     """The last `n_new` entries of `labeled` were bought in this round."""
     pseudo: PseudoLabels
     teacher: TextState
-    """The prompt before learning: the reward's `gap before` and the divergence guard look at it."""
+    """The classifier before learning: the reward's `gap before` and the guards look at it."""
+    soft: SoftLabels | None = None
+    held_out: tuple[HeldOut, ...] = ()
 
 
 @dataclass(frozen=True)

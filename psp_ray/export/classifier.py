@@ -77,8 +77,8 @@ class Classifier:
         tower, backbone = load_image_tower(spec)
         if backbone.weights_hash != metadata["weights_hash"]:
             raise ModelError(f"{path}: the prompts were learned with other weights of {spec.model}; give --checkpoint")
-        scale = float(tensors["logit_scale"]) / float(tensors.get("temperature", 1.0))
-        text = TextState(tensors["class_embeddings"], scale)
+        learned = TextState(tensors["class_embeddings"], float(tensors["logit_scale"]), tensors.get("bias"))
+        text = learned.cooled(float(tensors.get("temperature", 1.0)))
         return cls(tower, text, json.loads(metadata["classes"]), spec)
 
     def predict(
@@ -126,7 +126,8 @@ class Classifier:
 
     def _probabilities(self, pixels: Any) -> Float32Array:
         features = self.tower.encode(pixels).numpy()
-        return class_probabilities(features, self.text.features, self.text.logit_scale).astype(np.float32)
+        text = self.text
+        return class_probabilities(features, text.features, text.logit_scale, text.bias).astype(np.float32)
 
 
 def _expand(images: Sequence[ImageSource]) -> Iterator[ImageSource]:

@@ -238,8 +238,9 @@ def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, 
         {
             "classes": classifier.classes,
             "scale": classifier.text.logit_scale,
+            "bias": classifier.text.offset.tolist(),
             "preprocessing": asdict(tower.preprocessing),
-            "formula": "probabilities = softmax(scale * features @ class_embeddings.T)",
+            "formula": "probabilities = softmax(scale * features @ class_embeddings.T + bias)",
         },
     )
     write_text(target / "predict.py", ONNX_SCRIPT)
@@ -254,6 +255,7 @@ def _graph(tower: Any, classifier: Classifier) -> Any:
 
     class Graph(nn.Module):
         embeddings: torch.Tensor
+        bias: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
@@ -261,11 +263,12 @@ def _graph(tower: Any, classifier: Classifier) -> Any:
             self.register_buffer("mean", 255.0 * torch.tensor(tower.preprocessing.mean).view(1, 3, 1, 1))
             self.register_buffer("std", 255.0 * torch.tensor(tower.preprocessing.std).view(1, 3, 1, 1))
             self.register_buffer("embeddings", torch.as_tensor(classifier.text.features))
+            self.register_buffer("bias", torch.as_tensor(classifier.text.offset))
 
         def forward(self, pixels: Any) -> tuple[Any, Any]:
             found = self.visual((pixels.float() - self.mean) / self.std)
             features = functional.normalize(found[0] if isinstance(found, tuple) else found, dim=-1)
-            scores = classifier.text.logit_scale * (features @ self.embeddings.T)
+            scores = classifier.text.logit_scale * (features @ self.embeddings.T) + self.bias
             return features, scores.softmax(dim=-1)
 
     return Graph().eval()
@@ -300,6 +303,7 @@ def export_open_clip(
             "class_embeddings": classifier.text.features,
             "contexts": learned["contexts"],
             "scale": np.asarray(classifier.text.logit_scale, np.float32),
+            "bias": classifier.text.offset,
         },
     )
     write_json(target / "classes.json", classifier.classes)
@@ -317,7 +321,7 @@ prompts, classes = load_file(here / "prompts.safetensors"), json.loads((here / "
 images = torch.stack([preprocess(Image.open(path)) for path in sys.argv[1:]])
 with torch.no_grad():
     features = model.eval().encode_image(images, normalize=True)
-chances = (prompts["scale"] * features @ prompts["class_embeddings"].T).softmax(-1)
+chances = (prompts["scale"] * features @ prompts["class_embeddings"].T + prompts["bias"]).softmax(-1)
 for path, row in zip(sys.argv[1:], chances):
     print(path, classes[row.argmax()], f"{row.max():.4f}", sep=",")
 """

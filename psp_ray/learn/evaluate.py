@@ -1,4 +1,4 @@
-"""Accuracy of a prompt on frozen features, block by block. numpy only."""
+"""Accuracy of a classifier on frozen features, block by block. numpy only."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_ray.core.probability import softmax
+from psp_ray.core.probability import class_scores, softmax
 from psp_ray.core.records import BLOCK_SIZE, Evaluation, FeatureBlock, Float32Array, TextState
 
 
 def similarities(text: TextState, features: NDArray[Any]) -> Float32Array:
-    """`cos_ic = f_i . T_c`: features (n, d) of any float type -> (n, C) float32."""
-    return np.asarray(features, np.float32) @ text.features.T
+    """`cos_ic = f_i . T_c`, plus `bias_c / logit_scale` where there is one: features (n, d) -> (n, C) float32."""
+    return class_scores(np.asarray(features, np.float32), text.features, text.logit_scale, text.bias)
 
 
 def predict_proba(text: TextState, features: NDArray[Any]) -> Float32Array:
-    """Class probabilities `softmax(logit_scale * cos)`: features (n, d) -> (n, C) float32."""
+    """Class probabilities `softmax(logit_scale * similarity)`: features (n, d) -> (n, C) float32."""
     return softmax(np.float32(text.logit_scale) * similarities(text, features))
 
 
@@ -26,7 +26,7 @@ def evaluate(text: TextState, blocks: Iterable[FeatureBlock | NDArray[Any]], lab
     """Accuracy over a stream of features.
 
     Args:
-        text: the prompt.
+        text: the classifier.
         blocks: features in the order of the labels, as `FeatureBlock`s or (m, d) arrays of any length.
         labels: (n,) true classes.
 

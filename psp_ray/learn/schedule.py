@@ -23,6 +23,8 @@ PCB_LEARNING_RATE = 0.002
 PCB_WARMUP_RATE = 1e-5
 PCB_MOMENTUM = 0.9
 PCB_WEIGHT_DECAY = 5e-4
+LITE_TOKEN_SIZE = 0.0507
+LITE_LOGIT_SCALE = 15.5
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,49 @@ class Step:
     rate: float
 
 
-def make_optimizer(settings: LearnSettings, contexts: Tensor, shrink: float) -> torch.optim.Optimizer:
-    """The schedule's optimizer; `shrink` multiplies its learning rate after a failed attempt."""
+def make_optimizer(
+    settings: LearnSettings, contexts: Tensor, shrink: float, unit: float = 1.0
+) -> torch.optim.Optimizer:
+    """The schedule's optimizer.
+
+    `shrink` multiplies its learning rate after a failed attempt, `unit` that of protocol short (see `rate_unit`).
+    Decay towards the start is not the optimizer's: `pull` does it.
+    """
     if settings.protocol == "pcb":
         return torch.optim.SGD(
             [contexts], PCB_LEARNING_RATE * shrink, momentum=PCB_MOMENTUM, weight_decay=PCB_WEIGHT_DECAY
         )
-    rate = settings.learning_rate * shrink
+    rate = settings.learning_rate * shrink * unit
+    decay = settings.weight_decay if settings.decay_towards == "zero" else 0.0
     if settings.optimizer == "sgd":
-        return torch.optim.SGD([contexts], rate, momentum=0.9, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW([contexts], rate, weight_decay=settings.weight_decay)
+        return torch.optim.SGD([contexts], rate, momentum=0.9, weight_decay=decay)
+    return torch.optim.AdamW([contexts], rate, weight_decay=decay)
+
+
+def model_unit(token_size: float, logit_scale: float) -> float:
+    """Factor on a learning rate that was chosen for psp-lite, for a model with other tokens and another logit scale.
+
+    Adam's steps have the length of the rate whatever the gradient: they should be the same share of a token's size
+    (root mean square of the token embeddings' entries). The same change of a cosine moves the logits by the scale, so
+    the rate goes as one over it.
+    """
+    return (token_size / LITE_TOKEN_SIZE) * (LITE_LOGIT_SCALE / logit_scale)
+
+
+def anchored(settings: LearnSettings) -> bool:
+    """Whether anything holds the prompt to zero-shot; PCB's protocol, taken literally, does not."""
+    return settings.protocol == "short" and (settings.anchor_weight > 0 or _pulls(settings))
+
+
+def pull(settings: LearnSettings, contexts: Tensor, target: Tensor, rate: float) -> None:
+    """Decoupled decay (Loshchilov and Hutter, ICLR 2019) towards `target`, after a step at learning rate `rate`."""
+    if _pulls(settings):
+        with torch.no_grad():
+            contexts.lerp_(target, min(1.0, rate * settings.weight_decay))
+
+
+def _pulls(settings: LearnSettings) -> bool:
+    return settings.protocol == "short" and settings.decay_towards == "start" and settings.weight_decay > 0
 
 
 def count_steps(settings: LearnSettings, n_labeled: int, n_pseudo: int) -> int:

@@ -29,8 +29,9 @@ from psp_ray.core.records import (
     TextState,
 )
 from psp_ray.learn.evaluate import similarities
+from psp_ray.learn.gap import label_gap
 from psp_ray.learn.prompts import Prompts
-from psp_ray.learn.schedule import count_steps, make_optimizer, steps
+from psp_ray.learn.schedule import anchored, count_steps, make_optimizer, model_unit, pull, steps
 
 Progress = Callable[[int, float], None]
 _SHRINK = 0.3
@@ -66,6 +67,7 @@ class PromptLearner:
         pool: where features come from; only those of labeled and retained samples are read.
         settings: layout and training.
         descriptions: phrases by class name, for `AS` and `AE`.
+        templates: the data set's own, of which the anchor's zero-shot classifier is made.
         seed: seed of all noise.
         threads: CPU threads of a learning step; 0: as torch has it.
 
@@ -81,6 +83,7 @@ class PromptLearner:
         settings: LearnSettings,
         descriptions: Mapping[str, Sequence[str]] | None = None,
         *,
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
         seed: int = 0,
         threads: int = 0,
     ):
@@ -97,6 +100,10 @@ class PromptLearner:
         self._logit_scale = text.logit_scale
         self._contexts: Tensor | None = None
         self._anchor: Tensor | None = None
+        self._templates = tuple(templates)
+        self._unit = 1.0
+        if settings.rate_unit == "model":
+            self._unit = model_unit(text.token_size, self._logit_scale)
 
     def zero_shot(self, templates: Sequence[str] = DEFAULT_TEMPLATES) -> TextState:
         """The classifier of hand-written templates: the teacher of round 1."""
@@ -190,8 +197,10 @@ class PromptLearner:
         """One run of the schedule from the start, with the learning rate times `shrink`."""
         settings = self.settings
         key = stream_key(self.seed, "learn", request.round)
-        contexts = self._start(torch.Generator().manual_seed(key)).requires_grad_()
-        optimizer = make_optimizer(settings, contexts, shrink)
+        start = self._start(torch.Generator().manual_seed(key))
+        contexts = start.clone().requires_grad_()
+        optimizer = make_optimizer(settings, contexts, shrink, self._unit)
+        gate = self._gate(labeled) if anchored(settings) else 0.0
         peak = optimizer.param_groups[0]["lr"]
         total = count_steps(settings, len(labeled.labels), len(pseudo.labels))
         averaged_from = total - round(settings.averaging * total) if settings.protocol == "short" else total
@@ -203,14 +212,15 @@ class PromptLearner:
             features = self.prompts.class_features(contexts)
             loss = step.labeled_weight * self._loss(features, labeled, step.labeled)
             loss = loss + step.pseudo_weight * self._loss(features, pseudo, step.pseudo)
-            if settings.anchor_weight:
+            if gate and settings.anchor_weight:
                 distance = (features - self._zero_shot_features()).square().sum(-1).mean()
-                loss = loss + settings.anchor_weight * distance
+                loss = loss + gate * settings.anchor_weight * distance
             (gradient,) = torch.autograd.grad(loss, contexts)
             contexts.grad = gradient
             for group in optimizer.param_groups:
                 group["lr"] = peak * step.rate
             optimizer.step()
+            pull(settings, contexts, gate * start, peak * step.rate)
             if index >= averaged_from:
                 mean += (contexts.detach() - mean) / (index - averaged_from + 1)
             if index >= total - max(1, total // 10):
@@ -253,9 +263,21 @@ class PromptLearner:
         features = torch.as_tensor(np.ascontiguousarray(rows)).to(self.tower.device, self.tower.dtype)
         return _Samples(features, torch.as_tensor(np.asarray(labels, np.int64), device=self.tower.device))
 
+    def _gate(self, labeled: _Samples) -> float:
+        """How far to hold on to zero-shot, 0..1: with anchor gated the square of its share of hits on bought labels.
+
+        They are bought after zero-shot was written down. One hit and one miss are added: a few labels say little.
+        """
+        if self.settings.anchor == "fixed":
+            return 1.0
+        with torch.no_grad():
+            guess = (labeled.features @ self._zero_shot_features().T).argmax(1)
+        hits = float((guess == labeled.labels).sum())
+        return ((hits + 1.0) / (len(guess) + 2.0)) ** 2
+
     def _zero_shot_features(self) -> Tensor:
         if self._anchor is None:
-            features = zero_shot_text(self.tower, self.class_names).features
+            features = zero_shot_text(self.tower, self.class_names, self._templates).features
             self._anchor = torch.as_tensor(features).to(self.tower.device, self.tower.dtype)
         return self._anchor
 
@@ -272,16 +294,6 @@ class PromptLearner:
                 f"pseudo_weight"
             )
         return ""
-
-
-def label_gap(text: TextState, features: np.ndarray, labels: Int32Array) -> Float32Array:
-    """`max_c cos_kc - cos_k,yk` >= 0 (method.md, step 7): features (k, d), labels (k,) -> (k,) float32."""
-    if len(labels) == 0:
-        return np.zeros(0, np.float32)
-    cosines = similarities(text, features)
-    own = cosines[np.arange(len(labels)), labels]
-    gap: Float32Array = (cosines.max(axis=1) - own).astype(np.float32)
-    return gap
 
 
 def _accuracy(scores: Float32Array, labels: Int32Array) -> float:

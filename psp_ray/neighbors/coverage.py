@@ -108,7 +108,7 @@ def disagreement(
     places: Float32Array, encodings: Float32Array, text: TextState, m: int, labels: Int32Array
 ) -> Float64Array:
     """`1 - sum_c p_teacher p_graph` (k,) of k samples, the first `m` unlabeled, the rest labeled with `labels`."""
-    teacher = class_probabilities(encodings, text.features, text.logit_scale)
+    teacher = class_probabilities(encodings, text.features, text.logit_scale, text.bias)
     graph = neighbor_graph(places)
     mass = class_masses(graph, np.arange(m, len(places)), labels, len(text.features))
     total = mass.sum(axis=1, keepdims=True)

@@ -96,6 +96,8 @@ class ReplayBuffer:
                 if isinstance(value, TextState):
                     state[f"{prefix}{field.name}.features"] = np.array(value.features)
                     state[f"{prefix}{field.name}.logit_scale"] = np.asarray(value.logit_scale, np.float64)
+                    if value.bias is not None:
+                        state[f"{prefix}{field.name}.bias"] = np.array(value.bias)
                 elif field.name == "unlabeled":
                     mask = np.zeros(self.n, bool)
                     mask[value] = True
@@ -113,8 +115,9 @@ class ReplayBuffer:
             for field in fields(Transition):
                 name = prefix + field.name
                 if field.type == "TextState":
+                    bias = np.array(state[name + ".bias"]) if name + ".bias" in state else None
                     values[field.name] = TextState(
-                        np.array(state[name + ".features"]), float(state[name + ".logit_scale"])
+                        np.array(state[name + ".features"]), float(state[name + ".logit_scale"]), bias
                     )
                 elif field.name == "unlabeled":
                     packed = state[name] if name in state else state[prefix + "alive"]  # its name until 2026

@@ -58,6 +58,8 @@ class PoolView:
         for array in (self.text.features, self.unlabeled, self.labeled, self.labels, self.anchors, self.anchor_odds):
             hasher.update(np.ascontiguousarray(array).tobytes() + b"\x00")
         hasher.update(np.float64(self.text.logit_scale).tobytes())
+        if self.text.bias is not None:
+            hasher.update(self.text.bias.tobytes())
         return hasher.digest()
 
 
@@ -98,9 +100,11 @@ class Normalization:
     spread_w: float
 
 
-def class_factor(f: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """(w, cos), each (m, C), of features f (m, d) under class embeddings text (C, d)."""
+def class_factor(f: Tensor, text: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(w, cos), each (m, C), of features f (m, d) under class embeddings text (C, d) and a bias (C,) on the cosines."""
     cos = f @ text.T
+    if bias is not None:
+        cos = cos + bias
     w = -cos
     w[torch.arange(len(w)), cos.argmax(1)] += 1.0
     return w, cos
@@ -213,7 +217,7 @@ class StateReader:
             return found
         summary = self.summary(view, digest) if self._needs_summary else None
         f, positions, keys = self._features(view, index)
-        w, cos = class_factor(f, self._text(view, digest))
+        w, cos = class_factor(f, self._text(view, digest), self._bias(view))
         extra = torch.zeros((len(f), 0), device=self.device)
         prior = np.zeros(len(f))
         if summary is not None:
@@ -246,11 +250,11 @@ class StateReader:
         for index in self.blocks(view.unlabeled):
             f, _, _ = self._features(view, index)
             f_moments.add(f)
-            w_moments.add(class_factor(f, text)[0])
+            w_moments.add(class_factor(f, text, self._bias(view))[0])
         labeled_f, labeled_w = np.zeros(width), np.zeros(n_classes)
         if len(view.labeled):
             rows = torch.from_numpy(np.asarray(self.pool.rows(view.labeled), np.float32)).to(self.device)
-            truth = -(rows @ text.T)
+            truth = -class_factor(rows, text, self._bias(view))[1]
             truth[torch.arange(len(rows)), torch.from_numpy(np.asarray(view.labels, np.int64))] += 1.0
             labeled_f, labeled_w = rows.double().mean(0).cpu().numpy(), truth.double().mean(0).cpu().numpy()
         k = N_STATE_FEATURES + N_CONTEXT_FEATURES
@@ -270,7 +274,7 @@ class StateReader:
         moments = _Moments(k)
         for index in self.blocks(view.unlabeled):
             f, _, _ = self._features(view, index)
-            moments.add(self._extra(view, blank, f, *class_factor(f, text)))
+            moments.add(self._extra(view, blank, f, *class_factor(f, text, self._bias(view))))
         # A column that is constant but for rounding must not be blown up.
         floor = 1e-4 * np.maximum(1.0, np.abs(moments.mean))
         scale = np.where(moments.std > floor, 1.0 / np.maximum(moments.std, floor), 0.0)
@@ -305,6 +309,11 @@ class StateReader:
             features = class_embeddings(view.text, self.pool).copy()
             self._texts[digest] = torch.from_numpy(features).to(self.device)
         return self._texts[digest]
+
+    def _bias(self, view: PoolView) -> Tensor | None:
+        if view.text.bias is None:
+            return None
+        return torch.from_numpy(view.text.bias / np.float32(view.text.logit_scale)).to(self.device)
 
     def _features(self, view: PoolView, index: int) -> tuple[Tensor, Int64Array, UInt64Array]:
         positions = view.unlabeled[self.inside(view.unlabeled, index)]

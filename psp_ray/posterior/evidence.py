@@ -136,6 +136,13 @@ class Posterior:
         empty = np.zeros((0, self.n_classes), np.float32)
         return np.concatenate([empty, *self.blocks()])
 
+    def at(self, positions: Int64Array) -> Float32Array:
+        """Probabilities (k, C) of the images at sorted `positions` (k,)."""
+        found = np.zeros((len(positions), self.n_classes), np.float32)
+        for index, span in block_spans(positions, self._source.pool.block_size):
+            found[span] = self.block(index)[positions[span] - self.start_of(index)]
+        return found
+
     def likeliest(self, positions: Int64Array) -> tuple[Int32Array, Float32Array]:
         """The class of the images at sorted `positions` (k,), and its probability; both (k,)."""
         labels, confidence = np.zeros(len(positions), np.int32), np.zeros(len(positions), np.float32)

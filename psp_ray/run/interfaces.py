@@ -29,7 +29,7 @@ from psp_ray.core.records import (
 from psp_ray.labels.service import LabelRequest, LabelResponse
 from psp_ray.run.learner import Agreement
 from psp_ray.run.views import ViewProgress
-from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores, SoftTargets
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -79,6 +79,7 @@ class PseudoLabeler(Protocol):
     def encode_views(self, positions: Int64Array) -> Future[ViewProgress]: ...
     def score(self, request: ScoreRequest) -> Future[Scores]: ...
     def select(self, scores: Scores, known: KnownLabels, taken: Int64Array) -> Future[PseudoLabels]: ...
+    def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> Future[SoftTargets]: ...
 
 
 class LabelSource(Protocol):

@@ -23,6 +23,7 @@ from psp_ray.core.records import (
 )
 from psp_ray.features.tower import backbone_spec
 from psp_ray.learn.evaluate import evaluate, predict_proba, similarities
+from psp_ray.learn.student import Student
 from psp_ray.run.inputs import LearnerInput
 from psp_ray.run.stopping import agreement
 
@@ -52,9 +53,11 @@ class LearnerComponent:
             pool,
             given.settings,
             descriptions=given.descriptions or None,
+            templates=given.templates,
             seed=given.seed,
             threads=given.threads,
         )
+        self._student = Student(pool, given.settings, self.zero_shot(), seed=given.seed)
         self._features: Float16Array | None = None
 
     def backbone(self) -> dict[str, Any]:
@@ -66,7 +69,8 @@ class LearnerComponent:
         return self._learner.zero_shot(self._given.templates)
 
     def learn(self, request: LearnRequest) -> LearnOutcome:
-        return self._learner.learn(request)
+        prompts = self._learner.learn(request) if self._student.wants_prompts else None
+        return self._student.learn(request, prompts)
 
     def evaluate(self, text: TextState) -> Evaluation | None:
         """Accuracy of `text` on the evaluation split; None where there is none."""
@@ -98,7 +102,7 @@ class LearnerComponent:
         Probabilities are those of logits divided by `temperature`; a pseudo-labeled sample has the class of its
         pseudo-label.
         """
-        scaled = TextState(text.features, text.logit_scale / temperature)
+        scaled = text.cooled(temperature)
         labels, chances = [], []
         for index in range(self._pool.n_blocks):
             block = self._pool.block(index)
@@ -121,7 +125,7 @@ class LearnerComponent:
         features = self._evaluation_features()
         if features is None:
             return pa.table({"confidence": np.zeros(0), "correct": np.zeros(0)})
-        chances = predict_proba(TextState(text.features, text.logit_scale / temperature), features)
+        chances = predict_proba(text.cooled(temperature), features)
         correct = chances.argmax(axis=1) == self._given.evaluation_labels
         return pa.table({"confidence": chances.max(axis=1).astype(np.float64), "correct": correct.astype(np.float64)})
 

@@ -28,7 +28,7 @@ from psp_ray.labels.service import LabelRequest, LabelResponse, Oracle
 from psp_ray.run.learner import Agreement, LearnerComponent
 from psp_ray.run.pseudo_labeler import PseudoLabelerComponent
 from psp_ray.run.views import ViewProgress
-from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores, SoftTargets
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -128,6 +128,9 @@ class LocalPseudoLabeler:
 
     def select(self, scores: Scores, known: KnownLabels, taken: Int64Array) -> Done[PseudoLabels]:
         return call(self._labeler.select, scores, known, taken)
+
+    def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> Done[SoftTargets]:
+        return call(self._labeler.soft_labels, zero_shot, known, folds)
 
 
 class LocalLabelSource:

@@ -30,14 +30,14 @@ def save_prompts(
 ) -> None:
     """Write everything that prediction needs into one safetensors file.
 
-    Tensors: `class_embeddings` (C, d) L2-normalized, `contexts`, `logit_scale` (), `temperature` (): probabilities are
-    `softmax(logit_scale / temperature * cos)`. The header's metadata holds the
-    class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
+    Tensors: `class_embeddings` (C, d), `contexts`, `logit_scale` (), `bias` (C,), `temperature` (): probabilities are
+    `softmax((logit_scale * f @ class_embeddings.T + bias) / temperature)`. The header's metadata holds the class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
     """
     tensors = {
         "class_embeddings": text.features.astype(np.float32),
         "contexts": contexts.astype(np.float32),
         "logit_scale": np.asarray(text.logit_scale, np.float32),
+        "bias": text.offset,
         "temperature": np.asarray(temperature, np.float32),
     }
     checkpoint = None if spec.checkpoint is None else os.path.abspath(spec.checkpoint)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.core.records import Int64Array, PoolReader, PseudoLabels
+from psp_ray.core.records import Int64Array, PoolReader, PseudoLabels, TextState
 from psp_ray.run.inputs import PseudoLabelerInput
 from psp_ray.run.views import FreshPool, FreshSource, ViewProgress, ViewsOnDemand
 from psp_ray.selftrain.near import confidences, near_decision
-from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores, SoftTargets
 from psp_ray.selftrain.scoring import Views
 from psp_ray.selftrain.service import PseudoLabeler
 
@@ -60,6 +60,10 @@ class PseudoLabelerComponent:
         `known`: the labels to build on, this round's included, or fewer to see what pseudo-labels owe to the others.
         """
         return self._labeler.select(scores, known, taken, *self._views_of(scores.round))
+
+    def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> SoftTargets:
+        """The posterior for heads to learn from, and what it would be without each of `folds` parts of the labels."""
+        return self._labeler.soft_labels(zero_shot, known, folds)
 
     def _views_of(self, round: int) -> tuple[Views | None, PoolReader | None]:
         """What stands in for the pool's views, or for the whole pool, in a round."""

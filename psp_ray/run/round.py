@@ -41,6 +41,7 @@ from psp_ray.run.local import Done
 from psp_ray.run.self_training import SelfTraining
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.stopping import WINDOW, Criterion, Expectation, expected_gain, parse_stop, reason_to_stop, stop_set
+from psp_ray.selftrain.records import SoftTargets
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,15 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Answered:
-    """A query set with its answers `new` (n_s,), taken into `state`, and the pseudo-labels that go with them."""
+    """A query set with its answers `new` (n_s,), taken into `state`, and the pseudo-labels that go with them.
+
+    `soft`: the posterior, where it teaches and the head learns from it.
+    """
 
     state: RunState
     new: Int32Array
     pseudo: PseudoLabels
+    soft: SoftTargets | None = None
 
     @property
     def rows(self) -> Int64Array:
@@ -155,11 +160,12 @@ class Round:
         response = labeling.result()
         self._took(label=labeling.seconds)
         after = state.with_answers(proposal, cosines, response, run.names)
-        pseudo = PseudoLabels.empty()
+        pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
             pseudo = training.finish(scores, after.known, proposal.positions)
+            soft = training.soft_labels(after.known)
             self._took(pseudo_label=training.seconds)
-        return Answered(after, after.answers[len(state.asked) :], pseudo)
+        return Answered(after, after.answers[len(state.asked) :], pseudo, soft)
 
     def learn(self, answered: Answered) -> LearnOutcome:
         """The student, from all labels and the pseudo-labels."""
@@ -171,6 +177,8 @@ class Round:
             n_new=len(answered.rows),
             pseudo=answered.pseudo,
             teacher=self.state.text,
+            soft=None if answered.soft is None else answered.soft.soft,
+            held_out=() if answered.soft is None else answered.soft.held_out,
         )
         outcome, seconds = learn(self.run.components.learner, self.state, request)
         self._took(learn=seconds)

@@ -12,7 +12,7 @@ from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core.records import Int64Array, PseudoLabels, TextState
 from psp_ray.run.events import Events
 from psp_ray.run.interfaces import PseudoLabeler
-from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores, SoftTargets
 
 NOBODY = np.zeros(0, np.int64)
 
@@ -51,6 +51,20 @@ class SelfTraining:
         pseudo = selecting.result()
         self.seconds += selecting.seconds
         return pseudo
+
+    def soft_labels(self, known: KnownLabels) -> SoftTargets | None:
+        """The posterior for heads that learn from it; None where the prompt or the graph teaches, or nothing is known.
+
+        `text` is the zero-shot teacher then.
+        """
+        settings = self.config.learn
+        source = PSEUDO_SOURCES.find(self.config.selftrain.pseudo_source)()
+        if not source.weighs_evidence or settings.head == "prompt" or not len(known.positions):
+            return None
+        inferring = self.labeler.soft_labels(self.text, known, settings.head_folds)
+        soft = inferring.result()
+        self.seconds += inferring.seconds
+        return soft
 
     def score(self, known: KnownLabels, taken: Int64Array) -> Scores:
         """The teacher's opinion; with views on demand, on those only that `known` labels make worth their views."""

@@ -23,6 +23,7 @@ def to_checkpoint(
     prompt: StateDict = {
         "text_features": state.text.features,
         "logit_scale": np.asarray(state.text.logit_scale, np.float64),
+        "bias": state.text.offset,
         "contexts": state.contexts,
         "cosines": state.cosines,
     }
@@ -86,7 +87,7 @@ def _restored(checkpoint: Checkpoint) -> RunState:
     prompt, labels, pseudo = checkpoint.tensors["prompt"], tables["labels"], tables["pseudo"]
     estimate = record["zero_shot_estimate"]
     return RunState(
-        text=TextState(prompt["text_features"], float(prompt["logit_scale"])),
+        text=TextState(prompt["text_features"], float(prompt["logit_scale"]), _bias(prompt.get("bias"))),
         contexts=prompt["contexts"],
         zero_shot=_evaluation(record["zero_shot"]),
         last=_evaluation(record["last"]),
@@ -108,6 +109,11 @@ def _restored(checkpoint: Checkpoint) -> RunState:
         stopped=record["stopped"],
         wall_seconds=record["wall_seconds"],
     )
+
+
+def _bias(stored: Float32Array | None) -> Float32Array | None:
+    """None for prompts, which have none: the same bits as before they were saved."""
+    return stored if stored is not None and stored.any() else None
 
 
 def _evaluation(stored: dict[str, Any] | None) -> Evaluation | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
+from psp_ray.core.records import Float32Array, Float64Array, HeldOut, Int32Array, Int64Array, SoftLabels, TextState
 from psp_ray.core.topk import StreamingTopK
 
 
@@ -78,3 +78,11 @@ class Scores:
         """Samples that nobody has given an opinion on yet."""
         nothing = np.zeros(0, np.float32)
         return cls(round, text, positions, np.zeros(0, np.int32), nothing, nothing, None)
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """What heads learn from beside bought labels: `LearnRequest.soft` and `LearnRequest.held_out`."""
+
+    soft: SoftLabels
+    held_out: tuple[HeldOut, ...]

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.config.selftrain import SelfTrainingSettings
-from psp_ray.core.records import Int64Array, PoolReader, PseudoLabels, TextState
+from psp_ray.core.records import Float32Array, Int64Array, PoolReader, PseudoLabels, TextState
 from psp_ray.core.topk import StreamingTopK
 from psp_ray.neighbors.graph import Opinion, PoolGraph, knn_graph, propagate
 from psp_ray.posterior.evidence import Bought, Evidence, Posterior
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
-from psp_ray.selftrain.records import Candidates, KnownLabels, ScoreRequest, Scores
+from psp_ray.selftrain.records import Candidates, KnownLabels, ScoreRequest, Scores, SoftTargets
 from psp_ray.selftrain.scoring import Teacher, Views, stream
+from psp_ray.selftrain.soft import soft_labels
 from psp_ray.selftrain.ust import BlockScores
 
 NO_OPINION = Opinion(np.zeros(0, np.int32), np.zeros(0, np.float32))
@@ -143,6 +144,16 @@ class PseudoLabeler:
     def posterior(self, zero_shot: TextState, known: KnownLabels) -> Posterior:
         """The posterior over the pool after the purchases `known`, with zero-shot as its teacher."""
         return self.evidence().infer(Bought(known.positions, known.labels, known.rounds), zero_shot)
+
+    def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> SoftTargets:
+        """The posterior of the graph's samples, and again without the labels of each of `folds` parts."""
+        positions = self.graph().positions
+
+        def infer(rows: Int64Array) -> Float32Array:
+            part = KnownLabels(known.positions[rows], known.labels[rows], known.rounds[rows])
+            return self.posterior(zero_shot, part).at(positions)
+
+        return soft_labels(positions, infer, len(known.positions), folds)
 
     # ---- passes over the pool ----------------------------------------------------------------------------------
 

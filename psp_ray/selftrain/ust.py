@@ -55,6 +55,8 @@ def score_views(
         rows = views[span].astype(np.float32).reshape(-1, dim)
         logits = (rows @ weights).reshape(-1, n_views, n_classes)
         logits *= np.float32(text.logit_scale)
+        if text.bias is not None:
+            logits += text.bias
         average = logits.mean(axis=1, dtype=np.float64)
         best = np.argmax(average, axis=1)
         top = np.take_along_axis(average, best[:, None], axis=1)

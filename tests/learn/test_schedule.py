@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psp_ray.config.base import option_name
 from psp_ray.core.errors import ConfigError
 from psp_ray.learn import LearnSettings
-from psp_ray.learn.schedule import _stratified, count_steps, make_optimizer, steps
+from psp_ray.learn.schedule import _stratified, count_steps, make_optimizer, model_unit, pull, steps
 
 
 def run(config, n_labeled, pseudo, seed=0):
@@ -124,3 +124,26 @@ def test_optimizers():
 def test_bad_settings_are_named(bad):
     with pytest.raises(ConfigError, match=option_name(next(iter(bad)))):
         LearnSettings(**bad)
+
+
+def test_decay_towards_the_start_is_decoupled_and_stays_between():
+    start, contexts = torch.zeros(2, 3), torch.ones(2, 3, requires_grad=True)
+    config = LearnSettings(weight_decay=4.0, decay_towards="start")
+    pull(config, contexts, start, 0.05)
+    assert contexts.detach().numpy() == pytest.approx(1.0 - 0.05 * 4.0)
+    pull(config, contexts, start, 10.0)  # never beyond
+    assert contexts.detach().numpy() == pytest.approx(0.0)
+    for other in (LearnSettings(decay_towards="zero"), LearnSettings(protocol="pcb"), LearnSettings(weight_decay=0.0)):
+        contexts = torch.ones(2, 3, requires_grad=True)
+        pull(other, contexts, start, 0.05)
+        assert (contexts == 1).all()
+    assert make_optimizer(config, contexts, 1.0).defaults["weight_decay"] == 0.0
+    assert make_optimizer(LearnSettings(decay_towards="zero"), contexts, 1.0).defaults["weight_decay"] == 4.0
+
+
+def test_the_models_unit_keeps_a_step_the_same_share_of_a_token_and_of_the_logits():
+    assert model_unit(0.0507, 15.5) == pytest.approx(1.0)
+    assert model_unit(2 * 0.0507, 15.5) == pytest.approx(2.0)
+    assert model_unit(0.0507, 100.0) == pytest.approx(0.155)
+    contexts = torch.zeros(2, requires_grad=True)
+    assert make_optimizer(LearnSettings(learning_rate=0.5), contexts, 0.3, 0.2).defaults["lr"] == pytest.approx(0.03)

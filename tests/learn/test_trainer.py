@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 
 import numpy as np
@@ -12,16 +13,26 @@ import torch.nn.functional as F
 
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.clip.text import TextTower
+from psp_ray.clip.zero_shot import zero_shot_text
 from psp_ray.config.base import replace
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import LearnRequest, PseudoLabels, TextState
 from psp_ray.learn import LearnSettings, PromptLearner, evaluate
+from psp_ray.learn.gap import label_gap
 from psp_ray.learn.prompts import Prompts
-from psp_ray.learn.trainer import label_gap
 from tests.helpers import ArrayPool
 
 NAMES = ["cat", "grass land", "river or lake", "hard-leaved pocket orchid"]
-QUICK = LearnSettings(context_length=4, context_init="random", learning_steps=40, learning_rate=0.02, weight_decay=0.0)
+QUICK = LearnSettings(
+    context_length=4,
+    context_init="random",
+    learning_steps=40,
+    learning_rate=0.02,
+    rate_unit="absolute",
+    weight_decay=0.0,
+    anchor="fixed",
+    anchor_weight=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -225,9 +236,9 @@ def test_restart_shrinks_the_learning_rate(tower, pool, monkeypatch):
     rates = []
     original = trainer.make_optimizer
 
-    def watched(settings, contexts, shrink):
+    def watched(settings, contexts, shrink, unit):
         rates.append(shrink)
-        return original(settings, contexts, shrink)
+        return original(settings, contexts, shrink, unit)
 
     monkeypatch.setattr(trainer, "make_optimizer", watched)
     learner = PromptLearner(tower, NAMES, pool, QUICK)
@@ -337,6 +348,28 @@ def test_descriptions_must_be_there(tower, pool):
         PromptLearner(tower, NAMES, pool, config)
     with pytest.raises(ConfigError, match="'cat'"):
         PromptLearner(tower, NAMES, pool, config, {"dog": ["fur"]})
+
+
+def test_a_gated_anchor_lets_go_of_a_teacher_that_misses(tower, pool):
+    """All hits: nearly the fixed weight. No hit: next to none. Both as a fixed weight of that strength has it."""
+    learner = PromptLearner(tower, NAMES, pool, replace(QUICK, anchor="gated", anchor_weight=4.0))
+    asked = request(learner, pseudo=0)
+    zero_shot = zero_shot_text(tower, NAMES).features
+    right = (pool.rows(asked.labeled).astype(np.float32) @ zero_shot.T).argmax(1).astype(np.int32)
+    for labels, hits in ((right, len(right)), ((right + 1) % len(NAMES), 0)):
+        gate = ((hits + 1) / (len(right) + 2)) ** 2
+        fixed = PromptLearner(tower, NAMES, pool, replace(QUICK, anchor_weight=4.0 * gate))
+        told = dataclasses.replace(asked, labels=labels.astype(np.int32))
+        np.testing.assert_allclose(learner.learn(told).contexts, fixed.learn(told).contexts, atol=1e-6)
+
+
+def test_decay_towards_the_start_ends_nearer_to_it(tower, pool):
+    far = PromptLearner(tower, NAMES, pool, QUICK)
+    near = PromptLearner(tower, NAMES, pool, replace(QUICK, weight_decay=8.0, decay_towards="start"))
+    asked = request(far)
+    start = far.prompts.initial(torch.Generator().manual_seed(_key(1))).numpy()
+    moved, kept = (np.linalg.norm(learner.learn(asked).contexts - start) for learner in (far, near))
+    assert 0 < kept < 0.8 * moved
 
 
 def test_anchor_keeps_the_prompt_near_zero_shot(tower, pool):

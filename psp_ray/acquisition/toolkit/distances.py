@@ -14,7 +14,7 @@ import numpy as np
 
 from psp_ray.acquisition.toolkit.passes import CACHE_BYTES, Passes
 from psp_ray.core.pool import read_blocks, read_rows
-from psp_ray.core.probability import class_probabilities
+from psp_ray.core.probability import class_probabilities, class_scores
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int64Array, PoolReader
 
 Factors = tuple[Float32Array, ...]
@@ -24,7 +24,9 @@ _PATIENCE = 64  # candidates looked at in vain before that
 _ROUNDING = 4e-6  # relative to |s_i|^2 + |s_j|^2: below it a float32 distance is 0
 
 
-def gradient_factors(embeddings: Float32Array, logit_scale: float) -> Callable[[Float32Array], Factors]:
+def gradient_factors(
+    embeddings: Float32Array, logit_scale: float, bias: Float32Array | None = None
+) -> Callable[[Float32Array], Factors]:
     """Factors (f, w) of the gradient embeddings of BADGE: `w_ic = 1[c = yhat_i] - p_ic` under the given prompt.
 
     `f_i (x) w_i` is, up to sign and scale, the gradient of the cross-entropy at the predicted class with respect to
@@ -33,9 +35,9 @@ def gradient_factors(embeddings: Float32Array, logit_scale: float) -> Callable[[
     """
 
     def factors(features: Float32Array) -> Factors:
-        p = class_probabilities(features, embeddings, logit_scale)
+        p = class_probabilities(features, embeddings, logit_scale, bias)
         w = -p
-        w[np.arange(len(w)), (features @ embeddings.T).argmax(axis=1)] += 1.0
+        w[np.arange(len(w)), class_scores(features, embeddings, logit_scale, bias).argmax(axis=1)] += 1.0
         return features, w.astype(np.float32)
 
     return factors

@@ -1,0 +1,131 @@
+"""What a head is: labels and opinions in, class vectors out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_ray.config.learn import LearnSettings
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
+from psp_ray.core.registry import Registry
+from psp_ray.learn.solvers import Affine, classifier
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The request's samples as they would be had some bought labels not been bought.
+
+    `held` (h,): rows of the bought samples that are judged. `targets` (n, C) and `weights` (n,): of all rows, with
+    *everything* computed anew that a held label touched (graph, posterior, pseudo-labels); weights of the held rows
+    are those of an unlabeled sample, or 0.
+    """
+
+    held: Int64Array
+    targets: Float32Array
+    weights: Float64Array
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What a head is fitted to.
+
+    Args:
+        features: (n, d) unit features of bought and pseudo-labeled samples.
+        targets: (n, C) rows that sum to 1: a bought label is a row of one 1, a pseudo-label may be a distribution.
+        weights: (n,) >= 0; what a sample counts in the sum of losses, 1 for a bought label.
+        bought: (n,) whether the row's target is a bought label.
+        zero_shot: the teacher that saw no label.
+        prompt: the learned prompts, where there are any.
+        folds: for heads that choose by cross-fitting; may be empty.
+        seed: seed of all noise.
+    """
+
+    features: Float32Array
+    targets: Float32Array
+    weights: Float64Array
+    bought: NDArray[np.bool_]
+    zero_shot: TextState
+    prompt: TextState | None = None
+    folds: tuple[Fold, ...] = ()
+    seed: int = 0
+
+    @property
+    def n_classes(self) -> int:
+        return int(self.targets.shape[1])
+
+    @property
+    def labels(self) -> Int64Array:
+        """(m,) classes of the bought rows, in row order."""
+        classes: Int64Array = self.targets[self.bought].argmax(axis=1)
+        return classes
+
+    @property
+    def anchor(self) -> TextState:
+        """The learned prompts, or zero-shot where there are none."""
+        return self.zero_shot if self.prompt is None else self.prompt
+
+    def without(self, fold: Fold) -> FitRequest:
+        """The request as it would be without the held labels of a fold."""
+        bought = self.bought.copy()
+        bought[fold.held] = False
+        return replace(self, targets=fold.targets, weights=fold.weights, bought=bought, folds=())
+
+    def check(self) -> None:
+        """Raise ConfigError where there is nothing to fit, ValueError where shapes or values do not fit together."""
+        n, n_classes = self.targets.shape
+        if self.features.shape[0] != n or self.weights.shape != (n,) or self.bought.shape != (n,):
+            raise ValueError(
+                f"features {self.features.shape}, targets {self.targets.shape}, weights {self.weights.shape} and "
+                f"bought {self.bought.shape} are not of the same samples"
+            )
+        if self.zero_shot.features.shape != (n_classes, self.features.shape[1]):
+            raise ValueError(f"class embeddings {self.zero_shot.features.shape} for {n_classes} classes")
+        if not (np.isfinite(self.weights).all() and (self.weights >= 0).all() and (self.targets >= 0).all()):
+            raise ValueError("weights and targets must be finite and not negative")
+        if not (self.weights > 0).any():
+            raise ConfigError("nothing to learn from: no labels and no pseudo-labels; raise labels_per_round")
+
+
+class Head(Protocol):
+    """A way from samples to class vectors; a function of its arguments alone."""
+
+    def __call__(self, request: FitRequest, settings: LearnSettings) -> TextState: ...
+
+
+HEADS: Registry[Head] = Registry("head", "psp_ray.learn.heads", "--head")
+
+
+def fit(head: str, request: FitRequest, settings: LearnSettings) -> TextState:
+    """The classifier that a head makes of a request: class vectors (C, d), bias (C,) and logit scale.
+
+    The same request gives the same bits; exchanging classes exchanges the result; a sample of weight 0 changes nothing.
+
+    Raises:
+        ConfigError: an unknown head, or nothing to learn from.
+    """
+    request.check()
+    return HEADS.find(head)(request, settings)
+
+
+def affine_of(text: TextState) -> Affine:
+    """`logits = f @ vectors.T + bias` of a classifier."""
+    vectors = text.logit_scale * text.features.astype(np.float64)
+    bias = np.zeros(len(vectors)) if text.bias is None else text.bias.astype(np.float64)
+    return Affine(vectors, bias)
+
+
+def text_of(affine: Affine) -> TextState:
+    """The classifier of given logits, with vectors of mean square length 1."""
+    vectors, bias, scale = classifier(affine)
+    return TextState(vectors, scale, bias)
+
+
+def one_hot(labels: NDArray[Any] | Int32Array, n_classes: int) -> Float32Array:
+    """Targets (n, C) of labels (n,)."""
+    targets = np.zeros((len(labels), n_classes), np.float32)
+    targets[np.arange(len(labels)), np.asarray(labels, np.int64)] = 1.0
+    return targets

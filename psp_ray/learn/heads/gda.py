@@ -1,0 +1,32 @@
+"""Gaussian discriminant analysis, in closed form."""
+
+from __future__ import annotations
+
+from psp_ray.config.learn import LearnSettings
+from psp_ray.core.probability import softmax
+from psp_ray.core.records import TextState
+from psp_ray.learn.heads._base import HEADS, FitRequest, affine_of, text_of
+from psp_ray.learn.solvers import Affine, fit_discriminant, fit_scale
+
+PRIOR_WEIGHT = 0.1
+"""Samples a class that zero-shot's opinion about the images counts for, so that no class is without a mean."""
+
+
+@HEADS.register("gda", source="Wang et al., ICLR 2024 (arXiv 2402.04087)")
+def gda(request: FitRequest, settings: LearnSettings) -> TextState:
+    """One Gaussian a class with a common, shrunken covariance; means from soft labels, scale from their likelihood."""
+    return text_of(discriminant(request, settings))
+
+
+def discriminant(request: FitRequest, settings: LearnSettings) -> Affine:
+    """The discriminant of a request, its logits scaled to be as sure as the targets are."""
+    opinions = softmax(affine_of(request.zero_shot).logits(request.features))
+    found = fit_discriminant(
+        request.features,
+        request.targets,
+        request.weights,
+        settings.head_shrinkage,
+        prior=opinions,
+        prior_weight=PRIOR_WEIGHT,
+    )
+    return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
