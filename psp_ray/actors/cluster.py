@@ -51,7 +51,7 @@ def start_ray(address: str | None, include_log: bool = False) -> bool:
 
 def cluster_resources() -> dict[str, float]:
     """What the cluster has in all, by kind (`CPU`, `GPU`, `memory` in bytes)."""
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    found: dict[str, float] = ray.cluster_resources()
     return found
 
 

@@ -15,7 +15,7 @@ from psp_ray.storage.remote import Storage
 
 def alive_nodes() -> list[dict[str, Any]]:
     """Nodes that can run something."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
     return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
 
 

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import read_json, write_bytes, write_json, write_tensors, write_text
 from psp_ray.data.dataset import Dataset
-from psp_ray.export.classifier import PROMPTS, Classifier
+from psp_ray.export.classifier import Classifier
+from psp_ray.run.prompts import PROMPTS
 
 PREDICTIONS = "pool_predictions.parquet"
 UNSURE, NO_CLASS = "_unsure", "_none"

@@ -254,7 +254,7 @@ class Evidence:
         masses = class_masses(
             members.graph, rows, bought.labels, n_classes, alpha=settings.graph_alpha, balance=settings.graph_balance
         )
-        logits = teacher_logits(members.encodings[rows], teacher)
+        logits = teacher_logits(members.encodings[rows], teacher).astype(np.float64)
         trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
         odds = graph_opinion(masses)
         on_graph = graph_weight(odds, teacher_strength(logits, bought.labels), len(rows))

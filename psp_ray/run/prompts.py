@@ -31,7 +31,8 @@ def save_prompts(
     """Write everything that prediction needs into one safetensors file.
 
     Tensors: `class_embeddings` (C, d), `contexts`, `logit_scale` (), `bias` (C,), `temperature` (): probabilities are
-    `softmax((logit_scale * f @ class_embeddings.T + bias) / temperature)`. The header's metadata holds the class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
+    `softmax((logit_scale * f @ class_embeddings.T + bias) / temperature)`. The header's metadata holds the
+    class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
     """
     tensors = {
         "class_embeddings": text.features.astype(np.float32),

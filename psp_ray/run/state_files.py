@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.records import Evaluation, PseudoLabels, StateDict, TextState
+from psp_ray.core.records import Evaluation, Float32Array, PseudoLabels, StateDict, TextState
 from psp_ray.report.round_report import RoundReport, estimate_from_json
 from psp_ray.run.checkpoint import Checkpoint
 from psp_ray.run.state import PoolNames, RunState
