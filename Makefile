@@ -7,23 +7,26 @@ ARGS ?=
 .PHONY: help run test test-all lint bench setup clean
 help:
 	@echo "make run       set up, then run PSP on the bundled digits (ARGS='--seed 1 …' adds options)"
-	@echo "make test      set up, then run the tests"
+	@echo "make test      set up, then lint and run the tests"
 	@echo "make test-all  also the tests marked slow"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy (strict), and whether the settings tables in docs/ are up to date"
 	@echo "make bench     the benchmarks (ratios within one run)"
 	@echo "make clean     remove the virtual environment and build files"
 
 run: $(VENV)/.ready-run
 	$(BIN)/python -m psp_ray.main $(ARGS)
 
-test: $(VENV)/.ready-test
+test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.ready-test
+test-all: lint
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.ready-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m psp_ray.cli.docs_tables --check docs/method.md
 
 bench: $(VENV)/.ready-test
 	for name in text_step softdtw sampler_memory ray_overhead protocols own_data; do $(BIN)/python -m benchmarks.$$name || exit 1; done

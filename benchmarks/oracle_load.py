@@ -89,7 +89,7 @@ def _by_ledger(ledger: str, truth: dict[str, int]) -> Any:
 def _by_actor(ledger: str, truth: dict[str, int]) -> Any:
     from psp_ray.actors import oracle as shared
     from psp_ray.actors.cluster import start_ray
-    from psp_ray.run import build as components
+    from psp_ray.run.inputs import OracleInput
     from psp_ray.run.resolve import resolve
 
     start_ray("local")
@@ -97,12 +97,11 @@ def _by_actor(ledger: str, truth: dict[str, int]) -> Any:
     config = resolve({"oracle": "shared", "oracle_name": "load"})
     names = list(truth)
     labels = np.array(list(truth.values()), np.int32)
-    text = components.settings_json(config)
-    given = components.OracleInput(text, list(CLASSES), "", names, labels, content_hashes=names)
+    given = OracleInput(config.labels, list(CLASSES), "", names, labels, content_hashes=names)
     handle = shared.connect_shared(config, given)
 
     def connect() -> Any:
-        return lambda request: handle.submit("label", request).result()
+        return lambda request: handle.label(request).result()
 
     return connect
 

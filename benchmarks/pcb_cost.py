@@ -35,16 +35,17 @@ def unit_costs(options: dict[str, Any], threads: int, repeats: int) -> tuple[dic
     import torch
     import torch.nn.functional as F
 
-    from psp_ray import components, run
     from psp_ray.clip import load_backbone
     from psp_ray.clip.tokens import learned_prompts
     from psp_ray.data.images import content_hash, read_file
     from psp_ray.features.encoder import TASK_SCHEMA, ChunkTask
+    from psp_ray.features.tower import backbone_spec, make_encoder
+    from psp_ray.run.prepare import prepare
     from psp_ray.run.resolve import resolve
 
-    prepared = run.prepare(resolve(options))
+    prepared = prepare(resolve(options))
     dataset = prepared.dataset
-    encoder = components.make_encoder(prepared.config)
+    encoder = make_encoder(prepared.config.model, prepared.config.runtime.threads)
     part = dataset.pool.slice(0, 64)
     contents = [row["image"] if row["path"] is None else read_file(row["path"]) for row in part.to_pylist()]
     images = pa.table(
@@ -57,7 +58,7 @@ def unit_costs(options: dict[str, Any], threads: int, repeats: int) -> tuple[dic
         },
         schema=TASK_SCHEMA,
     )
-    tower = load_backbone(components.backbone_spec(prepared.config), towers="text").text
+    tower = load_backbone(backbone_spec(prepared.config.model), towers="text").text
     plan = tower.plan(learned_prompts(tower.tokenizer, dataset.prompt_names, 16), shared=False, path="full")
     contexts = (torch.randn(plan.contexts_shape) * 0.02).requires_grad_()
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock
+from psp_ray.report.round_report import RoundReport, StageSeconds
 
 
 class ArrayPool:
@@ -45,3 +46,30 @@ class ArrayPool:
 
     def rows(self, positions):
         return self._features[positions]
+
+
+def report_of(**given):
+    """A round's report with some fields given; the others are those of a dull round."""
+    usual = {
+        "round": 1,
+        "labels_new": 10,
+        "labels_total": 10,
+        "skipped": 0,
+        "ignored": 0,
+        "pseudo_labels": 0,
+        "pseudo_label_precision": None,
+        "test_accuracy": None,
+        "test_macro_accuracy": None,
+        "pool_accuracy_estimate": None,
+        "agreement": 0.9,
+        "predictions_changed": 0.1,
+        "expected_gain": None,
+        "reward": None,
+        "ms_indicator": None,
+        "next_key": None,
+        "train_loss": None,
+        "restarts": 0,
+        "seconds": StageSeconds(),
+        "wall_seconds": 1.0,
+    }
+    return RoundReport(**{**usual, **given})

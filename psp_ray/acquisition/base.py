@@ -107,7 +107,7 @@ def settings_of(name: str, settings: Settings | None) -> list[Settings | None]:
     Raises ConfigError for an unknown name, for a key of `strategy_settings` that nobody has, and for a wrong value.
     """
     base, wrappers = find(name)
-    kinds = [entry.settings for entry in (base, *wrappers)]
+    kinds = [base.settings, *(wrapper.settings for wrapper in wrappers)]
     given = {} if settings is None else vars(settings)
     extra: dict[str, Any] = given.get("strategy_settings", {})
     own = {key for kind in kinds if kind is not None for key in kind.model_fields if key not in given}

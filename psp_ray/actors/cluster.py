@@ -49,13 +49,19 @@ def start_ray(address: str | None, include_log: bool = False) -> bool:
     return False
 
 
+def cluster_resources() -> dict[str, float]:
+    """What the cluster has in all, by kind (`CPU`, `GPU`, `memory` in bytes)."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
 def check_needs(needs: list[Need]) -> None:
     """Compare what a run asks for with what the cluster has in all.
 
     Raises:
         ResourceError: with the numbers, when the run could never be placed.
     """
-    total = ray.cluster_resources()
+    total = cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     need_cpus = sum(need.count * need.cpus for need in needs)
     need_gpus = sum(need.count * need.gpus for need in needs)

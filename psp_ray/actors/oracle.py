@@ -24,9 +24,9 @@ from psp_ray.labels import Ledger, label_space_of, resolve_ledger_url
 from psp_ray.labels.accounting import LedgerAccounting
 from psp_ray.labels.annotators.simulated import SimulatedGroup
 from psp_ray.labels.database import shown
-from psp_ray.labels.service import LabelResponse
+from psp_ray.labels.service import LabelRequest, LabelResponse
 from psp_ray.labels.shared import Enrollment, NotEnrolled, Question, SharedOracle
-from psp_ray.run.build import OracleInput, config_of
+from psp_ray.run.inputs import OracleInput
 
 NAMESPACE = "psp-ray"
 PROTOCOL = 4
@@ -131,16 +131,15 @@ class Asked:
 
 
 class SharedOracleHandle:
-    """What a run holds in place of an oracle of its own: a `Handle` whose only method is `label`.
+    """What a run holds in place of an oracle of its own: a `LabelSource`.
 
     Raises OracleError where no such oracle runs or it speaks another protocol.
     """
 
     def __init__(self, name: str, given: OracleInput, timeout: float):
-        config = config_of(given.settings)
         self.name, self.timeout = name, timeout
         self._actor = find_oracle(name)
-        self._caps = (config.labels.label_cap, config.labels.cost_cap)
+        self._caps = (given.settings.label_cap, given.settings.cost_cap)
         self._space = label_space_of(given.classes)
         known = np.flatnonzero(given.labels >= 0)
         hashes = [given.content_hashes[i] for i in known]
@@ -148,10 +147,9 @@ class SharedOracleHandle:
         self.wait(self._actor.hello.remote(PROTOCOL), "hello")
         self.enroll()
 
-    def submit(self, method: str, *args: Any) -> Asked:
-        if method != "label":
-            raise AttributeError(f"a shared oracle has no method {method!r}")
-        question = Question(self._space, args[0], *self._caps)
+    def label(self, request: LabelRequest) -> Asked:
+        """Start a request; caps are those of the run's settings."""
+        question = Question(self._space, request, *self._caps)
         return Asked(self, question, self.ask(question))
 
     def ask(self, question: Question) -> Any:

@@ -55,7 +55,7 @@ class ShardedPool:
         self._shape, self._shards, self._timeout = shape, shards, timeout
         self._cache: OrderedDict[tuple[int, bool], pa.Table] = OrderedDict()
         self._cached_bytes = 0
-        self._ahead: dict[tuple[int, bool], ray.ObjectRef] = {}
+        self._ahead: dict[tuple[int, bool], ray.ObjectRef[Any]] = {}
 
     @property
     def n(self) -> int:
@@ -104,9 +104,10 @@ class ShardedPool:
             out[places] = column.flatten().to_numpy().reshape(len(places), self.dim)
         return out
 
-    def _request(self, key: tuple[int, bool]) -> ray.ObjectRef:
+    def _request(self, key: tuple[int, bool]) -> ray.ObjectRef[Any]:
         shard = int(np.searchsorted(self._shape.first_blocks, key[0], side="right")) - 1
-        return self._shards[shard].block.remote(*key)
+        reference: ray.ObjectRef[Any] = self._shards[shard].block.remote(*key)
+        return reference
 
     def _keep(self, key: tuple[int, bool], table: pa.Table) -> None:
         if table.nbytes > CACHE_BYTES:
@@ -116,3 +117,10 @@ class ShardedPool:
         while self._cached_bytes > CACHE_BYTES:
             _, dropped = self._cache.popitem(last=False)
             self._cached_bytes -= dropped.nbytes
+
+
+def first_blocks(n: int, shards: int) -> list[int]:
+    """First block of each shard: whole blocks, as even as possible; fewer shards than asked for on small pools."""
+    blocks = -(-n // BLOCK_SIZE)
+    shards = max(1, min(shards, blocks))
+    return [blocks * shard // shards for shard in range(shards)]

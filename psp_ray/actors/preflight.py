@@ -10,12 +10,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from psp_ray.actors.shell import naming
 from psp_ray.core.errors import OutputError, UserError
-from psp_ray.storage.mirror import Storage
+from psp_ray.storage.remote import Storage
 
 
 def alive_nodes() -> list[dict[str, Any]]:
     """Nodes that can run something."""
-    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
 
 
 def check_storage(place: str, setting: str, timeout: float) -> int:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import ray
 
-from psp_ray.actors.cluster import Need, check_needs, start_ray
-from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool
+from psp_ray.actors.cluster import Need, check_needs, cluster_resources, start_ray
+from psp_ray.actors.components import RayLabelSource, RayPromptLearner, RayPseudoLabeler, RaySampler
+from psp_ray.actors.oracle import connect_shared, find_oracle, join_cluster
+from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool, first_blocks
 from psp_ray.actors.preflight import alive_nodes, check_storage
-from psp_ray.actors.shell import ActorHandle, ComponentActor
-from psp_ray.actors.transport import pack
+from psp_ray.actors.shell import ActorHandle, ComponentActor, factory_name
+from psp_ray.actors.transport import Packet, pack
 from psp_ray.actors.workers import WorkerGroup
 from psp_ray.config.config import Config
 from psp_ray.core.records import Float16Array, Int64Array
 from psp_ray.features.cache import FeatureCache
-from psp_ray.features.encoder import ChunkResult, ChunkTask
-from psp_ray.report.progress import Reporter
-from psp_ray.run import build as components
-from psp_ray.run.interfaces import Crew, Handle
+from psp_ray.features.encoder import ChunkEncoder, ChunkResult, ChunkTask
+from psp_ray.run import build
+from psp_ray.run.inputs import ComponentInputs, OracleInput, PseudoLabelerInput, ViewInput
+from psp_ray.run.interfaces import Components, LabelSource
+from psp_ray.run.pool_source import PoolSource
+from psp_ray.run.views import ViewEncoder
 
 CPUS = {"learner": 0.3, "sampler": 0.2, "pseudo-labeler": 0.15, "oracle": 0.05, "pool shard": 0.02, "view worker": 0.25}
 """CPU shares that the actors ask for. They say where actors may be placed, not how many threads run: on a laptop all
@@ -32,24 +37,21 @@ PROBE_SECONDS = 120.0
 class RayRuntime:
     """Starts or joins Ray, checks that the run can be placed, and starts its actors."""
 
-    def __init__(self, config: Config, reporter: Reporter):
-        self._config, self._reporter = config, reporter
+    def __init__(self, config: Config):
+        self._config = config
         self._actors: list[Any] = []
         self._started_here = False
-        if (
-            config.labels.oracle == "shared"
-        ):  # it lives in a cluster that is there already; look before anything is encoded
-            from psp_ray.actors.oracle import find_oracle, join_cluster
-
+        if config.labels.oracle == "shared":
+            # It lives in a cluster that is there already; look before anything is encoded.
             join_cluster(config.runtime.ray_address)
             find_oracle(config.labels.oracle_name)
         else:
             self._started_here = start_ray(config.runtime.ray_address)
-        cpus = ray.cluster_resources().get("CPU", 1.0)
+        cpus = cluster_resources().get("CPU", 1.0)
         self._workers = config.runtime.workers or max(1, min(MAX_WORKERS, int(cpus)))
         gpu = _wants_gpu(config)
         self._gpus = learner_gpus(config) if gpu else 0.0
-        check_needs(crew_needs(config, gpu, self._workers))
+        check_needs(component_needs(config, gpu, self._workers))
         if len(alive_nodes()) > 1:
             place, setting = config.output.storage or FeatureCache.open(config.runtime.cache).folder, "--cache"
             check_storage(
@@ -72,65 +74,60 @@ class RayRuntime:
 
     def map_chunks(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkResult]:
         """Encode chunks on workers, a few under way on each; results come as they are done."""
-        group = self._workers_for("build_encoder", components.settings_json(self._config), "featurizing worker")
+        config = self._config
+        packet = pack([config.model, config.runtime.threads])
+
+        def spawn() -> Any:
+            return self._spawn(build.build_encoder, packet, "view worker", gpus=self._gpu_share())
+
+        most = config.runtime.workers_max or self._workers
+        group = WorkerGroup(spawn, self._workers, most, "featurizing worker", config.runtime.timeout)
         try:
-            for _, result in group.imap("encode_chunk", ([task] for task in tasks)):
+            for _, result in group.imap(ChunkEncoder.encode_chunk, ((task,) for task in tasks)):
                 yield result
         finally:
             for worker in group.actors:
                 self._actors.remove(worker)
             group.close()
 
-    def _workers_for(self, factory: str, argument: Any, what: str) -> WorkerGroup:
-        def spawn() -> Any:
-            return self._spawn(factory, [argument], "view worker", gpus=self._gpu_share())
+    # -- components ----------------------------------------------------------------------------------------------------
 
-        most = self._config.runtime.workers_max or self._workers
-        return WorkerGroup(spawn, self._workers, most, what, self._config.runtime.timeout)
-
-    # -- the crew ------------------------------------------------------------------------------------------------------
-
-    def crew(
-        self,
-        settings: str,
-        pool: components.PoolSource,
-        learner: components.LearnerInput,
-        oracle: components.OracleInput,
-        views: components.ViewInput | None,
-    ) -> Crew:
-        config = self._config
-        reader = self._shards(pool)
-        learner_actor = self._spawn("build_learner", [learner], "learner", [reader], self._gpus)
-        sampler_actor = self._spawn("build_sampler", [settings], "sampler", [reader])
-        answering: Handle
-        if config.labels.oracle == "shared":
-            from psp_ray.actors.oracle import connect_shared
-
-            answering = connect_shared(config, oracle)
-        else:
-            answering = ActorHandle("oracle", self._spawn("build_oracle", [oracle], "oracle"), config.runtime.timeout)
-        labeler = None
-        if config.selftrain.self_training != "none":
-            extra: list[Any] = [reader]
-            if views is not None:
-                extra.append(RemoteViews(self._view_workers(views), config.runtime.timeout))
-                extra.append(views.store)
-            labeler_actor = self._spawn("build_pseudo_labeler", [settings], "pseudo-labeler", extra)
-            labeler = ActorHandle("pseudo-labeler", labeler_actor, config.runtime.timeout)
-        return Crew(
-            oracle=answering,
-            sampler=ActorHandle("sampler", sampler_actor, config.runtime.timeout),
-            learner=ActorHandle("learner", learner_actor, config.runtime.timeout),
+    def components(self, given: ComponentInputs) -> Components:
+        reader = self._shards(given.pool)
+        learner = self._spawn(build.build_learner, pack([given.learner]), "learner", [reader], self._gpus)
+        sampler = self._spawn(build.build_sampler, pack([given.sampler]), "sampler", [reader])
+        oracle = self._label_source(given.oracle)
+        labeler = None if given.pseudo_labeler is None else self._pseudo_labeler(given.pseudo_labeler, reader)
+        timeout = self._config.runtime.timeout
+        return Components(
+            oracle=oracle,
+            sampler=RaySampler(ActorHandle("sampler", sampler, timeout)),
+            learner=RayPromptLearner(ActorHandle("learner", learner, timeout)),
             pseudo_labeler=labeler,
         )
 
-    def _view_workers(self, views: components.ViewInput) -> list[Any]:
-        most = max(self._workers, self._config.runtime.workers_max or 0)
-        return [self._spawn("build_view_encoder", [views], "view worker", gpus=self._gpu_share()) for _ in range(most)]
+    def _label_source(self, given: OracleInput) -> LabelSource:
+        if given.settings.oracle == "shared":
+            return connect_shared(self._config, given)
+        actor = self._spawn(build.build_oracle, pack([given]), "oracle")
+        return RayLabelSource(ActorHandle("oracle", actor, self._config.runtime.timeout))
 
-    def _shards(self, source: components.PoolSource) -> ShardedPool:
+    def _pseudo_labeler(self, given: PseudoLabelerInput, reader: ShardedPool) -> RayPseudoLabeler:
+        extra: list[Any] = [reader]
+        if given.views is not None:
+            extra.append(RemoteViews(self._view_workers(given.views), self._config.runtime.timeout))
+            given = replace(given, views=None)  # the workers have them
+        actor = self._spawn(build.build_pseudo_labeler, pack([given]), "pseudo-labeler", extra)
+        return RayPseudoLabeler(ActorHandle("pseudo-labeler", actor, self._config.runtime.timeout))
+
+    def _view_workers(self, views: ViewInput) -> list[Any]:
+        most = max(self._workers, self._config.runtime.workers_max or 0)
+        packet, share = pack([views]), self._gpu_share()
+        return [self._spawn(build.build_view_encoder, packet, "view worker", gpus=share) for _ in range(most)]
+
+    def _shards(self, source: PoolSource) -> ShardedPool:
         pool = source.open()
-        starts = components.first_blocks(pool.n, self._config.runtime.shards)
+        starts = first_blocks(pool.n, self._config.runtime.shards)
         ends = [*starts[1:], pool.n_blocks]
         shards = [
             ray.remote(PoolShard)
@@ -147,14 +144,20 @@ class RayRuntime:
         return ShardedPool(PoolShape(pool.n, pool.dim, pool.n_views, starts), shards, self._config.runtime.timeout)
 
     def _spawn(
-        self, factory: str, arguments: list[Any], role: str, extra: list[Any] | None = None, gpus: float = 0.0
+        self,
+        factory: Callable[..., object],
+        packet: Packet,
+        role: str,
+        extra: list[Any] | None = None,
+        gpus: float = 0.0,
     ) -> Any:
+        """An actor that hosts what `factory` builds from the packed arguments, and `extra` that Ray has to carry."""
         # A worker keeps no state: one that a pre-empted node took along starts again elsewhere.
         lasting = {"max_restarts": 3, "max_task_retries": 3} if role == "view worker" else {}
         actor = (
             ray.remote(ComponentActor)
             .options(num_cpus=_cpus(self._config, role), num_gpus=gpus, **lasting)
-            .remote(f"psp_ray.run.build:{factory}", pack(arguments), self._config.runtime.threads, extra)
+            .remote(factory_name(factory), packet, self._config.runtime.threads, extra)
         )
         self._actors.append(actor)
         return actor
@@ -178,11 +181,11 @@ class RemoteViews:
         if self._group is None:
             handles = iter(self._workers)
             self._group = WorkerGroup(lambda: next(handles), len(self._workers), 0, "view worker", self._timeout)
-        done = dict(self._group.imap("encode_piece", ([piece, round] for piece in pieces)))
+        done = dict(self._group.imap(ViewEncoder.encode_piece, ((piece, round) for piece in pieces)))
         return [done[place] for place in range(len(pieces))]
 
 
-def crew_needs(config: Config, gpu: bool, workers: int = 1) -> list[Need]:
+def component_needs(config: Config, gpu: bool, workers: int = 1) -> list[Need]:
     """What the actors of a run ask for, known before any starts. `gpu`: the run uses one."""
     share = learner_gpus(config) if gpu else 0.0
     needs = [
@@ -218,4 +221,4 @@ def _cpus(config: Config, role: str) -> float:
 def _wants_gpu(config: Config) -> bool:
     if config.model.device.startswith("cuda"):
         return True
-    return config.model.device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0
+    return config.model.device == "auto" and cluster_resources().get("GPU", 0.0) > 0

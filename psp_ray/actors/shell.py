@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
@@ -16,6 +16,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from psp_ray.actors.transport import Packet, pack, unpack
 from psp_ray.core.errors import ResourceError, UserError
 from psp_ray.core.threads import limit_threads
+
+C = TypeVar("C")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ComponentActor:
@@ -45,28 +49,38 @@ class ComponentActor:
 
 
 @dataclass
-class RayFuture:
+class RayFuture(Generic[T]):
     """A call under way on an actor."""
 
-    reference: ray.ObjectRef
+    reference: ray.ObjectRef[Any]
     what: str
     timeout: float
     seconds: float = 0.0
 
-    def result(self) -> Any:
+    def result(self) -> T:
         packet, self.seconds = wait_for(self.reference, self.what, self.timeout)
-        return unpack(packet)
+        value: T = unpack(packet)
+        return value
 
 
-class ActorHandle:
-    """Calls a component that lives in a `ComponentActor`."""
+class ActorHandle(Generic[C]):
+    """Calls a component of class `C` that lives in a `ComponentActor`."""
 
     def __init__(self, name: str, actor: Any, timeout: float):
         self.name, self.actor, self.timeout = name, actor, timeout
 
-    def submit(self, method: str, *args: Any) -> RayFuture:
-        reference = self.actor.call.remote(method, pack(list(args)))
-        return RayFuture(reference, f"{self.name}.{method}", self.timeout)
+    def ask(self, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> RayFuture[T]:
+        """Start `method`, named as the class has it (`LearnerComponent.learn`), so that types are checked; positional
+        arguments only."""
+        if kwargs:
+            raise TypeError(f"{self.name}.{method.__name__}: give arguments by position")
+        reference = self.actor.call.remote(method.__name__, pack(list(args)))
+        return RayFuture(reference, f"{self.name}.{method.__name__}", self.timeout)
+
+
+def factory_name(factory: Callable[..., Any]) -> str:
+    """How a `ComponentActor` is told of a module's function."""
+    return f"{factory.__module__}:{factory.__qualname__}"
 
 
 def wait_for(reference: Any, what: str, timeout: float) -> Any:

@@ -1,8 +1,8 @@
 """What crosses an actor boundary: Arrow tables and small typed records, nothing else.
 
 A record is a dataclass of `psp_ray` whose fields are numbers, strings, lists of them, arrays, Arrow tables, state
-dictionaries or further records. `pack` turns it into a `Packet`: its plain fields plus one Arrow table with a row per
-array. Ray ships Arrow buffers without copying them within a node.
+dictionaries, settings or further records. `pack` turns it into a `Packet`: its plain fields plus one Arrow table with
+a row per array. Ray ships Arrow buffers without copying them within a node.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
+
+from psp_ray.config.base import Settings
 
 _ALIGNMENT = 64
 _SCALARS = (str, int, float, bool, type(None))
@@ -36,12 +39,12 @@ class Packet:
 
 
 def pack(value: Any) -> Packet:
-    """Pack a record, a state dictionary, a plain value or a list of such.
+    """Pack a record, settings, a state dictionary, a plain value or a list of such.
 
     Raises:
         TypeError: the value holds something that may not cross an actor boundary.
     """
-    rows: list[np.ndarray] = []
+    rows: list[NDArray[Any]] = []
     tree = _flatten(value, rows)
     arrays = pa.table(
         {
@@ -73,12 +76,12 @@ def unpack(packet: Packet) -> Any:
     return _restore(packet.tree, arrays)
 
 
-def _padded(row: np.ndarray) -> bytes:
+def _padded(row: NDArray[Any]) -> bytes:
     """The array's bytes, padded so that the next row starts on a cache line: sums may depend on alignment."""
     return row.tobytes() + bytes(-row.nbytes % _ALIGNMENT)
 
 
-def _flatten(value: Any, rows: list[np.ndarray]) -> Any:
+def _flatten(value: Any, rows: list[NDArray[Any]]) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (_SCALARS, pa.Table)):
@@ -95,13 +98,15 @@ def _flatten(value: Any, rows: list[np.ndarray]) -> Any:
             return ("list", list(value))  # long lists of names: skip the walk
         return ("list", [_flatten(item, rows) for item in value])
     kind = type(value)
+    if isinstance(value, Settings) and kind.__module__.split(".")[0] == "psp_ray":
+        return ("settings", f"{kind.__module__}:{kind.__qualname__}", value.model_dump(mode="json"))
     if is_dataclass(value) and kind.__module__.split(".")[0] == "psp_ray":
         content = {field.name: _flatten(getattr(value, field.name), rows) for field in fields(value)}
         return ("record", f"{kind.__module__}:{kind.__qualname__}", content)
     raise TypeError(f"{kind.__name__} may not cross an actor boundary; make it a record or an Arrow table")
 
 
-def _restore(tree: Any, arrays: list[np.ndarray]) -> Any:
+def _restore(tree: Any, arrays: list[NDArray[Any]]) -> Any:
     if not isinstance(tree, tuple):
         return tree
     if tree[0] == "array":
@@ -113,4 +118,7 @@ def _restore(tree: Any, arrays: list[np.ndarray]) -> Any:
     module, _, name = tree[1].partition(":")
     if module.split(".")[0] != "psp_ray":
         raise TypeError(f"record of foreign module {module}")
-    return getattr(import_module(module), name)(**{key: _restore(item, arrays) for key, item in tree[2].items()})
+    kind = getattr(import_module(module), name)
+    if tree[0] == "settings":
+        return kind(**tree[2])
+    return kind(**{key: _restore(item, arrays) for key, item in tree[2].items()})

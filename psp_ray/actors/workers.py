@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import ray
 
 from psp_ray.actors.shell import naming
 from psp_ray.actors.transport import pack, unpack
 from psp_ray.core.errors import ResourceError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 AHEAD = 2
 """Calls under way on each worker: the next one waits beside it while one is worked on."""
@@ -28,8 +31,13 @@ class WorkerGroup:
         self._starting: dict[Any, Any] = {actor.ping.remote(): actor for actor in self.actors}
         self._ready: list[Any] = []
 
-    def imap(self, method: str, items: Iterable[list[Any]]) -> Iterator[tuple[int, Any]]:
-        """(place of the item, result) of `method` for each list of arguments, as they are done.
+    @property
+    def up(self) -> int:
+        """How many have started."""
+        return len(self._ready)
+
+    def imap(self, method: Callable[[Any, *Ts], T], items: Iterable[tuple[*Ts]]) -> Iterator[tuple[int, T]]:
+        """(place of the item, result) of the component's `method` for each tuple of arguments, as they are done.
 
         Raises:
             UserError: what a worker raised. ResourceError: no worker came up or answered in time.
@@ -46,7 +54,7 @@ class WorkerGroup:
                         exhausted = True
                         break
                     place, arguments = following
-                    under_way[actor.call.remote(method, pack(arguments))] = (actor, place)
+                    under_way[actor.call.remote(method.__name__, pack(list(arguments)))] = (actor, place)
                     load[actor] += 1
             if exhausted and not under_way:
                 return
@@ -66,6 +74,11 @@ class WorkerGroup:
                 actor, place = under_way.pop(reference)
                 load[actor] -= 1
                 yield place, unpack(value[0])
+
+    @property
+    def ready(self) -> int:
+        """Workers that are up."""
+        return len(self._ready)
 
     def close(self) -> None:
         for actor in self.actors:

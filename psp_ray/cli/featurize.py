@@ -15,6 +15,7 @@ from psp_ray.run.resolve import resolve
 @setting_options
 def featurize(config_file: str | None, **given: Any) -> None:
     """Encode a data set's images into the feature cache, ahead of runs."""
-    from psp_ray.run.command import featurize_only
+    from psp_ray.actors.opening import open_runtime
+    from psp_ray.run.featurizing import featurize_only
 
-    featurize_only(resolve(given, config_file))
+    featurize_only(resolve(given, config_file), open_runtime=open_runtime)

@@ -10,64 +10,36 @@ from typing import Any
 import click
 
 from psp_ray.cli.options import HIDDEN_KEYS
-from psp_ray.config.kinds import ALIGNMENTS, INDICATORS, PRIORS, PSEUDO_SOURCES, REWARDS
-from psp_ray.core.registry import Registry
+from psp_ray.core.registry import Entry, Registry
 
 
 @dataclass(frozen=True)
 class Line:
-    """A name, what it is, and its source: a paper, an equation, a file; empty where nothing is known."""
+    """A name, what it is, and its source: a paper, an equation, a file, a section."""
 
     name: str
     about: str = ""
     source: str = ""
 
 
-def strategies() -> Iterator[Line]:
-    """Acquisition functions, and wrappers to put behind a plus sign."""
+def registries() -> dict[str, Registry[Any]]:
+    """What is kept in registries, by the kind's name on the command line. Nothing of them is imported yet."""
     from psp_ray.acquisition.base import STRATEGIES, WRAPPERS
-
-    yield from registered(STRATEGIES)
-    yield from registered(WRAPPERS, "+")
-
-
-def rewards() -> Iterator[Line]:
-    """What the policy is paid for (--reward-gap)."""
-    yield from registered(REWARDS)
-
-
-def indicators() -> Iterator[Line]:
-    """Indicators of a draw in the reward (--ms)."""
-    yield from registered(INDICATORS)
-
-
-def alignments() -> Iterator[Line]:
-    """How Q and its shorter target are aligned (--align)."""
-    yield from registered(ALIGNMENTS)
-
-
-def priors() -> Iterator[Line]:
-    """What is added to the policy's log odds (--prior)."""
-    yield from registered(PRIORS)
-
-
-def pseudo_sources() -> Iterator[Line]:
-    """Whose labels self-training learns from (--pseudo-source)."""
-    yield from registered(PSEUDO_SOURCES)
-
-
-def annotators() -> Iterator[Line]:
-    """Where labels come from (--oracle)."""
+    from psp_ray.config import kinds
+    from psp_ray.data.registry import DATASETS
     from psp_ray.labels.annotators.base import ANNOTATORS
 
-    yield from registered(ANNOTATORS)
-
-
-def datasets() -> Iterator[Line]:
-    """Data sets with a name; folders and manifests go by their path."""
-    from psp_ray.data.registry import DATASETS
-
-    yield from registered(DATASETS)
+    return {
+        "strategies": STRATEGIES,
+        "wrappers": WRAPPERS,
+        "rewards": kinds.REWARDS,
+        "alignments": kinds.ALIGNMENTS,
+        "indicators": kinds.INDICATORS,
+        "priors": kinds.PRIORS,
+        "pseudo-sources": kinds.PSEUDO_SOURCES,
+        "annotators": ANNOTATORS,
+        "datasets": DATASETS,
+    }
 
 
 def models() -> Iterator[Line]:
@@ -98,39 +70,46 @@ def settings() -> Iterator[Line]:
             yield Line(key, info.description or "", section_of(key))
 
 
-KINDS: dict[str, Callable[[], Iterator[Line]]] = {
-    "strategies": strategies,
-    "rewards": rewards,
-    "indicators": indicators,
-    "alignments": alignments,
-    "priors": priors,
-    "pseudo-sources": pseudo_sources,
-    "annotators": annotators,
-    "datasets": datasets,
-    "models": models,
-    "presets": presets,
-    "settings": settings,
-}
+OTHERS: dict[str, Callable[[], Iterator[Line]]] = {"models": models, "presets": presets, "settings": settings}
+KINDS = (
+    "strategies",
+    "wrappers",
+    "rewards",
+    "alignments",
+    "indicators",
+    "priors",
+    "pseudo-sources",
+    "annotators",
+    "datasets",
+    *OTHERS,
+)
 
 
-def registered(registry: Registry[Any], prefix: str = "") -> Iterator[Line]:
-    """A line for each entry, with its source or else its file, and one for each file that can't be imported."""
-    for entry in registry:
-        module = getattr(entry.value, "__module__", "")
-        yield Line(prefix + entry.name, entry.summary, entry.source or module.replace(".", "/") + ".py")
-    for broken in registry.broken:
-        yield Line(prefix + broken.name, f"can't be imported: {broken.reason}", broken.place)
+def lines_of(kind: str) -> list[Line]:
+    """All names of a kind, and files of it that can't be imported."""
+    if kind in OTHERS:
+        return list(OTHERS[kind]())
+    registry = registries()[kind]
+    broken = [Line(item.name, f"can't be imported: {item.reason}", item.place) for item in registry.broken]
+    return [*(_line(entry) for entry in registry), *broken]
+
+
+def _line(entry: Entry[Any]) -> Line:
+    """An entry; one that names no paper or equation comes from its file."""
+    file = str(getattr(entry.value, "__module__", "")).replace(".", "/") + ".py"
+    return Line(entry.name, entry.summary, entry.source or file)
 
 
 @click.command("list", help=f"Names that can be chosen: {', '.join(KINDS)}.")
 @click.option("--json", "as_json", is_flag=True, help="the same as JSON")
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind", type=click.Choice(KINDS))
 def list_command(kind: str, as_json: bool) -> None:
-    lines = list(KINDS[kind]())
+    lines = lines_of(kind)
     if as_json:
         click.echo(json.dumps([asdict(line) for line in lines], indent=2, ensure_ascii=False))
-        return
-    width = max((len(line.name) for line in lines), default=0)
-    for line in lines:
-        source = f"  [{line.source}]" if line.source else ""
-        click.echo(f"{line.name:{width}}  {line.about}{source}".rstrip())
+    else:
+        width = max((len(line.name) for line in lines), default=0)
+        for line in lines:
+            click.echo(f"{line.name:{width}}  {line.about}  [{line.source}]")
+    for broken in [] if kind in OTHERS else registries()[kind].broken:
+        click.echo(f"warning: {broken.place} can't be imported ({broken.reason}); mend or remove that file", err=True)

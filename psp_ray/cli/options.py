@@ -30,7 +30,7 @@ class SettingsCommand(click.Command):
     """A command whose help lists its own options first, then the settings, section by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {"": []} | {name: [] for name in SECTIONS}
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("", *SECTIONS)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:

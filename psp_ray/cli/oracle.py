@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -38,21 +38,13 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-class Cap(click.ParamType):
-    """A number, or none (infinity) to lift a cap."""
+def _cap(kind: click.IntRange | click.FloatRange) -> Callable[[str], float]:
+    """Reads a number of a kind, or none (infinity) to lift a cap."""
 
-    name = "cap"
+    def read(text: str) -> float:
+        return math.inf if text.strip().lower() == "none" else float(cast(Any, kind).convert(text, None, None))
 
-    def __init__(self, whole: bool):
-        self._kind = click.IntRange(min=0) if whole else click.FloatRange(min=0)
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> float:
-        if str(value).strip().lower() == "none":
-            return math.inf
-        return float(self._kind.convert(value, parameter, context))
-
-    def get_metavar(self, param: Any, ctx: Any = None) -> str:
-        return "N|none"
+    return read
 
 
 @oracle.command()
@@ -64,8 +56,13 @@ class Cap(click.ParamType):
     metavar="URL",
     help="default: PSP_RAY_LEDGER; SQLite file (on the node of the actor) or database URL",
 )
-@click.option("--label-cap", type=Cap(True), help="most labels that all experiments together may buy; none lifts it")
-@click.option("--cost-cap", type=Cap(False), help="most that these may cost")
+@click.option(
+    "--label-cap",
+    type=_cap(click.IntRange(min=0)),
+    metavar="N|none",
+    help="most labels that all experiments together may buy; none lifts it",
+)
+@click.option("--cost-cap", type=_cap(click.FloatRange(min=0)), metavar="X|none", help="most that these may cost")
 @click.option("--annotators", metavar="FILE", help="YAML file of simulated annotators; default: the true labels")
 @click.option("--ray-address", help="Ray cluster; default: RAY_ADDRESS, else the one on this machine")
 def start(

@@ -32,7 +32,7 @@ def predict(
     if out is None:
         click.echo(text, nl=False)
     else:
-        from psp_ray.run.command import write_user_file
+        from psp_ray.run.folder import write_user_file
 
         write_user_file(Path(out), text)
         click.echo(f"{len(predictions)} predictions in {out}", err=True)

@@ -195,7 +195,8 @@ class TextTower:
             out = self.model.encode_text(ids)
         finally:
             handle.remove()
-        return out[0] if isinstance(out, tuple) else out
+        embeddings: Tensor = out[0] if isinstance(out, tuple) else out
+        return embeddings
 
     def bytes_per_token(self) -> int:
         """Activations autograd keeps per token: about 11 widths per block (inputs of norms and attention, MLP)."""

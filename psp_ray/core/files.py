@@ -92,6 +92,12 @@ def _ordered_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+def files_under(folder: Path) -> dict[str, Path]:
+    """Every file below `folder` by its name relative to it, in order; hidden ones are left out."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
 def read_tensors(path: Path) -> StateDict:
     return dict(load_file(path))
 

@@ -55,7 +55,8 @@ def uniform(seed: int, purpose: str, keys: UInt64Array, *, round: int = 0, draw:
 
 def normal(seed: int, purpose: str, keys: UInt64Array, *, round: int = 0, draw: int = 0) -> Float64Array:
     """Standard normal draws by inversion, float64, shape (n,)."""
-    return ndtri(uniform(seed, purpose, keys, round=round, draw=draw))
+    draws: Float64Array = ndtri(uniform(seed, purpose, keys, round=round, draw=draw))
+    return draws
 
 
 def gumbel(seed: int, purpose: str, keys: UInt64Array, *, round: int = 0, draw: int = 0) -> Float64Array:

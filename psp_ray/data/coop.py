@@ -148,7 +148,7 @@ def register_coop(
 ) -> Adapter:
     """Register a data set in CoOp's layout: `DATA_ROOT/folder/images` and `DATA_ROOT/folder/split_file`."""
 
-    @register_dataset(name)
+    @register_dataset(name, summary=f"`{folder}` in CoOp's layout, with the parts of {Path(split_file).name}.")
     def load(request: Request) -> Dataset:
         root = named_folder(request, folder)
         require_folder(request, root / images)

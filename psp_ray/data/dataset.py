@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Int32Array
+from psp_ray.data.embedded.source import EmbeddingSource
 
 PARTS = ("pool", "val", "test")
 DEFAULT_TEMPLATES = ["a photo of a {}."]
@@ -43,6 +44,8 @@ class Dataset:
     """Whether a mirrored image still shows its class (false for digits and other writing)."""
     descriptions: dict[str, list[str]] = field(default_factory=dict)
     """Phrases by class name, where the user gave some with the class names."""
+    embeddings: EmbeddingSource | None = None
+    """Where the rows' embeddings lie, in a data set that brings them in place of images."""
 
     @property
     def prompt_names(self) -> list[str]:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.words import did_you_mean
+from psp_ray.data.adapters.embedded import load_embedded
 from psp_ray.data.adapters.folder import load_folder
 from psp_ray.data.adapters.listed import load_listed
-from psp_ray.data.classes import read_classes
+from psp_ray.data.classes import ClassList, read_classes
 from psp_ray.data.coop import load_split_folder
 from psp_ray.data.dataset import Dataset
+from psp_ray.data.embedded.layouts import has_embeddings
 from psp_ray.data.images import ImageError, check_header
 from psp_ray.data.manifest import is_manifest
 from psp_ray.data.own import excluding, with_test
@@ -26,16 +28,19 @@ def load_dataset(
     classes: str | None = None,
     test: str | None = None,
     exclude: str | None = None,
+    named: ClassList | None = None,
 ) -> Dataset:
     """Find and list a data set; reads file names and split files, and opens images until one proves readable.
 
     Args:
-        dataset: the name of a registered data set, a folder, `FOLDER:SPLIT.json`, or a CSV or Parquet manifest.
+        dataset: the name of a registered data set, a folder, `FOLDER:SPLIT.json`, a CSV or Parquet manifest, or
+            embeddings (see `psp_ray.data.adapters.embedded`).
         data_root: the folder that holds the folders of named data sets.
         split: a CoOp-format split file; with a named data set it takes the place of its own.
         classes: class names, or a file of them (see `psp_ray.data.classes`).
         test: labeled test images: a folder of class folders, or a manifest.
         exclude: a file that lists images to leave out.
+        named: class names for data that names none itself (those of `--class-embeddings`).
 
     Raises:
         DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file,
@@ -52,13 +57,15 @@ def load_dataset(
         split=None if split is None else Path(split).expanduser(),
         classes=None if classes is None else read_classes(classes),
         has_test=test is not None,
+        named=named,
     )
     loaded = find_adapter(request)(request)
     if test is not None:
         loaded = with_test(loaded, test)
     if exclude is not None:
         loaded = excluding(loaded, exclude)
-    _require_readable(loaded)
+    if loaded.embeddings is None:
+        _require_readable(loaded)
     return loaded
 
 
@@ -90,13 +97,17 @@ def find_adapter(request: Request) -> Adapter:
         raise DatasetError(f"dataset {name!r} brings its own class names; drop --classes")
     if name in DATASETS:
         return DATASETS.find(name)
+    folder = Path(name).expanduser()
+    if folder.exists() and has_embeddings(name):
+        return load_embedded
     if is_manifest(name):
         return load_listed
-    folder = Path(name).expanduser()
     if folder.is_dir():
         return load_split_folder if request.split is not None else load_folder
     if folder.exists():
-        raise DatasetError(f"dataset {name!r} is a file; give a folder, or a manifest: .csv or .parquet")
+        raise DatasetError(
+            f"dataset {name!r} is a file of another kind; give a folder, or a .csv, .parquet, .arrow or .npz file"
+        )
     if "/" in name or "\\" in name or name.startswith((".", "~")):
         raise DatasetError(f"dataset folder {name!r} does not exist; check the path")
     if any(broken.name == name for broken in DATASETS.broken):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import posixpath
 import re
@@ -22,29 +21,20 @@ import pyarrow.parquet as pq
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import DatasetError
 from psp_ray.data.classes import ClassList
+from psp_ray.data.columns import (
+    ID_COLUMNS,
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    PART_OF,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    class_label_names,
+    locate,
+)
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.images import is_url, read_file
 from psp_ray.data.parts import stratified_parts
 
-PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "url")
-IMAGE_COLUMNS = ("image", "img", "picture", "bytes")
-LABEL_COLUMNS = ("label", "class", "category", "labels", "fine_label", "class_name")
-SPLIT_COLUMNS = ("split", "part", "subset")
-ID_COLUMNS = ("sample_id", "id")
-PART_OF = {
-    "": "pool",
-    "train": "pool",
-    "training": "pool",
-    "pool": "pool",
-    "unlabeled": "pool",
-    "unlabelled": "pool",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 
 
@@ -130,7 +120,7 @@ def _from_csv(name: str, data: bytes, base: str) -> Rows:
         if not place:
             raise DatasetError(f"{name}:{reader.line_num}: no path; fill it in or remove the line")
         rows.ids.append((record[ident] or "").strip() or place if ident else place)
-        rows.paths.append(_locate(place, base))
+        rows.paths.append(locate(place, base))
         rows.images.append(None)
         rows.labels.append((record[label] or "").strip() if label else "")
         rows.splits.append((record[split] or "").strip() if split else "")
@@ -170,7 +160,7 @@ def from_tables(source: str, tables: Sequence[tuple[str, pa.Table]], base: str) 
             found = ", ".join(table.column_names) or "none"
             raise DatasetError(f"{source}: no column 'path' or 'image' (columns: {found}); add one")
         rows.has_splits |= split is not None
-        names = _class_label_names(table.schema, label)
+        names = class_label_names(table.schema, label)
         rows.class_names = rows.class_names or names
         pictures: list[Any] = [None] * table.num_rows if image is None else table[image].to_pylist()
         places = [None] * table.num_rows if path is None else table[path].to_pylist()
@@ -187,7 +177,7 @@ def from_tables(source: str, tables: Sequence[tuple[str, pa.Table]], base: str) 
             if picture is None and not place:
                 raise DatasetError(f"{source}:{number}: neither a path nor an image; remove the row")
             rows.images.append(picture)
-            rows.paths.append(None if picture is not None else _locate(str(place), base))
+            rows.paths.append(None if picture is not None else locate(str(place), base))
             rows.ids.append(str(name if name is not None else place or ""))
             known = names is not None and isinstance(text, int) and 0 <= text < len(names)
             rows.labels.append(names[text] if known and names is not None else "" if text in (None, -1) else str(text))
@@ -280,26 +270,8 @@ def _part(rows: Rows, row: int) -> str:
     return part
 
 
-def _locate(place: str, base: str) -> str:
-    if is_url(place):
-        return place
-    if is_url(base):
-        return posixpath.join(base, place.replace("\\", "/"))
-    return os.path.normpath(os.path.join(base, os.path.expanduser(place)))
-
-
 def _column(columns: Sequence[str], known: Sequence[str]) -> str | None:
     return next((name for name in known if name in columns), None)
-
-
-def _class_label_names(schema: pa.Schema, label: str | None) -> list[str] | None:
-    """Names of a `ClassLabel` feature, from the schema's metadata."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names: Any = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return [str(name) for name in names] if isinstance(names, list) and names else None
 
 
 # ---- folders of Parquet files ----------------------------------------------------------------------------------------

@@ -16,53 +16,17 @@ from psp_ray.core import noise
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Int32Array, Int64Array
-from psp_ray.core.words import normalize_name
-from psp_ray.data.classes import ClassList
+from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
 from psp_ray.data.dataset import MANIFEST_SCHEMA, Dataset, make_dataset
+from psp_ray.data.listing import image_files
 from psp_ray.data.manifest import (
-    ID_COLUMNS,
-    PATH_COLUMNS,
     Rows,
-    descriptions,
     is_manifest,
     read_manifest,
     require_local_files,
 )
 
 TEST_PREFIX = "test/"
-
-
-def load_pool_folder(folder: Path, files: list[tuple[str, ...]], classes: ClassList) -> Dataset:
-    """Images anywhere below a folder, nothing known about their classes: all are pool.
-
-    Raises:
-        DatasetError: no image; or sub-folders of which only some are classes.
-    """
-    if not files:
-        raise DatasetError(f"dataset folder {folder} holds no image file; give a folder of images")
-    name = Path(os.path.abspath(folder)).name or "folder"
-    ids = ["/".join(parts) for parts in files]
-    known = descriptions(classes)
-    return make_dataset(name, classes.names, ids, ["pool"] * len(ids), None, root=folder, descriptions=known)
-
-
-def sorted_by_class(folder: Path, files: list[tuple[str, ...]], classes: ClassList) -> bool:
-    """Whether the sub-folders are the classes given: all of them, or none.
-
-    Raises:
-        DatasetError: only some of them are.
-    """
-    names = {normalize_name(name) for name in classes.names}
-    tops = sorted({parts[0] for parts in files if len(parts) > 1})
-    strange = [top for top in tops if normalize_name(top) not in names]
-    if tops and not strange:
-        return True
-    if len(strange) < len(tops):
-        raise DatasetError(
-            f"dataset folder {folder}: sub-folder {strange[0]!r} is no class of {classes.source}, others are; rename "
-            "it, or move the images together if their labels are not known"
-        )
-    return False
 
 
 def with_test(dataset: Dataset, given: str) -> Dataset:
@@ -114,8 +78,6 @@ def _test_manifest(given: str) -> Rows:
 
 
 def _test_folder(given: str) -> Rows:
-    from psp_ray.data.adapters.folder import image_files
-
     folder = Path(given).expanduser()
     if not folder.is_dir():
         raise DatasetError(f"--test {given}: no such folder; give a folder of class folders, or a CSV or Parquet file")

@@ -18,13 +18,15 @@ from psp_ray.data.dataset import Dataset
 @dataclass(frozen=True)
 class Request:
     """What the user asked for: a name, folder or manifest, where named data sets live, a split file to go by, class
-    names, and whether the test images come from elsewhere."""
+    names, and whether the test images come from elsewhere. `named`: those of `--class-embeddings`, for data that names
+    no classes itself."""
 
     name: str
     data_root: Path | None = None
     split: Path | None = None
     classes: ClassList | None = None
     has_test: bool = False
+    named: ClassList | None = None
 
 
 Adapter = Callable[[Request], Dataset]

@@ -16,50 +16,13 @@ from safetensors import SafetensorError, safe_open
 
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.core.errors import DatasetError, ModelError
-from psp_ray.core.files import write_tensors
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
 from psp_ray.data.images import ImageError, center_view, decode, image_extensions
+from psp_ray.features.tower import load_image_tower
+from psp_ray.run.prompts import FORMAT, PROMPTS
 
-PROMPTS = "prompts.safetensors"
-FORMAT = "psp-ray-prompts-1"
 ImageSource = Union[str, "os.PathLike[str]", bytes]
-
-
-def save_prompts(
-    path: Path,
-    text: TextState,
-    contexts: Float32Array,
-    classes: Sequence[str],
-    backbone: dict[str, Any],
-    spec: BackboneSpec,
-    provenance: dict[str, Any],
-    temperature: float = 1.0,
-) -> None:
-    """Write everything that prediction needs into one safetensors file.
-
-    Tensors: `class_embeddings` (C, d) L2-normalized, `contexts`, `logit_scale` (), `temperature` (): probabilities are
-    `softmax(logit_scale / temperature * cos)`. The header's metadata holds the
-    class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
-    """
-    tensors = {
-        "class_embeddings": text.features.astype(np.float32),
-        "contexts": contexts.astype(np.float32),
-        "logit_scale": np.asarray(text.logit_scale, np.float32),
-        "temperature": np.asarray(temperature, np.float32),
-    }
-    checkpoint = None if spec.checkpoint is None else os.path.abspath(spec.checkpoint)
-    metadata = {
-        "format": FORMAT,
-        "classes": json.dumps(list(classes), ensure_ascii=False),
-        "model": spec.model,
-        "checkpoint": json.dumps(checkpoint),
-        "image_size": json.dumps(backbone["image_size"][0]),
-        "weights_hash": str(backbone["weights_hash"]),
-        "backbone": json.dumps(backbone, default=str),
-        "provenance": json.dumps(provenance, default=str),
-    }
-    write_tensors(path, tensors, metadata)
 
 
 @dataclass(frozen=True)
@@ -105,8 +68,6 @@ class Classifier:
             raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
         if metadata.get("format") != FORMAT:
             raise ModelError(f"{path}: not written by psp-ray, or by a newer version of it")
-        from psp_ray.run.build import load_image_tower
-
         spec = BackboneSpec(
             model=metadata["model"],
             checkpoint=checkpoint or json.loads(metadata["checkpoint"]),

@@ -157,6 +157,11 @@ class FeatureStore:
     def schema(self) -> pa.Schema:
         return schema_of(self.column, self.width)
 
+    @property
+    def n_segments(self) -> int:
+        """Segments taken up so far."""
+        return len(self._names)
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:

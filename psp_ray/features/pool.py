@@ -75,6 +75,12 @@ class CachedPool:
         """Features (k, d) at `positions`, in the order asked for."""
         return self._gather(self.features, np.asarray(positions, np.int64))
 
+    def views_at(self, positions: Int64Array) -> Float16Array:
+        """Views (k, L * d) at `positions`, those of a sample one behind the other. Raises ValueError without views."""
+        if self.views is None:
+            raise ValueError("this pool has no views")
+        return self._gather(self.views, np.asarray(positions, np.int64))
+
     def _gather(self, store: FeatureStore, which: slice | Int64Array) -> Float16Array:
         places = self._places.get(store.column)
         if places is None:

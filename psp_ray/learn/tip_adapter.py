@@ -86,7 +86,7 @@ def tip_adapter_f(features: Float32Array, labels: NDArray[Any], text: TextState,
                 zero_shot[batch] + start.alpha * (affinity @ values), target[batch]
             )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     return replace(start, keys=keys.detach().numpy())

@@ -280,7 +280,8 @@ def label_gap(text: TextState, features: np.ndarray, labels: Int32Array) -> Floa
         return np.zeros(0, np.float32)
     cosines = similarities(text, features)
     own = cosines[np.arange(len(labels)), labels]
-    return (cosines.max(axis=1) - own).astype(np.float32)
+    gap: Float32Array = (cosines.max(axis=1) - own).astype(np.float32)
+    return gap
 
 
 def _accuracy(scores: Float32Array, labels: Int32Array) -> float:

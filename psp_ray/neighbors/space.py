@@ -76,7 +76,7 @@ def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None)
 
 def fit_blocks(n_blocks: int) -> list[int]:
     """Indices of at most `FIT_BLOCKS` evenly spaced blocks."""
-    return np.unique(np.linspace(0, n_blocks - 1, min(n_blocks, FIT_BLOCKS)).astype(int)).tolist()
+    return [int(block) for block in np.unique(np.linspace(0, n_blocks - 1, min(n_blocks, FIT_BLOCKS)).astype(int))]
 
 
 def subset(pool: PoolReader, positions: Int64Array, limit: int, purpose: str, *, round: int = 0) -> Int64Array:

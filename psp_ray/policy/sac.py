@@ -193,7 +193,7 @@ def next_values(agent: Agent, lesson: Lesson, index: int) -> Tensor:
 
 def _count(agent: Agent, view: PoolView, index: int) -> int:
     span = agent.reader.inside(view.unlabeled, index)
-    return span.stop - span.start
+    return int(span.stop - span.start)
 
 
 # -- J_Q -------------------------------------------------------------------------------------------------------------

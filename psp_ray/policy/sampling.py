@@ -45,7 +45,8 @@ def log_probabilities(logits: Float64Array, normalizer: float, n: int, audit_fra
     log_a = np.asarray(logits, np.float64) - normalizer
     if audit_fraction == 0:
         return log_a
-    return np.logaddexp(np.log1p(-audit_fraction) + log_a, np.log(audit_fraction) - np.log(n))
+    mixed: Float64Array = np.logaddexp(np.log1p(-audit_fraction) + log_a, np.log(audit_fraction) - np.log(n))
+    return mixed
 
 
 Blocks = Iterable[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]

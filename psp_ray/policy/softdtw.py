@@ -86,7 +86,7 @@ def _forward(x: Float64Array, y: Float64Array, gamma: float, width: int, path: F
             if total > 1.0:
                 left -= gamma * np.log(total)
             path[i + 1, column] = left
-    return path[n, m - (0 if width < 0 else n - 1 - width)]
+    return float(path[n, m - (0 if width < 0 else n - 1 - width)])
 
 
 def _backward(
@@ -206,7 +206,7 @@ class _SoftDTW(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         grad_x, grad_y = ctx.saved_tensors
         return grad * grad_x, grad * grad_y, None, None
 

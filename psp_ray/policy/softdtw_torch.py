@@ -86,7 +86,7 @@ class _Wavefront(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, y, gamma = ctx.saved_tensors
         paths, spans, shape = ctx.paths, ctx.spans, ctx.shape
         xs, flipped, scale = x.detach().double(), y.detach().double().flip(1), gamma.double()[:, None]

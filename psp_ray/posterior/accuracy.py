@@ -8,7 +8,7 @@ labels, judged on that part. With a part of the labels missing this errs on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -23,14 +23,14 @@ FEWEST_DRAWS = 5.0
 """Estimates from a smaller effective number of draws aren't shown or extrapolated: they would only confuse."""
 
 
-def telling(estimate: Mapping[str, float] | None) -> TypeGuard[Mapping[str, float]]:
+def telling(estimate: Estimate | None) -> TypeGuard[Estimate]:
     """Whether an estimate rests on draws enough to be shown; `summary.json` has it in any case."""
-    return estimate is not None and estimate["n_effective"] >= FEWEST_DRAWS
+    return estimate is not None and estimate.n_effective >= FEWEST_DRAWS
 
 
 @dataclass(frozen=True)
 class Answers:
-    """All that was asked, in the order asked; see `psp_ray.run.loop.RunState`."""
+    """All that was asked, in the order asked; see `psp_ray.run.state.RunState`."""
 
     asked: Int64Array
     answers: Int32Array

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psp_ray.posterior.accuracy import telling
 from psp_ray.posterior.calibration import Reliability
+from psp_ray.posterior.estimate import Estimate
+from psp_ray.report.round_report import RoundReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,39 +18,40 @@ if TYPE_CHECKING:
 
 def plot_learning_curve(
     path: Path,
-    rows: list[dict[str, Any]],
-    zero_shot: float,
+    reports: Sequence[RoundReport],
+    zero_shot: float | None,
     title: str,
     split: str,
-    zero_shot_estimate: dict[str, float] | None = None,
+    zero_shot_estimate: Estimate | None = None,
 ) -> None:
     """Draw `learning_curve` into the PNG file `path`."""
-    learning_curve(rows, zero_shot, title, split, zero_shot_estimate).savefig(path, dpi=150)
+    learning_curve(reports, zero_shot, title, split, zero_shot_estimate).savefig(path, dpi=150)
 
 
 def learning_curve(
-    rows: list[dict[str, Any]],
-    zero_shot: float,
+    reports: Sequence[RoundReport],
+    zero_shot: float | None,
     title: str,
     split: str,
-    zero_shot_estimate: dict[str, float] | None = None,
+    zero_shot_estimate: Estimate | None = None,
 ) -> Figure:
     """Accuracy (%) against labels, with zero-shot as the starting point.
 
-    Beside accuracy on `split`, where it is known, stands the estimate from the draws with its 95 % interval.
+    Beside accuracy on `split`, where it is known (`zero_shot` is None where not), stands the estimate from the draws
+    with its 95 % interval.
     """
     from matplotlib.figure import Figure
 
-    labels = [0, *(row["labels_total"] for row in rows)]
-    estimates = [zero_shot_estimate, *(row["pool_accuracy_estimate"] for row in rows)]
+    labels = [0, *(report.labels_total for report in reports)]
+    estimates = [zero_shot_estimate, *(report.pool_accuracy_estimate for report in reports)]
     known = [(x, e) for x, e in zip(labels, estimates, strict=True) if telling(e)]
-    tested = not math.isnan(zero_shot)
+    tested = zero_shot is not None
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     if known:
         _draw_estimates(axes, known)
-    if tested:
-        _draw_tested(axes, labels, [zero_shot, *(row["test_accuracy"] for row in rows)], split)
+    if zero_shot is not None:
+        _draw_tested(axes, labels, [zero_shot, *(report.test_accuracy or 0.0 for report in reports)], split)
     if not tested and not known:
         axes.text(0.5, 0.5, "no test set, and no estimate from the draws", ha="center", transform=axes.transAxes)
     axes.set_xlabel("labels")
@@ -63,10 +66,10 @@ def learning_curve(
     return figure
 
 
-def _draw_estimates(axes: Axes, known: list[tuple[int, dict[str, float]]]) -> None:
+def _draw_estimates(axes: Axes, known: list[tuple[int, Estimate]]) -> None:
     """Accuracy estimates of the pool at their numbers of labels, with bars for the intervals."""
-    value = [100 * e["value"] for _, e in known]
-    reach = [[100 * (e["value"] - e["low"]) for _, e in known], [100 * (e["high"] - e["value"]) for _, e in known]]
+    value = [100 * e.value for _, e in known]
+    reach = [[100 * (e.value - e.low) for _, e in known], [100 * (e.high - e.value) for _, e in known]]
     axes.errorbar(
         [x for x, _ in known],
         value,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.status import Status
@@ -13,17 +13,8 @@ from rich.table import Table
 
 from psp_ray.core.records import Evaluation
 from psp_ray.posterior.accuracy import telling
-
-_SHOWN = {
-    "propose": "propose",
-    "label": "label",
-    "pseudo_label": "pseudo-label",
-    "learn": "learn",
-    "evaluate": "evaluate",
-    "reward": "reward",
-    "update": "update",
-    "checkpoint": "checkpoint",
-}
+from psp_ray.posterior.estimate import Estimate
+from psp_ray.report.round_report import Next, RoundReport
 
 LOOKING = "looking at the images"
 LONG = 5.0
@@ -31,7 +22,10 @@ LONG = 5.0
 
 
 class Reporter:
-    """Prints progress to a rich console; quiet runs pass `Console(quiet=True)`."""
+    """Prints progress to a rich console; quiet runs pass `Console(quiet=True)`.
+
+    It is the `Events` of a run (`psp_ray.run.events`) that people see; whoever listens otherwise may inherit from it.
+    """
 
     def __init__(self, rounds: int, console: Console | None = None):
         self.rounds = rounds
@@ -51,7 +45,7 @@ class Reporter:
         """A stage of a round begins; where it took seconds in the round before, that says how long."""
         usual = self._usual.get("learn" if name.startswith("judge") else name, 0.0)
         hint = f" (about {duration(usual)})" if usual >= LONG else ""
-        self._live(f"round {round}/{self.rounds}: {_SHOWN.get(name, name)}{hint} …")
+        self._live(f"round {round}/{self.rounds}: {_shown(name)}{hint} …")
 
     def featurizing(self, done: int, total: int, rate: float, eta: float) -> None:
         """Featurizing progress: images done and in all, images per second, seconds left."""
@@ -77,50 +71,62 @@ class Reporter:
             self.stop()
             self.note(text)
 
-    def zero_shot(self, evaluation: Evaluation) -> None:
+    def zero_shot(self, evaluation: Evaluation | None) -> None:
+        """Accuracy of the templates before the first round, where there are images to evaluate on."""
         self.stop()
-        if evaluation.n:
+        if evaluation is not None:
             self.note(f"zero-shot accuracy: {percent(evaluation.accuracy)} on {evaluation.n:,} images")
 
-    def initial(self, count: int, evaluation: Evaluation) -> None:
+    def initial(self, count: int, evaluation: Evaluation | None) -> None:
         """Prompts were learned from labels known beforehand."""
         self.stop()
-        reached = f": {percent(evaluation.accuracy)}" if evaluation.n else ""
+        reached = "" if evaluation is None else f": {percent(evaluation.accuracy)}"
         self.note(f"learned from {count:,} initial labels{reached}")
 
-    def restored(self, rows: list[dict[str, Any]], zero_shot: Evaluation) -> None:
+    def restored(self, reports: Sequence[RoundReport], zero_shot: Evaluation | None) -> None:
+        """A run goes on after the rounds in its checkpoint."""
         self.stop()
-        self._usual = rows[-1]["seconds"] if rows else {}
-        known = f" (zero-shot accuracy {percent(zero_shot.accuracy)})" if zero_shot.n else ""
-        self.note(f"continuing after round {len(rows)}{known}")
+        self._usual = reports[-1].seconds.as_dict() if reports else {}
+        known = "" if zero_shot is None else f" (zero-shot accuracy {percent(zero_shot.accuracy)})"
+        self.note(f"continuing after round {len(reports)}{known}")
 
-    def round(self, row: dict[str, Any], warning: str = "") -> None:
+    def round(self, report: RoundReport, warning: str = "") -> None:
         """A round is finished and safe on disk."""
         self.stop()
-        seconds = row["seconds"]
-        self._usual = seconds
-        stages = ", ".join(f"{_SHOWN[name]} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
+        self._usual = report.seconds.as_dict()
+        stages = ", ".join(f"{_shown(name)} {value:.1f}" for name, value in self._usual.items() if value >= 0.05)
         pseudo = ""
-        if row["pseudo_labels"]:
-            pseudo = f", {row['pseudo_labels']:,} pseudo-labels"
-            if not math.isnan(row["pseudo_label_precision"]):
-                pseudo += f" ({percent(row['pseudo_label_precision'])} right)"
-        dropped = ", ".join(f"{row[word]:,} {word}" for word in ("skipped", "ignored") if row[word])
-        reached = "" if math.isnan(row["test_accuracy"]) else f" -> {percent(row['test_accuracy'])}"
+        if report.pseudo_labels:
+            pseudo = f", {report.pseudo_labels:,} pseudo-labels"
+            if report.pseudo_label_precision is not None:
+                pseudo += f" ({percent(report.pseudo_label_precision)} right)"
+        counts = {"skipped": report.skipped, "ignored": report.ignored}
+        dropped = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+        reached = "" if report.test_accuracy is None else f" -> {percent(report.test_accuracy)}"
         self.note(
-            f"round {row['round']}/{self.rounds}: {row['labels_total']:,} labels{dropped and f' ({dropped})'}{pseudo}"
+            f"round {report.round}/{self.rounds}: {report.labels_total:,} labels{dropped and f' ({dropped})'}{pseudo}"
             f"{reached}   [{stages} s]"
         )
         if warning:
             self.warn(warning)
 
-    def prospect(self, row: dict[str, Any], judged: dict[str, float] | None, outlook: str) -> None:
+    def prospect(self, report: RoundReport, judged: Estimate | None, outlook: str) -> None:
         """What a round's draws say of the prompts that it began with, and what the next one should bring."""
         if telling(judged):
-            before = "zero-shot prompts" if row["round"] == 1 else f"prompts of round {row['round'] - 1}"
+            before = "zero-shot prompts" if report.round == 1 else f"prompts of round {report.round - 1}"
             self.note(f"  by its draws, the {before} are right on {interval(judged)} of the pool")
         if outlook:
             self.note(f"  {outlook}")
+
+    def after_round(self, report: RoundReport) -> Next:
+        """Whether to go on; a run that is shown to people always does."""
+        return Next.CONTINUE
+
+    def finished(self, reports: Sequence[RoundReport], split: str) -> None:
+        """All rounds are done: a table of them."""
+        self.stop()
+        self.console.print()
+        self.console.print(rounds_table(reports, split), width=None if self.console.is_terminal else 100)
 
     def _live(self, text: str) -> None:
         if not self.console.is_terminal:
@@ -138,21 +144,31 @@ class Reporter:
             self._status = None
 
 
-def counting(reporter: Reporter, what: str) -> Callable[[int, int], None]:
-    """A function of (done, total) that tells `reporter` how far `what` is; its clock starts now."""
+class ImageCounter(Protocol):
+    """Who is told how many images are done."""
+
+    def images(self, what: str, done: int, total: int, seconds: float) -> None: ...
+
+
+def counting(listener: ImageCounter, what: str) -> Callable[[int, int], None]:
+    """A function of (done, total) that tells `listener` how far `what` is; its clock starts now."""
     started = time.perf_counter()
-    return lambda done, total: reporter.images(what, done, total, time.perf_counter() - started)
+    return lambda done, total: listener.images(what, done, total, time.perf_counter() - started)
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def interval(estimate: Mapping[str, float] | None) -> str:
+def interval(estimate: Estimate | None) -> str:
     """`61.2 % (52.0 to 69.5 %)`: an estimate with its 95 % interval."""
     if estimate is None:
         return "–"
-    return f"{percent(estimate['value'])} ({100 * estimate['low']:.1f} to {percent(estimate['high'])})"
+    return f"{percent(estimate.value)} ({100 * estimate.low:.1f} to {percent(estimate.high)})"
+
+
+def _shown(stage: str) -> str:
+    return "pseudo-label" if stage == "pseudo_label" else stage
 
 
 def duration(seconds: float) -> str:
@@ -164,29 +180,27 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def rounds_table(rows: list[dict[str, Any]], split: str) -> Table:
+def rounds_table(reports: Sequence[RoundReport], split: str) -> Table:
     """The table of rounds that ends a run; it fits 80 columns."""
     columns = {
-        "round": [str(row["round"]) for row in rows],
-        "labels": [f"{row['labels_total']:,}" for row in rows],
-        "pseudo-\nlabels": [f"{row['pseudo_labels']:,}" for row in rows],
-        "of these\nright": [percent(row["pseudo_label_precision"]) for row in rows],
-        f"{split}\naccuracy": [percent(row["test_accuracy"]) for row in rows],
+        "round": [str(report.round) for report in reports],
+        "labels": [f"{report.labels_total:,}" for report in reports],
+        "pseudo-\nlabels": [f"{report.pseudo_labels:,}" for report in reports],
+        "of these\nright": [percent(report.pseudo_label_precision) for report in reports],
+        f"{split}\naccuracy": [percent(report.test_accuracy) for report in reports],
         "pool accuracy\nby the draws": [
-            f"{100 * e['value']:.0f} % ({100 * e['low']:.0f}–{100 * e['high']:.0f})"
-            if telling(e := row["pool_accuracy_estimate"])
+            f"{100 * e.value:.0f} % ({100 * e.low:.0f}–{100 * e.high:.0f})"
+            if telling(e := report.pool_accuracy_estimate)
             else "–"
-            for row in rows
+            for report in reports
         ],
-        "reward": [
-            "–" if row["reward"] is None or math.isnan(row["reward"]) else f"{row['reward']:.2g}" for row in rows
-        ],
-        "seconds": [f"{sum(row['seconds'].values()):.1f}" for row in rows],
+        "reward": ["–" if report.reward is None else f"{report.reward:.2g}" for report in reports],
+        "seconds": [f"{report.seconds.total:.1f}" for report in reports],
     }
     table = Table(box=None, pad_edge=False, header_style="bold")
     shown = [title for title, cells in columns.items() if set(cells) != {"–"}]  # what is never known needs no room
     for title in shown:
         table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
-    for number in range(len(rows)):
+    for number in range(len(reports)):
         table.add_row(*(columns[title][number] for title in shown))
     return table

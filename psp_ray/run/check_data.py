@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -17,8 +16,9 @@ from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.featurize import Plan, plan_featurize
 from psp_ray.features.hashes import Hashes, hash_manifest
+from psp_ray.features.tower import backbone_spec, make_encoder, view_settings
 from psp_ray.report.progress import LOOKING, Reporter, counting, duration
-from psp_ray.run import build as components
+from psp_ray.run.prepare import Prepared, prepare, templates_of, uses_cached_views
 
 TINY = 16
 """Shorter side in pixels below which an image is called tiny."""
@@ -39,8 +39,6 @@ def check(config: Config) -> Iterator[str]:
     Raises:
         UserError: as the checks of `run`, for what makes a run impossible.
     """
-    from psp_ray.run.command import prepare, uses_cached_views
-
     reporter = Reporter(config.labels.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
     prepared = prepare(config.changed(oracle="file"))  # labels may be missing here
     config, dataset = prepared.config, prepared.dataset
@@ -54,8 +52,8 @@ def check(config: Config) -> Iterator[str]:
     yield from _sizes(dataset, hashes)
     text = _text(config, dataset)
     yield from _names(dataset, text)
-    views = components.view_settings(config) if uses_cached_views(config) else None
-    encoder = components.make_encoder(config)
+    views = view_settings(config.model) if uses_cached_views(config) else None
+    encoder = make_encoder(config.model, config.runtime.threads)
     plan = plan_featurize(dataset, prepared.spec, cache, views, encoder)
     yield from _balance(config, prepared, text, cache)
     yield from _cost(config, dataset, plan, cache)
@@ -152,9 +150,8 @@ def _sizes(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
 def _text(config: Config, dataset: Dataset) -> TextState:
     from psp_ray.clip import load_backbone
     from psp_ray.clip.zero_shot import zero_shot_text
-    from psp_ray.run.command import templates_of
 
-    backbone = load_backbone(components.backbone_spec(config), towers="text")
+    backbone = load_backbone(backbone_spec(config.model), towers="text")
     assert backbone.text is not None
     return zero_shot_text(backbone.text, dataset.prompt_names, templates_of(config, dataset))
 
@@ -175,7 +172,7 @@ def _names(dataset: Dataset, text: TextState) -> Iterator[str]:
     yield f"warning: the model hardly tells these names apart: {', '.join(shown)}{more}; add descriptions to --classes"
 
 
-def _balance(config: Config, prepared: Any, text: TextState, cache: FeatureCache) -> Iterator[str]:
+def _balance(config: Config, prepared: Prepared, text: TextState, cache: FeatureCache) -> Iterator[str]:
     """Zero-shot guess of how common the classes are, from features that are in the cache already."""
     from psp_ray.learn.evaluate import predict_proba
 

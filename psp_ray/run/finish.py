@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from psp_ray.config.config import Config
+from psp_ray.core.answers import IGNORE
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array
-from psp_ray.export.classifier import PROMPTS, save_prompts
 from psp_ray.features.featurize import FeaturizedDataset
-from psp_ray.posterior.accuracy import pooled_weights, share_of_none
+from psp_ray.features.tower import backbone_spec
+from psp_ray.posterior.accuracy import pooled_estimate, pooled_weights, share_of_none
 from psp_ray.posterior.calibration import Calibration, calibrate, reliability
 from psp_ray.report.curve import plot_calibration
-from psp_ray.run import build as components
-from psp_ray.run.loop import Experiment, PoolNames, RunState
+from psp_ray.run.loop import Experiment
 from psp_ray.run.output import write_curve, write_pool_predictions
+from psp_ray.run.prompts import PROMPTS, save_prompts
+from psp_ray.run.state import PoolNames, RunState
 
 FOLDS = 4
 """Parts of the cross-fitting where there is no test set."""
@@ -33,15 +35,17 @@ def finish(
     state: RunState,
     out: Path,
     backbone: dict[str, Any],
-) -> dict[str, Any]:
-    """Write predictions, prompts and pictures; returns what the summary says beside the rounds."""
-    n_pool = len(experiment.names.sample_ids)
-    has_test = state.zero_shot.n > 0
+) -> tuple[RunState, dict[str, Any]]:
+    """Write predictions, prompts and pictures; returns the state with the last round judged, and what the summary says
+    beside the rounds."""
+    names = experiment.context.names
+    n_pool = len(names.sample_ids)
+    has_test = state.zero_shot is not None
     count = (0 if has_test else FOLDS) if config.labels.estimate_folds is None else config.labels.estimate_folds
     judged = experiment.crossfit(state, count) if count >= 2 else None
     if judged is not None:
-        estimate = experiment.final_estimate(state, judged)
-        state.rows[-1]["pool_accuracy_estimate"] = None if estimate is None else estimate.as_dict()
+        estimate = pooled_estimate(state.audit, judged, n_pool)
+        state = state.with_last_report(replace(state.reports[-1], pool_accuracy_estimate=estimate))
     logits, weights = _unseen(state, judged, n_pool)
     calibration = calibrate(logits, np.maximum(state.answers, 0), weights)
     _write_predictions(data, experiment, state, out, calibration.temperature)
@@ -49,16 +53,16 @@ def finish(
         out / PROMPTS,
         state.text,
         state.contexts,
-        experiment.names.classes,
+        names.classes,
         backbone,
-        components.backbone_spec(config),
+        backbone_spec(config.model),
         {"dataset": config.data.dataset, "strategy": config.policy.shown_strategy, "config": config.identity()},
         calibration.temperature,
     )
     write_curve(out, config, state)
     _draw_calibration(config, experiment, state, out, calibration, logits, weights)
-    none = share_of_none(state.audit, n_pool) if (state.answers == -2).any() else None
-    return {"calibration": asdict(calibration), "share_of_no_class": None if none is None else none.as_dict()}
+    none = share_of_none(state.audit, n_pool) if (state.answers == IGNORE).any() else None
+    return state, {"calibration": asdict(calibration), "share_of_no_class": None if none is None else none.as_dict()}
 
 
 def _unseen(state: RunState, judged: Float32Array | None, n_pool: int) -> tuple[Float64Array, Float64Array]:
@@ -84,12 +88,11 @@ def _unseen(state: RunState, judged: Float32Array | None, n_pool: int) -> tuple[
 def _write_predictions(
     data: FeaturizedDataset, experiment: Experiment, state: RunState, out: Path, temperature: float
 ) -> None:
-    learner = experiment.crew.learner
-    predicted = learner.submit("predict_pool", state.text, temperature, state.pseudo).result()
+    predicted = experiment.context.components.learner.predict_pool(state.text, temperature, state.pseudo).result()
     write_pool_predictions(
         out,
         state,
-        experiment.names,
+        experiment.context.names,
         data.dataset.pool["path"].to_pylist(),
         predicted["class_index"].to_numpy(),
         predicted["probability"].to_numpy(),
@@ -112,7 +115,8 @@ def _draw_calibration(
         for name, temperature in (("labels, as it was", 1.0), ("labels, calibrated", calibration.temperature)):
             chance = softmax(logits[rows] / temperature).max(axis=1)
             curves[name] = reliability(chance, correct, weights[rows])
-    table = experiment.crew.learner.submit("evaluation_confidence", state.text, calibration.temperature).result()
+    learner = experiment.context.components.learner
+    table = learner.evaluation_confidence(state.text, calibration.temperature).result()
     if table.num_rows:
         tested = reliability(table["confidence"].to_numpy(), table["correct"].to_numpy())
         curves[f"{config.data.evaluate_on}, calibrated"] = tested

@@ -1,17 +1,40 @@
-"""Who does the work of a round, and how they are called.
+"""The doors of a run: who does the work of a round, and what each of them can be asked.
 
-The round loop talks to four components through handles. In one process a handle calls the component directly; on Ray
-it calls an actor (`psp_ray.actors`). The loop can't tell the difference.
+The round loop knows these protocols only. `psp_ray.run.local` implements them in this process, `psp_ray.actors` on Ray;
+the loop can't tell the difference. A call starts the work and gives a `Future`; the loop waits where it needs the
+result.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from psp_ray.core.records import (
+    Evaluation,
+    Feedback,
+    Float32Array,
+    Int64Array,
+    LearnOutcome,
+    LearnRequest,
+    Observation,
+    PoolState,
+    Proposal,
+    PseudoLabels,
+    StateDict,
+    TextState,
+)
+from psp_ray.labels.service import LabelRequest, LabelResponse
+from psp_ray.run.learner import Agreement
+from psp_ray.run.views import ViewProgress
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores
+
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Future(Protocol):
+class Future(Protocol[T_co]):
     """A call under way."""
 
     @property
@@ -19,45 +42,56 @@ class Future(Protocol):
         """Time the component itself worked on the call; known once `result` has returned."""
         ...
 
-    def result(self) -> Any:
+    def result(self) -> T_co:
         """Wait for the call and return its value, or raise what it raised."""
         ...
 
 
-class Handle(Protocol):
-    """A component somewhere."""
+class Sampler(Protocol):
+    """Chooses query sets: an acquisition function somewhere (`psp_ray.acquisition.base.AcquisitionFunction`)."""
 
-    def submit(self, method: str, *args: Any) -> Future: ...
-
-
-@dataclass
-class Done:
-    """A call that is already finished."""
-
-    value: Any
-    seconds: float
-
-    def result(self) -> Any:
-        return self.value
+    def propose(self, state: PoolState) -> Future[Proposal]: ...
+    def observe(self, feedback: Feedback) -> Future[Observation]: ...
+    def state_dict(self) -> Future[StateDict]: ...
+    def load_state_dict(self, state: StateDict) -> Future[None]: ...
 
 
-class InlineHandle:
-    """Calls the component in this process, at once."""
+class PromptLearner(Protocol):
+    """Learns prompts and judges them (`psp_ray.run.learner.LearnerComponent`)."""
 
-    def __init__(self, component: Any):
-        self.component = component
+    def backbone(self) -> Future[dict[str, Any]]: ...
+    def zero_shot(self) -> Future[TextState]: ...
+    def learn(self, request: LearnRequest) -> Future[LearnOutcome]: ...
+    def evaluate(self, text: TextState) -> Future[Evaluation | None]: ...
+    def pseudo_label_precision(self, pseudo: PseudoLabels) -> Future[float | None]: ...
+    def cosines(self, text: TextState, positions: Int64Array) -> Future[Float32Array]: ...
+    def agreement(self, before: TextState, after: TextState, positions: Int64Array) -> Future[Agreement]: ...
+    def predict_pool(self, text: TextState, temperature: float, pseudo: PseudoLabels | None) -> Future[pa.Table]: ...
+    def evaluation_confidence(self, text: TextState, temperature: float) -> Future[pa.Table]: ...
+    def state_dict(self) -> Future[StateDict]: ...
+    def load_state_dict(self, state: StateDict) -> Future[None]: ...
 
-    def submit(self, method: str, *args: Any) -> Done:
-        start = time.perf_counter()
-        value = getattr(self.component, method)(*args)
-        return Done(value, time.perf_counter() - start)
+
+class PseudoLabeler(Protocol):
+    """Labels what nobody was asked about (`psp_ray.run.pseudo_labeler.PseudoLabelerComponent`)."""
+
+    def worth_views(self, request: ScoreRequest, known: KnownLabels, taken: Int64Array) -> Future[Int64Array]: ...
+    def encode_views(self, positions: Int64Array) -> Future[ViewProgress]: ...
+    def score(self, request: ScoreRequest) -> Future[Scores]: ...
+    def select(self, scores: Scores, known: KnownLabels, taken: Int64Array) -> Future[PseudoLabels]: ...
+
+
+class LabelSource(Protocol):
+    """Answers which class images have (`psp_ray.labels.service.Oracle`, or a shared one)."""
+
+    def label(self, request: LabelRequest) -> Future[LabelResponse]: ...
 
 
 @dataclass(frozen=True)
-class Crew:
+class Components:
     """The components of a run; `pseudo_labeler` is None without self-training."""
 
-    oracle: Handle
-    sampler: Handle
-    learner: Handle
-    pseudo_labeler: Handle | None = None
+    oracle: LabelSource
+    sampler: Sampler
+    learner: PromptLearner
+    pseudo_labeler: PseudoLabeler | None = None

@@ -17,29 +17,11 @@ from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, answer_name
 from psp_ray.core.files import plain, write_json, write_parquet, write_text
 from psp_ray.core.records import Float32Array, Int32Array
+from psp_ray.posterior.estimate import Estimate
 from psp_ray.report.curve import plot_learning_curve
-from psp_ray.run.loop import PoolNames, RunState
+from psp_ray.run.folder import SUMMARY
+from psp_ray.run.state import PoolNames, RunState
 
-SUMMARY = "summary.json"
-SUMMARY_ROW = (
-    "round",
-    "labels_new",
-    "labels_total",
-    "skipped",
-    "ignored",
-    "pseudo_labels",
-    "pseudo_label_precision",
-    "test_accuracy",
-    "test_macro_accuracy",
-    "pool_accuracy_estimate",
-    "agreement",
-    "predictions_changed",
-    "expected_gain",
-    "reward",
-    "ms_indicator",
-    "seconds",
-    "wall_seconds",
-)
 _VERSIONS = ("torch", "open_clip_torch", "ray", "numpy", "pyarrow", "numba", "scikit-learn")
 
 
@@ -72,7 +54,7 @@ def _git_state() -> str | None:
 
 def write_rounds(out: Path, state: RunState) -> None:
     """`rounds.csv`: one line a round, rewritten whole after each (so that a resumed run repeats no line)."""
-    rows = [_flat(row) for row in state.rows]
+    rows = [report.csv_row() for report in state.reports]
     if not rows:
         return
     text = io.StringIO()
@@ -80,18 +62,6 @@ def write_rounds(out: Path, state: RunState) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(out / "rounds.csv", text.getvalue())
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if key == "pool_accuracy_estimate":
-            parts = dict.fromkeys(("value", "low", "high", "n_effective")) | (value or {})
-            flat.update({f"{key}_{part}": number for part, number in parts.items()})
-        elif key != "seconds":
-            flat[key] = value
-    flat.update({f"seconds_{stage}": round(value, 4) for stage, value in row["seconds"].items()})
-    return {key: "" if value is None else value for key, value in plain(flat).items()}
 
 
 def write_labels(out: Path, state: RunState, names: PoolNames) -> None:
@@ -125,7 +95,7 @@ def write_summary(
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`summary.json`; returns its content. `extra` are more keys, put before the rounds."""
-    rows = state.rows if state else []
+    zero_shot, last = (state.zero_shot, state.last) if state else (None, None)
     summary = {
         "status": status,
         "dataset": config.data.dataset,
@@ -140,12 +110,14 @@ def write_summary(
         "evaluate_on": config.data.evaluate_on,
         "runner": config.runtime.runner,
         "versions": versions(),
-        "zero_shot_accuracy": state.zero_shot.accuracy if state else None,
-        "zero_shot_macro_accuracy": state.zero_shot.macro_accuracy if state else None,
-        "final_accuracy": state.last.accuracy if state and state.last else None,
-        "final_macro_accuracy": state.last.macro_accuracy if state and state.last else None,
-        "zero_shot_pool_accuracy_estimate": state.zero_shot_estimate if state else None,
-        "pool_accuracy_estimate": final_estimate(state) if state else None,
+        "zero_shot_accuracy": zero_shot.accuracy if zero_shot else None,
+        "zero_shot_macro_accuracy": zero_shot.macro_accuracy if zero_shot else None,
+        "final_accuracy": last.accuracy if last else None,
+        "final_macro_accuracy": last.macro_accuracy if last else None,
+        "zero_shot_pool_accuracy_estimate": (
+            state.zero_shot_estimate.as_dict() if state and state.zero_shot_estimate else None
+        ),
+        "pool_accuracy_estimate": _newest_estimate(state) if state else None,
         "oracle": config.labels.oracle,
         "labels_used": state.labels_used if state else 0,
         "labels_paid": state.labels_paid if state else 0,
@@ -155,18 +127,24 @@ def write_summary(
         "stopped": state.stopped or None if state else None,
         "wall_seconds": wall_seconds,
         **(extra or {}),
-        "rounds": [{key: row[key] for key in SUMMARY_ROW} for row in rows],
+        "rounds": [report.summary_row() for report in (state.reports if state else ())],
     }
     write_json(out / SUMMARY, summary)
-    return plain(summary)
+    written: dict[str, Any] = plain(summary)
+    return written
 
 
-def final_estimate(state: RunState) -> dict[str, Any] | None:
-    """The newest estimate of the pool's accuracy; `round` says whose prompts it judges (0: zero-shot)."""
-    for row in reversed(state.rows):
-        if row["pool_accuracy_estimate"] is not None:
-            return {**row["pool_accuracy_estimate"], "round": row["round"]}
-    return None if state.zero_shot_estimate is None else {**state.zero_shot_estimate, "round": 0}
+def newest_estimate(state: RunState) -> tuple[int, Estimate] | None:
+    """The newest estimate of the pool's accuracy, and the round whose prompts it judges (0: zero-shot)."""
+    for report in reversed(state.reports):
+        if report.pool_accuracy_estimate is not None:
+            return report.round, report.pool_accuracy_estimate
+    return None if state.zero_shot_estimate is None else (0, state.zero_shot_estimate)
+
+
+def _newest_estimate(state: RunState) -> dict[str, Any] | None:
+    found = newest_estimate(state)
+    return None if found is None else {**found[1].as_dict(), "round": found[0]}
 
 
 def write_pool_predictions(
@@ -209,8 +187,8 @@ def write_curve(out: Path, config: Config, state: RunState) -> None:
     title = f"{Path(config.data.dataset).name} · {config.policy.shown_strategy} · seed {config.runtime.seed}"
     plot_learning_curve(
         out / "learning_curve.png",
-        state.rows,
-        state.zero_shot.accuracy,
+        state.reports,
+        None if state.zero_shot is None else state.zero_shot.accuracy,
         title,
         config.data.evaluate_on,
         state.zero_shot_estimate,

@@ -18,6 +18,14 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.files import alone
 from psp_ray.core.records import Evaluation, TextState
 from psp_ray.core.threads import limit_threads
+from psp_ray.report.progress import Reporter
+from psp_ray.run.assemble import learner_input
+from psp_ray.run.build import build_learner
+from psp_ray.run.featurizing import featurize_only
+from psp_ray.run.folder import check_out, default_out, open_out
+from psp_ray.run.output import write_summary
+from psp_ray.run.prepare import prepare
+from psp_ray.run.state import RunState
 
 ZERO_SHOT = "zero-shot"
 REFERENCES = (ZERO_SHOT, "full")
@@ -31,26 +39,15 @@ def run_zero_shot(config: Config, wait: float = 0.0) -> dict[str, Any]:
     Raises:
         UserError: what `psp_ray.run.command.run` raises before its first round, or no labeled images to evaluate on.
     """
-    from psp_ray.run.command import check_out, default_out, open_out
-    from psp_ray.run.loop import RunState
-    from psp_ray.run.output import write_summary
-
     started = time.perf_counter()
     limit_threads(config.runtime.threads)
     out = Path(config.output.out) if config.output.out else default_out(config)
     check_out(config, out)
     evaluation = zero_shot(config)
-    if not evaluation.n:
-        raise DatasetError(
-            f"--strategy {ZERO_SHOT}: {config.data.dataset} has no labeled {config.data.evaluate_on} images; "
-            "give some with --test"
-        )
     with alone(out, wait):
         open_out(config, out)
-        none = np.zeros(0, np.int64)
-        labels = none.astype(np.int32)
-        text = TextState(np.zeros((0, 0), np.float32), 1.0)
-        state = RunState(text, evaluation, none, labels, none.astype(np.float64), labels, text.features, text.features)
+        nothing = TextState(np.zeros((0, 0), np.float32), 1.0)
+        state = RunState.before_rounds(nothing, evaluation, np.zeros(0, np.int64), np.zeros(0, np.int32))
         seconds = time.perf_counter() - started
         return write_summary(out, config, "finished", state, seconds, config.model.image_size)
 
@@ -60,27 +57,14 @@ def zero_shot(config: Config) -> Evaluation:
 
     Encodes images that the feature cache lacks. Raises what `psp_ray.run.command.run` raises before its first round.
     """
-    from psp_ray.features.cache import FeatureCache
-    from psp_ray.report.progress import Reporter
-    from psp_ray.run import build as components
-    from psp_ray.run.command import descriptions_of, featurize_only, prepare, templates_of
-
     least = {"runner": "inline", "self_training": "none", "strategy": "random", "rounds": 1, "labels_per_round": 1}
     config = prepare(config.changed(**least, label_cap=None)).config
     data = featurize_only(config, Reporter(1, Console(quiet=True)))
-    evaluation = data.test if config.data.evaluate_on == "test" else data.val
-    assert evaluation.labels is not None
-    cache = FeatureCache.open(config.runtime.cache).folder
-    learner = components.build_learner(
-        components.LearnerInput(
-            settings=components.settings_json(config),
-            classes=data.dataset.prompt_names,
-            templates=templates_of(config, data.dataset),
-            descriptions=descriptions_of(config, data.dataset),
-            evaluation=components.PoolSource.of(evaluation.reader, cache),
-            evaluation_labels=evaluation.labels,
-            pool_labels=data.dataset.labels("pool"),
-        ),
-        data.pool,
-    )
-    return learner.evaluate(learner.zero_shot())
+    learner = build_learner(learner_input(config, data), data.pool)
+    evaluation = learner.evaluate(learner.zero_shot())
+    if evaluation is None:
+        raise DatasetError(
+            f"{data.dataset.name}: no labeled {config.data.evaluate_on} images; choose another --evaluate-on, or add "
+            "some"
+        )
+    return evaluation

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from psp_ray.core import noise
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Int64Array
 from psp_ray.posterior.accuracy import telling
+from psp_ray.posterior.estimate import Estimate
 
 WINDOW = 3
 """Rounds that a criterion looks at."""
@@ -92,9 +93,7 @@ class Expectation:
     now: float
 
 
-def expected_gain(
-    labels: Sequence[int], estimates: Sequence[Mapping[str, float] | None], more: int
-) -> Expectation | None:
+def expected_gain(labels: Sequence[int], estimates: Sequence[Estimate | None], more: int) -> Expectation | None:
     """Expected gain of `more` labels on top of the last entry of `labels`.
 
     `labels[i]` had been used when prompts were learned whose accuracy is `estimates[i]` (None: not known yet). None
@@ -104,8 +103,8 @@ def expected_gain(
     if len(known) < WINDOW:
         return None
     m = np.array([m for m, _ in known], np.float64)
-    value = np.array([e["value"] for _, e in known])
-    width = np.maximum([e["high"] - e["low"] for _, e in known], 0.02)
+    value = np.array([e.value for _, e in known])
+    width = np.maximum([e.high - e.low for _, e in known], 0.02)
 
     def curve(parameters: NDArray[Any], at: Any) -> Any:
         top, drop, power = parameters
@@ -126,18 +125,19 @@ def expected_gain(
 
 def reason_to_stop(
     criteria: Sequence[Criterion],
-    rows: Sequence[Mapping[str, Any]],
+    agreements: Sequence[float],
     expectation: Expectation | None,
     recent_low: float | None,
     more: int,
 ) -> str:
-    """Why the run should end after the last of `rows`, or an empty string.
+    """Why the run should end now, or an empty string.
 
-    `recent_low`: lower limit of the pool's accuracy by the last rounds' draws, where there is one.
+    `agreements`: Cohen's kappa between predictions before and after each round so far. `recent_low`: lower limit of
+    the pool's accuracy by the last rounds' draws, where there is one.
     """
     for criterion in criteria:
-        if criterion.kind == "stable" and len(rows) >= WINDOW:
-            kappa = float(np.mean([row["agreement"] for row in rows[-WINDOW:]]))
+        if criterion.kind == "stable" and len(agreements) >= WINDOW:
+            kappa = float(np.mean(agreements[-WINDOW:]))
             if kappa >= criterion.threshold:
                 return f"predictions are stable (kappa {kappa:.3f} over the last {WINDOW} rounds)"
         if criterion.kind == "gain" and expectation is not None:
@@ -151,9 +151,8 @@ def reason_to_stop(
 
 def outlook(expectation: Expectation | None, changed: float, more: int) -> str:
     """The line after a round: what the next one is expected to bring."""
-    moved = "" if math.isnan(changed) else f"{100 * changed:.1f} % of predictions changed in this round"
+    moved = f"{100 * changed:.1f} % of predictions changed in this round"
     if expectation is None:
-        return f"next round: too few draws by chance to foresee its gain{'; ' + moved if moved else ''}"
+        return f"next round: too few draws by chance to foresee its gain; {moved}"
     each = 100 * expectation.gain / max(more, 1)
-    gain = f"next round: about +{100 * expectation.gain:.1f} points expected ({each:.2f} a label)"
-    return gain + (f"; {moved}" if moved else "")
+    return f"next round: about +{100 * expectation.gain:.1f} points expected ({each:.2f} a label); {moved}"

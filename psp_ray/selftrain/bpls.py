@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.records import Float64Array, Int32Array, Int64Array
-from psp_ray.core.topk import StreamingTopK, rank_in_group
+from psp_ray.core.topk import rank_in_group
+from psp_ray.selftrain.records import Candidates
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,14 @@ def within_cap(
     return keep
 
 
-def fill(lacking: Int64Array, classes: Int64Array, candidates: StreamingTopK, blocked: Int64Array) -> Filling:
+def fill(lacking: Int64Array, classes: Int64Array, candidates: Candidates, blocked: Int64Array) -> Filling:
     """Fill classes from candidate lists by the rule above.
 
     `lacking` (C,): how many samples each class lacks. `candidates`: for group g the best samples of class
     `classes[g]`; classes that lack something must be among them. `blocked`: sorted positions not to be taken.
     """
-    group, probability, position = candidates.result()
-    label = classes[group]
+    probability, position = candidates.probability, candidates.position
+    label = classes[candidates.group]
     usable = (lacking[label] > 0) & ~_contains(blocked, position)
     label, probability, position = label[usable], probability[usable], position[usable]
     order = np.lexsort((position, label, -probability))

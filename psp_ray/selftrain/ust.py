@@ -76,7 +76,8 @@ def _view_probability(logits: Float32Array, classes: NDArray[np.int64] | None) -
     top = logits.max(axis=2)
     total = np.exp(logits - top[:, :, None]).sum(axis=2, dtype=np.float64)
     if classes is None:
-        return 1.0 / total
+        confidence: Float64Array = 1.0 / total
+        return confidence
     chosen = np.take_along_axis(logits, classes[:, None, None], axis=2)[:, :, 0]
     result: Float64Array = np.exp((chosen - top).astype(np.float64)) / total
     return result

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from psp_ray.core.files import read_json
 from psp_ray.report.progress import duration, percent
-from psp_ray.run.output import SUMMARY
+from psp_ray.run.folder import SUMMARY
 from psp_ray.studies.execute import Outcome, rounds_done
 from psp_ray.studies.plan import Cell
 

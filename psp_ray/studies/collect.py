@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from psp_ray.core.files import read_json, write_text
-from psp_ray.run.output import SUMMARY
+from psp_ray.run.folder import SUMMARY
 from psp_ray.studies.execute import error_of
 from psp_ray.studies.plan import Cell, Plan
 

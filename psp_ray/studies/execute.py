@@ -7,20 +7,21 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 
+from psp_ray.actors.opening import open_runtime
 from psp_ray.config.config import Config
 from psp_ray.core.errors import UserError
 from psp_ray.core.files import write_text
 from psp_ray.features.encoder import ChunkResult, ChunkTask
 from psp_ray.report.progress import Reporter
-from psp_ray.run import build as components
+from psp_ray.report.round_report import Next, RoundReport
 from psp_ray.run.checkpoint import latest_round
-from psp_ray.run.command import Prepared, check_budget, featurize_prepared, open_runtime, run
+from psp_ray.run.command import run
+from psp_ray.run.featurizing import featurize_prepared
+from psp_ray.run.prepare import Prepared, check_budget
 from psp_ray.run.references import ZERO_SHOT, run_zero_shot
-from psp_ray.run.runtime import Runtime
 from psp_ray.studies.plan import Cell, Plan
 
 ERRORS = "errors"
@@ -42,10 +43,10 @@ class Quiet(Reporter):
         super().__init__(rounds, Console(quiet=True))
         self._on_round = on_round
 
-    def round(self, row: dict[str, Any], warning: str = "") -> None:
-        super().round(row, warning)
+    def after_round(self, report: RoundReport) -> Next:
         if self._on_round is not None:
             self._on_round()
+        return super().after_round(report)
 
 
 def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcome:
@@ -58,7 +59,7 @@ def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcom
         if config.policy.preset == ZERO_SHOT:
             run_zero_shot(config, LINGER)
         else:
-            run(config, Quiet(config.labels.rounds, on_round), LINGER)
+            run(config, Quiet(config.labels.rounds, on_round), LINGER, open_runtime)
     except UserError as error:
         return Outcome(" ".join(str(error).split()))
     except Exception as error:
@@ -80,17 +81,14 @@ def rounds_done(cell: Cell) -> int:
 
 
 class _WhenNeeded:
-    """A runtime that starts Ray, or loads the image tower, only when there is an image to encode."""
+    """A featurizer that starts Ray, or loads the image tower, only when there is an image to encode."""
 
-    def __init__(self, config: Config, reporter: Reporter):
-        self._config, self._reporter = config, reporter
+    def __init__(self, config: Config):
+        self._config = config
 
     def map_chunks(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkResult]:
-        with open_runtime(self._config, self._reporter) as runtime:
+        with open_runtime(self._config) as runtime:
             yield from runtime.map_chunks(tasks)
-
-    def crew(self, *_: Any) -> Any:
-        raise NotImplementedError("featurizing needs no crew")
 
 
 def encode_features(features: list[Prepared], runner: str, reporter: Reporter) -> None:
@@ -101,8 +99,7 @@ def encode_features(features: list[Prepared], runner: str, reporter: Reporter) -
     """
     for prepared in features:
         config = prepared.config.changed(runner=runner)
-        runtime: Runtime = _WhenNeeded(config, reporter)
-        data = featurize_prepared(Prepared(config, prepared.dataset, prepared.spec), runtime, reporter)
+        data = featurize_prepared(Prepared(config, prepared.dataset, prepared.spec), _WhenNeeded(config), reporter)
         if data.broken:
             reporter.warn(
                 f"{config.data.dataset}: {len(data.broken)} images can't be read and are left out of all runs"
@@ -131,18 +128,23 @@ def execute(plan: Plan, cells: list[Cell], config: Config, parallel: int | None,
 
     if config.runtime.runner == "inline":
         for cell in cells:
-            ended(cell, run_one(components.settings_json(cell.config), partial(watch, cell, None)))
+            ended(cell, run_one(_as_json(cell.config), partial(watch, cell, None)))
         return
     from psp_ray.actors.tasks import Tasks
 
     with Tasks(config, parallel) as tasks:
         by_id = {cell.id: cell for cell in cells}
-        payloads = {cell.id: components.settings_json(cell.config) for cell in cells}
+        payloads = {cell.id: _as_json(cell.config) for cell in cells}
         for name, outcome in tasks.run("psp_ray.studies.execute:run_one", payloads):
             if name is None:
                 watch(cells[0], None)
             else:
                 ended(by_id[name], outcome if isinstance(outcome, Outcome) else Outcome(first_line(outcome)))
+
+
+def _as_json(config: Config) -> str:
+    """All settings of a run, for a process of its own."""
+    return json.dumps(config.flat())
 
 
 def error_of(plan: Plan, cell: Cell) -> str:

@@ -228,13 +228,13 @@ def reproduce(request: Request, description_folder: str | None, console: Console
 def _weights(run: dict[str, Any]) -> list[str]:
     """Why the model can't be used, as a list of one line or none."""
     from psp_ray.clip.spec import resolve as find_model
-    from psp_ray.run import build as components
+    from psp_ray.features.tower import backbone_spec
 
     given: dict[str, Any] = {
         key: run[key] for key in ("model", "checkpoint", "image_size", "precision", "device") if key in run
     }
     try:
-        find_model(components.backbone_spec(resolve(given)))
+        find_model(backbone_spec(resolve(given).model))
     except UserError as error:
         return [f"weights: {error}"]
     return []

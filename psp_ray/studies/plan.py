@@ -18,8 +18,8 @@ from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.files import read_json
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, limited
-from psp_ray.run.command import RUN_FILE, Prepared, complete, differences, load_data, prepare
-from psp_ray.run.output import SUMMARY
+from psp_ray.run.folder import RUN_FILE, SUMMARY, differences
+from psp_ray.run.prepare import Prepared, complete, load_data, prepare
 from psp_ray.run.references import REFERENCES, ZERO_SHOT
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy

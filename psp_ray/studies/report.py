@@ -12,7 +12,7 @@ import pandas as pd
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import read_json, write_bytes, write_text
-from psp_ray.run.output import SUMMARY
+from psp_ray.run.folder import SUMMARY
 from psp_ray.studies import tables
 from psp_ray.studies.pictures import draw_curves, picture_name
 from psp_ray.studies.plan import Plan

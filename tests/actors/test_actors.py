@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from psp_ray.actors.cluster import Need, check_needs
-from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool
+from psp_ray.actors.opening import open_runtime
+from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool, first_blocks
 from psp_ray.actors.shell import ActorHandle, ComponentActor, wait_for
 from psp_ray.actors.transport import pack
 from psp_ray.core.errors import ConfigError, ResourceError
@@ -21,9 +22,13 @@ from psp_ray.core.records import BLOCK_SIZE, PoolState, TextState
 from psp_ray.features.cache import FeatureStore
 from psp_ray.features.pool import CachedPool
 from psp_ray.report.progress import Reporter
-from psp_ray.run.build import PoolSource, first_blocks, settings_json
-from psp_ray.run.command import featurize_only, run
+from psp_ray.run.build import build_pseudo_labeler, build_sampler
+from psp_ray.run.command import run
+from psp_ray.run.featurizing import featurize_only
+from psp_ray.run.inputs import PseudoLabelerInput
+from psp_ray.run.pool_source import PoolSource
 from psp_ray.run.resolve import resolve
+from psp_ray.selftrain import KnownLabels, ScoreRequest
 
 N, DIM, VIEWS, CLASSES = 2 * BLOCK_SIZE + 500, 8, 2, 5
 
@@ -94,16 +99,14 @@ def state(n_query=40):
 
 
 def test_selections_and_pseudo_labels_do_not_depend_on_shards(local_ray, source):
-    from psp_ray.run.build import build_pseudo_labeler, build_sampler
-
-    settings = settings_json(resolve({"threads": 1, "confidence_min": 0.3, "uncertainty_max": 1.0}))
+    config = resolve({"threads": 1, "confidence_min": 0.3, "uncertainty_max": 1.0})
+    settings = PseudoLabelerInput(config.selftrain, VIEWS)
     given = state()
+    bought, request = KnownLabels(given.labeled, given.labels), ScoreRequest(2, given.text, given.unlabeled)
     pools = [source.open(), *(sharded(local_ray, source, shards) for shards in (1, 3))]
-    proposals = [build_sampler(settings, pool).propose(given) for pool in pools]
-    pseudo = [
-        build_pseudo_labeler(settings, pool).label(given.text, given.unlabeled, 2, given.labeled, given.labels)
-        for pool in pools
-    ]
+    proposals = [build_sampler(config.policy, pool).propose(given) for pool in pools]
+    labelers = [build_pseudo_labeler(settings, pool) for pool in pools]
+    pseudo = [labeler.select(labeler.score(request), bought, given.unlabeled[:0]) for labeler in labelers]
     assert len(pseudo[0].positions) > 0
     for other in proposals[1:]:
         assert other.positions.tobytes() == proposals[0].positions.tobytes()
@@ -144,7 +147,7 @@ def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, 
         # Cached views are encoded by either runner; for fresh ones, which are never cached, the features may be there.
         cache = tmp_path / (f"{runner}-cache" if views == "cached:2" else "cache")
         given = {**options, "out": str(outs[runner]), "runner": runner, "cache": str(cache)}
-        run(resolve(given), Reporter(2, Console(quiet=True)))
+        run(resolve(given), Reporter(2, Console(quiet=True)), open_runtime=open_runtime)
     inline, on_ray = result(outs["inline"]), result(outs["ray"])
     assert (inline[1]["policy"].num_rows > 0) == (strategy == "vssp")
     assert inline[0] == on_ray[0]
@@ -177,19 +180,19 @@ def odd(ray, behavior="live", timeout=20.0):
 
 def test_errors_of_components_arrive_as_they_are(local_ray):
     with pytest.raises(ConfigError, match="--gamma 2"):
-        odd(local_ray).submit("complain").result()
+        odd(local_ray).ask(Odd.complain).result()
     with pytest.raises(ConfigError, match="--beta -1"):
-        odd(local_ray, "refuse").submit("complain").result()
+        odd(local_ray, "refuse").ask(Odd.complain).result()
 
 
 def test_a_dead_or_silent_actor_is_named(local_ray):
     with pytest.raises(ResourceError, match=r"odd\.die.*--resume"):
-        odd(local_ray).submit("die").result()
+        odd(local_ray).ask(Odd.die).result()
     handle = odd(local_ray)
     assert wait_for(handle.actor.ping.remote(), "ping", 60.0) != os.getpid()
     handle.timeout = 0.2
     with pytest.raises(ResourceError, match=r"odd\.wait.*--timeout 0.2"):
-        handle.submit("wait").result()
+        handle.ask(Odd.wait).result()
 
 
 def test_what_can_not_be_placed_is_refused_with_numbers(local_ray):
@@ -242,7 +245,7 @@ def test_labels_by_file_wait_on_ray_too(local_ray, tiny_model, tiny_folder, tmp_
     quiet = Reporter(1, Console(quiet=True))
     featurize_only(resolve({**options, "runner": "inline"}), quiet)
     assert not list((tmp_path / "cache").glob("*/views-*/*")), "views are made when they are asked for"
-    assert run(resolve({**options, "runner": "ray"}), quiet)["status"] == "awaiting_labels"
+    assert run(resolve({**options, "runner": "ray"}), quiet, open_runtime=open_runtime)["status"] == "awaiting_labels"
     assert list((tmp_path / "cache").glob("*/views-*/*")), "by the worker"
     file = tmp_path / "run" / "round_01" / "query.csv"
     table = pd.read_csv(file, dtype=str)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from psp_ray.actors import oracle as shared
+from psp_ray.actors.opening import open_runtime
 from psp_ray.actors.runtime import RayRuntime
 from psp_ray.cli.main import cli
 from psp_ray.core.errors import BudgetError, ConfigError, OracleError, ResourceError
@@ -16,8 +17,9 @@ from psp_ray.labels import Ledger
 from psp_ray.labels.accounting import account
 from psp_ray.labels.annotators.simulated import SimulatedGroup
 from psp_ray.report.progress import Reporter
-from psp_ray.run import build as components
-from psp_ray.run.command import prepare, run
+from psp_ray.run.command import run
+from psp_ray.run.inputs import OracleInput
+from psp_ray.run.prepare import prepare
 from psp_ray.run.resolve import resolve
 from tests.labels.clients import request
 from tests.labels.conftest import CLASSES
@@ -40,8 +42,8 @@ def started(local_ray, tmp_path):
 
 def client(name, numbers=range(60), classes=CLASSES, **settings):
     config = resolve({"oracle": "shared", "oracle_name": name, **settings})
-    given = components.OracleInput(
-        settings=components.settings_json(config),
+    given = OracleInput(
+        settings=config.labels,
         classes=list(classes),
         ledger="",
         sample_ids=[f"s{i}" for i in numbers],
@@ -56,16 +58,16 @@ def test_two_experiments_pay_once_and_a_restarted_actor_forgets_nothing(started,
     assert started("one")["name"] == "one", "starting it again finds it"
     assert shared.oracle_names() == ["one"]
     a, b = client("one"), client("one", range(30))
-    under_way = [a.submit("label", request("a1", "a", 1, range(10))) for _ in range(4)]
+    under_way = [a.label(request("a1", "a", 1, range(10))) for _ in range(4)]
     first = under_way[0].result()
     assert [asked.result().newly_paid for asked in under_way] == [10] * 4, "a request is one, however often it is sent"
     assert first.labels.tolist() == [i % 3 for i in range(10)]
-    second = b.submit("label", request("b1", "b", 1, range(5, 15))).result()
+    second = b.label(request("b1", "b", 1, range(5, 15))).result()
     assert (first.newly_paid, second.newly_paid, second.labels_used) == (10, 5, 10)
-    assert a.submit("label", request("a1", "a", 1, range(10))).result().newly_paid == 10, "a request repeats its answer"
+    assert a.label(request("a1", "a", 1, range(10))).result().newly_paid == 10, "a request repeats its answer"
 
     local_ray.kill(shared.find_oracle("one"), no_restart=False)
-    third = b.submit("label", request("b2", "b", 2, range(15, 20))).result()
+    third = b.label(request("b2", "b", 2, range(15, 20))).result()
     assert third.labels.tolist() == [i % 3 for i in range(15, 20)], "the client enrolled again by itself"
     status = shared.RemoteAccounting("one").status()
     assert status["labels_bought"] == 20
@@ -74,7 +76,7 @@ def test_two_experiments_pay_once_and_a_restarted_actor_forgets_nothing(started,
     edited = table.set_column(1, "class", pa.array(["owl", *table["class"].to_pylist()[1:]]))
     assert shared.RemoteAccounting("one").correct_labels(edited, "account.csv", "somebody") == (1, 19)
     assert shared.RemoteAccounting("one").correction_history()["class"].to_pylist() == ["owl"]
-    fourth = a.submit("label", request("a2", "a", 2, [20])).result()
+    fourth = a.label(request("a2", "a", 2, [20])).result()
     assert dict(zip(fourth.corrected_ids, fourth.corrected_labels.tolist(), strict=True)) == {"s0": 2}
     paid = {row["experiment"]: row["labels_paid"] for row in status["experiments"]}
     assert paid == {"a": 10, "b": 10}
@@ -91,16 +93,15 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
     started("caps", cost_cap=50.0)
     status = shared.RemoteAccounting("caps").status()
     assert (status["label_cap"], status["cost_cap"]) == (12, 50.0), "a cap that isn't named stays"
-    assert len(a.submit("label", request("a1", "a", 1, range(8))).result().labels) == 8
+    assert len(a.label(request("a1", "a", 1, range(8))).result().labels) == 8
     with pytest.raises(BudgetError, match="label_cap 8: experiment 'a'"):
-        a.submit("label", request("a2", "a", 2, [8])).result()
+        a.label(request("a2", "a", 2, [8])).result()
     with pytest.raises(BudgetError, match="label_cap 12 of ledger"):
-        b.submit("label", request("b1", "b", 1, range(8, 13))).result()
-    assert len(b.submit("label", request("b1b", "b", 1, range(4, 12))).result().labels) == 8
+        b.label(request("b1", "b", 1, range(8, 13))).result()
+    assert len(b.label(request("b1b", "b", 1, range(4, 12))).result().labels) == 8
     config = resolve({"oracle": "shared", "oracle_name": "caps"})
     wrong = np.array([1], np.int32)
-    text = components.settings_json(config)
-    contrary = components.OracleInput(text, list(CLASSES), "", ["x"], wrong, content_hashes=["hash0"])
+    contrary = OracleInput(config.labels, list(CLASSES), "", ["x"], wrong, content_hashes=["hash0"])
     with pytest.raises(OracleError, match="has class 'dog' here but 'cat' in an earlier one"):
         shared.connect_shared(config, contrary)
     with pytest.raises(OracleError, match="runs already, with ledger"):
@@ -138,7 +139,7 @@ def test_whole_runs_share_an_oracle_with_noisy_annotators(
     found = []
     for number in range(2):
         config = resolve({**options, "out": str(tmp_path / f"run{number}")})
-        found.append(run(config, Reporter(2, Console(quiet=True))))
+        found.append(run(config, Reporter(2, Console(quiet=True)), open_runtime=open_runtime))
     assert [(summary["labels_used"], summary["labels_paid"]) for summary in found] == [(6, 6), (6, 0)]
     assert not (tmp_path / "run0" / "ledger.sqlite").exists()
     result = CliRunner().invoke(cli, ["oracle", "status", "--name", "noisy", "--json"], standalone_mode=False)
@@ -155,14 +156,13 @@ def test_whole_runs_share_an_oracle_with_noisy_annotators(
     stopped = runner.invoke(cli, ["oracle", "stop", "--name", "noisy"], standalone_mode=False)
     assert "stopped" in stopped.output
     with pytest.raises(OracleError, match="no such oracle"):
-        run(resolve({**options, "out": str(tmp_path / "run2")}), Reporter(2, Console(quiet=True)))
+        run(resolve({**options, "out": str(tmp_path / "run2")}), Reporter(2, Console(quiet=True)), 0.0, open_runtime)
 
 
 def test_a_run_joins_the_cluster_of_its_oracle_before_it_does_anything(local_ray, monkeypatch):
     """Without an address that is the one on this machine, as it is for `psp-ray oracle start`."""
-    quiet = Reporter(1, Console(quiet=True))
     with pytest.raises(OracleError, match="--oracle-name nobody: no such oracle"):
-        RayRuntime(resolve({"oracle": "shared", "oracle_name": "nobody"}), quiet)
+        RayRuntime(resolve({"oracle": "shared", "oracle_name": "nobody"}))
     asked = []
 
     def start(address):
@@ -174,7 +174,7 @@ def test_a_run_joins_the_cluster_of_its_oracle_before_it_does_anything(local_ray
     monkeypatch.setattr(shared, "start_ray", start)
     for address in (None, "10.0.0.1:6379"):
         with pytest.raises(ResourceError):
-            RayRuntime(resolve({"oracle": "shared", "ray_address": address}), quiet)
+            RayRuntime(resolve({"oracle": "shared", "ray_address": address}))
     assert asked == ["auto", "10.0.0.1:6379"]
 
 

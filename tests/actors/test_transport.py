@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from psp_ray.actors.transport import pack, unpack
+from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Evaluation, PoolState, TextState
+from psp_ray.run.resolve import resolve
 
 
 def over_the_wire(value):
@@ -59,6 +61,16 @@ def test_arrays_start_on_cache_lines():
 def test_arrow_tables_pass_through():
     table = pa.table({"x": [1, 2]})
     assert over_the_wire([table])[0].equals(table)
+
+
+def test_a_section_of_the_settings_arrives_checked():
+    config = resolve({"rounds": 3, "views": "fresh:2", "strategy": "psp-paper"})
+    for section in (config.model, config.learn, config.selftrain, config.policy, config.labels):
+        assert over_the_wire([section])[0] == section
+    packet = pack(config.labels)
+    forged = type(packet)((*packet.tree[:2], {**packet.tree[2], "rounds": -1}), packet.arrays)
+    with pytest.raises(ConfigError, match="rounds"):
+        unpack(forged)
 
 
 def test_other_objects_are_refused():

@@ -35,7 +35,7 @@ def group(local_ray, count, most, cpus, timeout=60.0):
 
 
 def items(n, seconds=0.0):
-    return [[np.arange(i, i + 3), seconds] for i in range(n)]
+    return [(np.arange(i, i + 3), seconds) for i in range(n)]
 
 
 def check(results, n):
@@ -47,11 +47,11 @@ def check(results, n):
 
 def test_results_keep_their_places_and_errors_come_through(local_ray):
     workers = group(local_ray, 2, 0, 0.1)
-    check(workers.imap("double", items(15)), 15)
-    check(workers.imap("double", iter(items(4))), 4)
-    assert list(workers.imap("double", [])) == []
+    check(workers.imap(Doubler.double, items(15)), 15)
+    check(workers.imap(Doubler.double, iter(items(4))), 4)
+    assert list(workers.imap(Doubler.double, [])) == []
     with pytest.raises(UserError, match="refuses"):
-        list(workers.imap("double", items(3, -1.0)))
+        list(workers.imap(Doubler.double, items(3, -1.0)))
     workers.close()
 
 
@@ -70,20 +70,20 @@ def test_workers_that_find_no_room_join_when_there_is_some(local_ray):
 
     def endless():
         for item in items(4000, 0.05):
-            if (len(workers._ready) == 2 and len(done) % 5 == 0) or time.monotonic() > deadline:
+            if (workers.ready == 2 and len(done) % 5 == 0) or time.monotonic() > deadline:
                 return
             yield item
 
-    for place, _ in workers.imap("double", endless()):
+    for place, _ in workers.imap(Doubler.double, endless()):
         done.append(place)
-    assert len(workers._ready) == 2, "the second one never joined"
+    assert workers.ready == 2, "the second one never joined"
     assert done, "the first one worked meanwhile"
     workers.close()
 
 
 def test_a_killed_worker_is_replaced(local_ray):
     workers = group(local_ray, 2, 0, 0.1)
-    running = workers.imap("double", items(20, 0.05))
+    running = workers.imap(Doubler.double, items(20, 0.05))
     found = [next(running)]
     local_ray.kill(workers.actors[0], no_restart=False)
     found += list(running)
@@ -94,9 +94,9 @@ def test_a_killed_worker_is_replaced(local_ray):
 def test_a_group_that_never_comes_up_says_so(local_ray):
     cpus = local_ray.cluster_resources()["CPU"]
     held = group(local_ray, 1, 0, cpus)
-    next(held.imap("double", items(1)))
+    next(held.imap(Doubler.double, items(1)))
     waiting = group(local_ray, 1, 0, cpus, timeout=1.5)
     with pytest.raises(ResourceError, match=r"no answer within --timeout 1.5 s \(0 of 1 are up\)"):
-        list(waiting.imap("double", items(1)))
+        list(waiting.imap(Doubler.double, items(1)))
     held.close()
     waiting.close()

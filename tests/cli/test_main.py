@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from psp_ray.cli.listing import KINDS, OTHERS, registries
 from psp_ray.cli.main import arguments_with_command, main
-from psp_ray.config.config import fields
+from psp_ray.config import kinds
+from psp_ray.config.config import SECTIONS, fields
+from psp_ray.core.registry import Registry
 
 
 @pytest.fixture
@@ -140,10 +144,75 @@ def test_doctor(call):
     assert "feature cache    ok" in out
 
 
-def test_starting_up_is_light():
-    """The command line, the configuration and the records import neither torch nor ray nor open_clip."""
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "run --dry-run",
+        "run --model psp-light",
+        "run --rounds 1000",
+        "compare --datasets digits --strategies random --dry-run",
+        "sweep --datasets digits --out x --vary kappa=-1,1",
+        "cache ls",
+        *(f"list {kind}" for kind in KINDS),
+    ],
+)
+def test_what_only_checks_is_light(words, tmp_path):
+    """It imports nothing that takes seconds: a mistake is told at once."""
     code = (
-        "import sys, psp_ray.cli.main; from psp_ray.run.resolve import resolve; resolve({}); "
-        "sys.exit(bool({'torch', 'ray', 'open_clip', 'matplotlib'} & set(sys.modules)))"
+        "import atexit, sys; from psp_ray.cli.main import main; heavy = {'torch', 'ray', 'open_clip', 'sklearn'}; "
+        "atexit.register(lambda: print(*sorted(heavy & set(sys.modules)))); main(sys.argv[1:])"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environment = os.environ | {"PSP_RAY_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code, *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode in (0, 2), done.stderr
+    assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_names_are_listed_one_a_line_with_their_source(call, kind):
+    code, out, _ = call("list", kind)
+    found = json.loads(call("list", kind, "--json")[1])
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [item["name"] for item in found]
+    assert all(item["source"] for item in found)
+    known = {
+        "strategies": "vssp",
+        "datasets": "digits",
+        "models": "psp-lite",
+        "presets": "psp-paper",
+        "settings": "beta",
+    }
+    assert known.get(kind, found[0]["name"]) in [item["name"] for item in found]
+
+
+def test_every_setting_that_names_something_can_be_listed():
+    """Registries that an option names are listed, under one kind each."""
+    listed = registries()
+    assert set(listed) | set(OTHERS) == set(KINDS)
+    made = {id(value) for value in vars(kinds).values() if isinstance(value, Registry)}
+    assert made <= {id(registry) for registry in listed.values()}
+    assert len({id(registry) for registry in listed.values()}) == len(listed)
+
+
+def test_models_are_those_of_open_clip():
+    """Read from its files where it isn't loaded, asked of it where it is: the same names, the same architectures."""
+    code = (
+        "import sys; from psp_ray.clip.architectures import known_models, model_config; "
+        "names = known_models(); found = [model_config(name) for name in names]; "
+        "assert 'open_clip' not in sys.modules; import open_clip; assert sorted(known_models()) == names; "
+        "assert [open_clip.get_model_config(name) for name in names] == found; print(len(names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+def test_help_lists_settings_by_section(call):
+    out = call("run", "--help")[1]
+    places = [out.index(f"\n{name.capitalize()} (") for name in SECTIONS]
+    assert places == sorted(places)
+    for key, start, end in zip(("dataset", "model"), places, places[1:], strict=False):
+        assert start < out.index(f"\n  --{key} ") < end
+    assert out.index("--dry-run") < places[0]

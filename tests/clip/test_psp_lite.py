@@ -16,11 +16,9 @@ from psp_ray.clip.psp_lite.builder import evaluate
 
 ASSET = Path(evaluate.__file__).parents[1] / "psp-lite.safetensors"
 DATA = Path(__file__).parents[2].parent / "shared" / "datasets"
-needs_asset = pytest.mark.skipif(not ASSET.is_file(), reason="psp-lite.safetensors is not built")
 needs_caltech = pytest.mark.skipif(
     not (DATA / "caltech-101" / "split_zhou_Caltech101.json").is_file(), reason="no Caltech-101 in ../shared/datasets"
 )
-pytestmark = needs_asset
 
 
 @pytest.fixture(scope="module")

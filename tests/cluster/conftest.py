@@ -35,7 +35,6 @@ def three_nodes(s3_server):
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
     """Environment for clients of moto's S3 server, with a bucket `psp`."""
-    pytest.importorskip("moto", reason="moto is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -27,7 +27,7 @@ until = time.monotonic() + 90
 
 def endless():
     for item in items(10_000, 0.05):
-        if (len(workers._ready) == 3 and len(found) >= 10) or time.monotonic() > until:
+        if (workers.up == 3 and len(found) >= 10) or time.monotonic() > until:
             return
         yield item
 
@@ -36,7 +36,7 @@ for place, value in workers.imap("double", endless()):
     found.append((place, value))
 check(found, len(found))
 alive = [node for node in ray.nodes() if node["Alive"]]
-print(json.dumps({"first": first, "ready": len(workers._ready), "nodes": len(alive)}))
+print(json.dumps({"first": first, "ready": workers.up, "nodes": len(alive)}))
 print(os.environ["RAY_ADDRESS"])
 """
 

@@ -100,7 +100,8 @@ def cluster_of(manifest):
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
 def test_kuberay_manifests(path):
-    validate = pytest.importorskip("kubernetes_validate").validate
+    from kubernetes_validate import validate
+
     manifest = load(path)
     assert manifest["apiVersion"] == "ray.io/v1"
     assert re.fullmatch(r"[a-z0-9-]{1,40}", manifest["metadata"]["name"]), "KubeRay puts suffixes behind it"
@@ -167,8 +168,9 @@ def test_the_cloud_launcher_accepts_its_file():
 
 
 def test_compose_agrees_with_the_specification():
-    schemas = pytest.importorskip("check_jsonschema.builtin_schemas")
-    schema = schemas.get_builtin_schema("vendor.compose-spec")
+    from check_jsonschema.builtin_schemas import get_builtin_schema
+
+    schema = get_builtin_schema("vendor.compose-spec")
     config = load(ROOT / "docker" / "compose.yaml")
     jsonschema.validate(config, schema)
     config["services"]["head"]["depend_on"] = config["services"]["head"].pop("depends_on")
@@ -212,8 +214,7 @@ def test_images_fit_the_project(name):
 
 def linter(name):
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
+    assert found is not None, f"{name} is not installed; it comes with psp-ray[test]"
     return found
 
 

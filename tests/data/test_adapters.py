@@ -154,7 +154,7 @@ def test_folder_errors(tmp_path):
     class_folders(tmp_path / "outer" / "images")
     assert f"or give {tmp_path / 'outer' / 'images'}" in message(load_dataset, str(tmp_path / "outer"))
     (tmp_path / "file").write_text("x")
-    assert "is a file" in message(load_dataset, str(tmp_path / "file"))
+    assert "is a file of another kind" in message(load_dataset, str(tmp_path / "file"))
     for name in ("bad/cat/a.png", "bad/dog/b.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"not a picture")

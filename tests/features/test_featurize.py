@@ -166,8 +166,6 @@ def test_an_interrupted_run_goes_on_where_it_was(dataset, cache, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from psp_ray.data import encoder as encoder_module
-from psp_ray.data import featurize as featurize_module
 from psp_ray.data import load_dataset
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.featurize import featurize

@@ -14,8 +14,9 @@ from psp_ray.labels import Item, Oracle
 from psp_ray.labels.annotators.simulated import SimulatedAnnotators, SimulatedGroup, load_group
 from psp_ray.labels.votes import load_votes, record_votes, vote_counts
 from psp_ray.labels.voting import dawid_skene, majority
-from psp_ray.run.build import OracleInput, build_oracle, settings_json
-from psp_ray.run.command import prepare
+from psp_ray.run.build import build_oracle
+from psp_ray.run.inputs import OracleInput
+from psp_ray.run.prepare import prepare
 from psp_ray.run.resolve import resolve
 from tests.labels.clients import request, truth
 from tests.labels.conftest import CLASSES
@@ -140,7 +141,7 @@ def test_a_resumed_run_gets_the_labels_of_one_that_was_not_interrupted(tmp_path)
     def oracle(name):
         return build_oracle(
             OracleInput(
-                settings_json(config),
+                config.labels,
                 list(CLASSES),
                 str(tmp_path / f"{name}.sqlite"),
                 [f"s{i}" for i in numbers],

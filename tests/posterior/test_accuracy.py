@@ -1,5 +1,7 @@
 """Estimates from draws: coverage by simulation with the real draw, pooled rounds, calibration, stopping criteria."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -18,6 +20,7 @@ from psp_ray.posterior.accuracy import (
     share_of_none,
 )
 from psp_ray.posterior.calibration import calibrate, fit_temperature, reliability
+from psp_ray.posterior.estimate import Estimate
 from psp_ray.run.stopping import agreement, expected_gain, outlook, parse_stop, reason_to_stop, stop_set
 
 
@@ -188,19 +191,19 @@ def test_agreement_is_kappa():
 def test_expected_gain_of_a_known_curve():
     m = np.array([10, 20, 30, 40, 60])
     value = 0.9 - 0.4 * (m / 10.0) ** -0.7
-    estimates = [{"value": v, "low": v - 0.01, "high": v + 0.01, "n_effective": 900.0} for v in value]
+    estimates = [Estimate(v, v - 0.01, v + 0.01, 900.0) for v in value]
     found = expected_gain([*m, 80], [*estimates, None], 20)
     true = 0.4 * (8.0**-0.7 - 10.0**-0.7)
     assert found.gain == pytest.approx(true, abs=0.01)
     assert found.now == pytest.approx(0.9 - 0.4 * 8.0**-0.7, abs=0.02)
     assert expected_gain(m[:2], estimates[:2], 10) is None
-    assert expected_gain(m, [{**e, "n_effective": 4.0} for e in estimates], 10) is None
+    assert expected_gain(m, [replace(e, n_effective=4.0) for e in estimates], 10) is None
     assert "about +" in outlook(found, 0.1, 20)
     assert "too few" in outlook(None, 0.1, 20)
 
 
 def test_criteria():
-    rows = [{"agreement": kappa} for kappa in (0.5, 0.99, 0.995, 0.999)]
+    rows = [0.5, 0.99, 0.995, 0.999]
     assert "stable" in reason_to_stop(parse_stop("stable"), rows, None, None, 10)
     assert not reason_to_stop(parse_stop("stable"), rows[:3], None, None, 10)
     assert not reason_to_stop(parse_stop("stable:0.999"), rows, None, None, 10)

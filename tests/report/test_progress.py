@@ -7,6 +7,8 @@ import io
 from rich.console import Console
 
 from psp_ray.report.progress import Reporter, counting
+from psp_ray.report.round_report import StageSeconds
+from tests.helpers import report_of
 
 
 def reporter(**options):
@@ -43,10 +45,23 @@ def test_views_on_demand_say_how_far_they_are():
 
 def test_a_stage_says_how_long_it_took_the_round_before(monkeypatch):
     shown = []
+
+    class Live:
+        """Stands in for rich's live line."""
+
+        def __init__(self, text):
+            shown.append(text)
+
+        def start(self): ...
+
+        def stop(self): ...
+
+        update = __init__
+
     told = reporter(force_terminal=True)
-    monkeypatch.setattr(told, "_live", shown.append)
+    monkeypatch.setattr(told.console, "status", Live)
     told.stage(1, "learn")
-    told.restored([{"seconds": {"learn": 75.0, "propose": 0.3}}], _nothing())
+    told.restored([report_of(seconds=StageSeconds(learn=75.0, propose=0.3))], None)
     told.stage(2, "learn")
     told.stage(2, "propose")
     told.stage(8, "judge 1/4")
@@ -56,9 +71,3 @@ def test_a_stage_says_how_long_it_took_the_round_before(monkeypatch):
         "round 2/8: propose …",
         "round 8/8: judge 1/4 (about 1 min 15 s) …",
     ]
-
-
-def _nothing():
-    from psp_ray.core.records import Evaluation
-
-    return Evaluation(float("nan"), float("nan"), 0)

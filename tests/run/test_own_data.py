@@ -290,8 +290,8 @@ def test_views_on_demand_are_those_that_would_be_cached(options, tmp_path, tiny_
 def test_views_on_demand_come_in_portions_that_are_told_and_kept(options, tmp_path, tiny_folder, monkeypatch, source):
     """Progress adds up, an interruption loses one portion, and what is there is not encoded again."""
     del options["classes"], options["oracle"]
-    monkeypatch.setattr("psp_ray.run.pseudo_labeler.VIEW_PIECE", 4)
-    monkeypatch.setattr("psp_ray.run.pseudo_labeler.VIEW_PIECES", 2)
+    monkeypatch.setattr("psp_ray.run.views.VIEW_PIECE", 4)
+    monkeypatch.setattr("psp_ray.run.views.VIEW_PIECES", 2)
     told = []
 
     class Listening(Reporter):

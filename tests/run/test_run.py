@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,9 +22,13 @@ from psp_ray.cli.main import main
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import alone
 from psp_ray.data.load import load_dataset
+from psp_ray.features.tower import encoder_spec
 from psp_ray.report.progress import Reporter
+from psp_ray.report.round_report import Next
 from psp_ray.run.command import run
+from psp_ray.run.featurizing import featurize_only
 from psp_ray.run.resolve import resolve
+from psp_ray.run.runtime import InlineRuntime
 
 ROUNDS = 3
 
@@ -197,7 +200,7 @@ def test_a_folder_that_a_kill_left_half_made_is_taken_up(options, tmp_path, monk
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("psp_ray.run.command.write_text", killed)
+        patch.setattr("psp_ray.run.folder.write_text", killed)
         with pytest.raises(Crash):
             start(options, tmp_path / "run", rounds=1)
     assert start(options, tmp_path / "run", rounds=1, resume=True)["status"] == "finished"
@@ -238,51 +241,62 @@ def test_strategies_and_views(options, tmp_path, strategy, views):
         assert all(row["reward"] is None and row["pseudo_labels"] == 0 for row in summary["rounds"])
 
 
-def test_predict_reads_what_run_wrote(options, uninterrupted, tiny_folder, tmp_path, capsys):
+def test_predict_reads_what_run_wrote(options, tiny_folder, tmp_path):
     from psp_ray import Classifier
 
+    out = tmp_path / "run"
+    start(options, out, strategy="random", self_training="none", rounds=1)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    classifier = Classifier.load(uninterrupted)
-    predictions = classifier.predict([tiny_folder / "red", tmp_path / "broken.png"])
-    assert len(predictions) == 21
+    pool = pd.read_parquet(out / "pool_predictions.parquet").set_index("path")
+    rest = pool[pool.source == "predicted"]
+    assert len(rest) == 42 - 3
+    predictions = Classifier.load(out).predict([*rest.index, tmp_path / "broken.png"])
     assert predictions[-1].error
-    pool = pd.read_parquet(uninterrupted / "pool_predictions.parquet").set_index("path")
-    seen = 0
-    for item in predictions[:-1]:
-        if item.path in pool.index and pool.loc[item.path].source == "predicted":
-            seen += 1
-            assert item.label == pool.loc[item.path]["class"]
-            assert item.probability == pytest.approx(pool.loc[item.path].probability, abs=2e-3)
-    out = tmp_path / "p.csv"
+    assert [item.path for item in predictions[:-1]] == rest.index.tolist()
+    assert [item.label for item in predictions[:-1]] == rest["class"].tolist()
+    np.testing.assert_allclose([item.probability for item in predictions[:-1]], rest.probability, atol=2e-3)
     with pytest.raises(SystemExit) as ended:
-        main(["predict", "--run", str(uninterrupted), "--out", str(out), str(tiny_folder / "blue")])
+        main(["predict", "--run", str(out), "--out", str(tmp_path / "p.csv"), str(tiny_folder / "blue")])
     assert ended.value.code == 0
-    assert len(pd.read_csv(out)) == 20
-    assert seen > 0 or np.all(pool.source != "predicted")
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 20
 
 
-def command(options, out, *more):
-    words = [sys.executable, "-m", "psp_ray.main", "run", "--out", str(out)]
+SIGNALED = """
+import os, sys
+from psp_ray.report.progress import Reporter
+
+def stage(self, round, name):
+    if (round, name) == ({round}, "learn"):
+        os.kill(os.getpid(), {signal})
+
+Reporter.stage = stage
+from psp_ray.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def signaled(options, out, round, number, *more):
+    """The command line in a process of its own, which a signal reaches while it learns in a round."""
+    words = [sys.executable, "-c", SIGNALED.format(round=round, signal=int(number)), "run", "--out", str(out)]
     for key, value in options.items():
         words += [f"--{key.replace('_', '-')}", str(value)]
-    return [*words, *more]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([*words, *more], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_killed_and_terminated_processes_resume_to_the_bit(options, uninterrupted, tmp_path):
     out = tmp_path / "run"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    killed = subprocess.Popen(command(options, out), env=environment, stdout=subprocess.DEVNULL)
-    wait_for(out / "checkpoints" / "round_001" / "COMPLETE", killed)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL or (out / "summary.json").exists()
+    killed = signaled(options, out, 2, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "summary.json").exists()
+    assert [path.name for path in (out / "checkpoints").glob("*/COMPLETE")] == ["COMPLETE"]
 
-    ended = subprocess.Popen(command(options, out, "--resume"), env=environment, stdout=subprocess.PIPE, text=True)
-    wait_for(out / "checkpoints" / "round_002" / "COMPLETE", ended)
-    ended.send_signal(signal.SIGTERM)
-    text, _ = ended.communicate()
-    if ended.returncode == 143:  # it may have finished before the signal came
-        assert "--resume" in text
-        assert json.loads((out / "summary.json").read_text())["status"] == "interrupted"
+    ended = signaled(options, out, 3, signal.SIGTERM, "--resume")
+    assert ended.returncode == 143
+    assert "--resume" in ended.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert [row["round"] for row in summary["rounds"]] == [1, 2]
     start(options, out, resume=True)
     assert_same(uninterrupted, out)
 
@@ -302,28 +316,50 @@ def test_an_unreadable_image_with_an_initial_label_is_left_out(options, tmp_path
     assert f"left out 1 initial label: its image can't be read ({names[0]})" in said
 
 
-def wait_for(path, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert path.exists()
+def test_a_listener_stops_a_run_which_then_goes_on(options, uninterrupted, tmp_path):
+    class Patient(Reporter):
+        def after_round(self, report):
+            seen.append(report.round)
+            return Next.STOP if len(seen) == 2 else Next.CONTINUE
+
+    seen, out = [], tmp_path / "run"
+    stopped = run(resolve({**options, "out": str(out)}), Patient(ROUNDS, Console(quiet=True)))
+    assert (stopped["status"], len(stopped["rounds"])) == ("interrupted", 2)
+    done = run(resolve({**options, "out": str(out), "resume": True}), Patient(ROUNDS, Console(quiet=True)))
+    assert seen == [1, 2, 1, 2, 3], "rounds of the checkpoint are told of again"
+    assert done["status"] == "finished"
+    assert_same(uninterrupted, out)
 
 
-def test_featurizing_alone_encodes_what_a_run_would_look_for(monkeypatch):
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(options, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Crash):
+        run(resolve({**options, "out": str(out)}), CrashInRoundTwo(ROUNDS, Console(quiet=True)))
+    path = out / "checkpoints" / "round_001" / "state.json"
+    record = json.loads(path.read_text())
+    record["rows"][0]["mood"] = "good"
+    path.write_text(json.dumps(record))
+    with pytest.raises(OutputError, match="another version of psp-ray wrote the checkpoint"):
+        start(options, out, resume=True)
+
+
+def test_featurizing_alone_encodes_what_a_run_would_look_for(tmp_path):
     """The image size of a data set is settled before any encoder is built: or the cache would hold another one's."""
-    from psp_ray import run as run_module
-
     seen = []
 
-    @contextmanager
-    def spy(config, reporter):
-        seen.append(config)
-        yield None
+    class Spy(InlineRuntime):
+        def map_chunks(self, tasks):
+            seen.extend(tasks)
+            raise Crash
 
-    monkeypatch.setattr(run_module, "open_runtime", spy)
-    monkeypatch.setattr(run_module, "featurize_prepared", lambda prepared, runtime, reporter: seen.append(prepared))
-    with pytest.raises(AttributeError):  # nothing was featurized
-        run_module.featurize_only(resolve({"runner": "inline"}))
-    config, prepared = seen
+    @contextmanager
+    def spy(config):
+        seen.append(config)
+        yield Spy(config)
+
+    with pytest.raises(Crash):
+        featurize_only(resolve({"runner": "inline", "cache": str(tmp_path)}), quiet(), spy)
+    config, *tasks = seen
+    assert tasks, "there was something to encode"
     assert config.model.image_size == 96
-    assert prepared.spec.preprocessing.size == (96, 96)
+    assert encoder_spec(config.model).preprocessing.size == (96, 96)

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from psp_ray.core.errors import ConfigError
 from psp_ray.neighbors.graph import propagate
-from psp_ray.selftrain import PseudoLabeler, SelfTrainingSettings
+from psp_ray.selftrain import KnownLabels, PseudoLabeler, ScoreRequest, SelfTrainingSettings
 from psp_ray.selftrain import service as service_module
 from psp_ray.selftrain.ust import score_views
 from tests.helpers import ArrayPool
 from tests.selftrain.conftest import make_pool, slow_bpls, slow_scores, unit
 
+NOBODY = np.zeros(0, np.int64)
 LITERAL = {
     "pseudo_source": "prompt",
     "confidence_min": 0.7,
@@ -24,6 +25,16 @@ LITERAL = {
 
 def all_views(pool):
     return np.concatenate([pool.block(i, views=True).views for i in range(pool.n_blocks)])
+
+
+def label(labeler, text, positions, bought=None, classes=None, views=None):
+    """Pseudo-labels in one go: scored, and chosen with what was bought."""
+    scores = labeler.score(ScoreRequest(1, text, np.asarray(positions)), views)
+    return labeler.select(scores, known(bought, classes), NOBODY, views)
+
+
+def known(bought=None, classes=None):
+    return KnownLabels.none() if bought is None else KnownLabels(bought, classes)
 
 
 def assert_same(a, b):
@@ -85,9 +96,10 @@ def test_equals_the_slow_bpls_and_dropping_equals_leaving_out(
     spare_before, service_module.FILL_SPARE = service_module.FILL_SPARE, spare
     try:
         labeler = PseudoLabeler(pool, options)
-        whole = labeler.label(text, unlabeled, 1)
-        dropped = labeler.drop(draw.permutation(query), 1)
-        direct = PseudoLabeler(pool, options).label(text, rest, 1)
+        scores = labeler.score(ScoreRequest(1, text, unlabeled))
+        dropped = labeler.select(scores, known(), draw.permutation(query))
+        whole = labeler.select(scores, known(), NOBODY)
+        direct = label(PseudoLabeler(pool, options), text, rest)
     finally:
         service_module.FILL_SPARE = spare_before
     assert_same(dropped, direct)
@@ -102,7 +114,7 @@ def test_thresholds_against_scores_in_double_precision(pool):
     pool, text, _ = pool
     average, per_view = slow_scores(all_views(pool), text)
     keep = (average.max(1) >= 0.7) & (per_view.max(2).std(1) <= 0.05)
-    result = PseudoLabeler(pool, SelfTrainingSettings(**LITERAL)).label(text, np.arange(pool.n), 1)
+    result = label(PseudoLabeler(pool, SelfTrainingSettings(**LITERAL)), text, np.arange(pool.n))
     np.testing.assert_array_equal(result.positions, np.flatnonzero(keep))
     np.testing.assert_array_equal(result.labels, average.argmax(1)[keep])
     assert 0 < keep.sum() < pool.n
@@ -119,16 +131,17 @@ def test_lists_that_run_out_are_asked_for_again(monkeypatch):
     options = SelfTrainingSettings(pseudo_source="prompt", confidence_min=1, pseudo_floor=5, pseudo_cap=0)
     monkeypatch.setattr(service_module, "FILL_SPARE", 0)
     labeler = PseudoLabeler(pool, options)
-    passes = []
-    stream = labeler._stream
-    monkeypatch.setattr(labeler, "_stream", lambda *a, **k: (passes.append(1), stream(*a, **k))[1])
+    read = []
+    block = pool.block
+    monkeypatch.setattr(pool, "block", lambda index, **k: (read.append(index), block(index, **k))[1])
     unlabeled = np.arange(n)
-    result = labeler.label(text, unlabeled, 1)
-    assert len(passes) > 1, "the case does not test what it should"
+    scores = labeler.score(ScoreRequest(1, text, unlabeled))
+    result = labeler.select(scores, known(), NOBODY)
+    assert read.count(0) > 1, "the case does not test what it should"
     check(result, expected(pool, text, unlabeled, options))
     assert np.bincount(result.labels, minlength=n_classes).tolist() == [5] * n_classes
     best = result.positions[:20]
-    check(labeler.drop(best, 1), expected(pool, text, np.setdiff1d(unlabeled, best), options))
+    check(labeler.select(scores, known(), best), expected(pool, text, np.setdiff1d(unlabeled, best), options))
 
 
 def test_shards_and_repeats_give_the_same_bits(pool):
@@ -138,9 +151,9 @@ def test_shards_and_repeats_give_the_same_bits(pool):
     )
     unlabeled = np.arange(0, pool.n, 2)
     labeler = PseudoLabeler(pool, options)
-    first = labeler.label(text, unlabeled, 1)
-    assert_same(first, labeler.label(text, unlabeled, 2))
-    assert_same(first, PseudoLabeler(pool, options).label(text, unlabeled, 1))
+    first = label(labeler, text, unlabeled)
+    assert_same(first, label(labeler, text, unlabeled))
+    assert_same(first, label(PseudoLabeler(pool, options), text, unlabeled))
     assert len(first.positions) > 0
 
 
@@ -153,9 +166,9 @@ def test_fresh_views_replace_the_pools(pool, as_function):
     unlabeled = np.arange(7, 251)
     bare = ArrayPool(np.concatenate([pool.block(i).features for i in range(pool.n_blocks)]), block_size=64)
     given = (lambda positions: fresh[positions]) if as_function else fresh[unlabeled]
-    result = PseudoLabeler(bare, options).label(text, unlabeled, 1, views=given)
+    result = label(PseudoLabeler(bare, options), text, unlabeled, views=given)
     cached = ArrayPool(np.zeros((pool.n, pool.dim)), fresh, block_size=64)
-    assert_same(result, PseudoLabeler(cached, options).label(text, unlabeled, 1))
+    assert_same(result, label(PseudoLabeler(cached, options), text, unlabeled))
     assert len(result.positions) > 0
 
 
@@ -167,11 +180,11 @@ def test_center_as_a_view(pool):
     joined = ArrayPool(features, np.concatenate([features[:, None], all_views(pool)], 1), block_size=64)
     plain = PseudoLabeler(joined, SelfTrainingSettings(pseudo_source="prompt", **options))
     everything = np.arange(pool.n)
-    assert_same(with_center.label(text, everything, 1), plain.label(text, everything, 1))
+    assert_same(label(with_center, text, everything), label(plain, text, everything))
     alone = PseudoLabeler(
         ArrayPool(features), SelfTrainingSettings(pseudo_source="prompt", include_center=True, **options)
     )
-    assert (alone.label(text, everything, 1).uncertainty == 0).all()
+    assert (label(alone, text, everything).uncertainty == 0).all()
 
 
 def test_broken_features_are_never_kept():
@@ -182,7 +195,7 @@ def test_broken_features_are_never_kept():
     options = SelfTrainingSettings(
         pseudo_source="prompt", confidence_min=0, uncertainty_max=1, pseudo_floor=10, pseudo_cap=0
     )
-    result = PseudoLabeler(broken, options).label(text, np.arange(40), 1)
+    result = label(PseudoLabeler(broken, options), text, np.arange(40))
     assert sorted(result.positions) == [i for i in range(40) if i not in (3, 20)]
 
 
@@ -190,26 +203,41 @@ def test_no_views_is_an_error_that_says_what_to_do(pool):
     pool, text, _ = pool
     bare = ArrayPool(np.zeros((5, pool.dim)))
     with pytest.raises(ConfigError, match="set views to 5"):
-        PseudoLabeler(bare, SelfTrainingSettings()).label(text, np.arange(5), 1)
+        label(PseudoLabeler(bare, SelfTrainingSettings()), text, np.arange(5))
 
 
-def test_calls_out_of_turn(pool):
+@pytest.mark.parametrize("source", ["prompt", "graph", "both"])
+def test_calls_in_any_order_depend_on_their_arguments_alone(pool, source):
+    """Labels left out leave no trace, whatever was asked before."""
+    pool, text, truth = pool
+    settings = SelfTrainingSettings(pseudo_source=source, confidence_min=0.3, pseudo_floor=2)
+    query, rest = np.arange(0, pool.n, 9), np.setdiff1d(np.arange(pool.n), np.arange(0, pool.n, 9))
+    all_of_it = KnownLabels(query, truth[query].astype(np.int32))
+    half = KnownLabels(query[::2], all_of_it.labels[::2])
+    labeler, request = PseudoLabeler(pool, settings), ScoreRequest(1, text, np.arange(pool.n))
+    scores = labeler.score(request)
+    first, second = labeler.select(scores, all_of_it, query), labeler.select(scores, half, query)
+    labeler.score(ScoreRequest(2, text, rest[:50]))
+    assert_same(labeler.select(scores, all_of_it, query), first)
+    for part, found in ((half, second), (all_of_it, first)):
+        fresh = PseudoLabeler(pool, settings)
+        assert_same(fresh.select(fresh.score(request), part, query), found)
+    differ = len(first.positions) != len(second.positions) or (first.confidence != second.confidence).any()
+    assert differ == (source != "prompt")
+
+
+def test_positions_are_checked(pool):
     pool, text, _ = pool
     labeler = PseudoLabeler(pool, SelfTrainingSettings())
-    with pytest.raises(RuntimeError, match="label for round 1"):
-        labeler.drop(np.array([1]), 1)
-    labeler.label(text, np.arange(10), 1)
-    with pytest.raises(RuntimeError, match="label for round 2"):
-        labeler.drop(np.array([1]), 2)
     for wrong in ([2, 1], [1, 1], [-1], [pool.n]):
         with pytest.raises(ValueError, match="sorted, distinct"):
-            labeler.label(text, np.array(wrong), 1)
+            labeler.score(ScoreRequest(1, text, np.array(wrong)))
 
 
 def test_empty_pool_keeps_nothing(pool):
     pool, text, _ = pool
     for floor in (0, 2):
-        result = PseudoLabeler(pool, SelfTrainingSettings(pseudo_floor=floor)).label(text, np.zeros(0, np.int64), 1)
+        result = label(PseudoLabeler(pool, SelfTrainingSettings(pseudo_floor=floor)), text, NOBODY)
         assert [column.dtype for column in (result.positions, result.labels, result.confidence)] == [
             np.int64, np.int32, np.float32
         ]  # fmt: skip
@@ -223,8 +251,9 @@ def test_large_pools_get_pseudo_labels_on_the_graph_only():
     pool, text, truth = make_pool(n=300, noise=0.35)
     labeler = PseudoLabeler(pool, SelfTrainingSettings(graph_limit=120))
     bought = np.arange(0, 300, 10)
-    early = labeler.label(text, np.arange(300), 1)
-    got = labeler.drop(bought, 1, bought, truth[bought].astype(np.int32))
+    scores = labeler.score(ScoreRequest(1, text, np.arange(300)))
+    early = labeler.select(scores, known(), NOBODY)
+    got = labeler.select(scores, known(bought, truth[bought].astype(np.int32)), bought)
     assert len(early.positions) == 0
     assert 0 < len(got.positions) <= 120
     assert np.isin(got.positions, labeler.graph().positions).all()
@@ -237,9 +266,9 @@ def test_agreement_keeps_exactly_what_the_graph_confirms():
     bought = np.arange(0, 300, 10)
     rest = np.setdiff1d(np.arange(300), bought)
     open_to_all = {"confidence_min": 0, "uncertainty_max": 1, "pseudo_cap": 0}
-    teacher = PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="prompt", **open_to_all)).label(text, rest, 1)
+    teacher = label(PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="prompt", **open_to_all)), text, rest)
     labeler = PseudoLabeler(pool, SelfTrainingSettings(pseudo_source="both", **open_to_all))
-    both = labeler.label(text, rest, 1, bought, truth[bought].astype(np.int32))
+    both = label(labeler, text, rest, bought, truth[bought].astype(np.int32))
     graph = propagate(*labeler.graph().with_labeled(bought), truth[bought].astype(np.int32)).labels
     agree = teacher.labels == graph[rest]
     np.testing.assert_array_equal(both.positions, rest[agree])
@@ -253,7 +282,7 @@ def test_the_graph_can_be_the_only_source():
     rest = np.setdiff1d(np.arange(300), bought)
     options = SelfTrainingSettings(pseudo_source="graph", pseudo_cap=12)
     labeler = PseudoLabeler(pool, options)
-    got = labeler.label(text, rest, 1, bought, truth[bought].astype(np.int32))
+    got = label(labeler, text, rest, bought, truth[bought].astype(np.int32))
     opinion = propagate(*labeler.graph().with_labeled(bought), truth[bought].astype(np.int32))
     expected = {}
     for c in range(6):
@@ -272,10 +301,11 @@ def test_agreement_with_labels_that_arrive_later():
     labeler = PseudoLabeler(pool, options)
     everything, query = np.arange(300), np.arange(5, 300, 20)
     labels = truth[query].astype(np.int32)
-    early = labeler.label(text, everything, 1)
+    scores = labeler.score(ScoreRequest(1, text, everything))
+    early = labeler.select(scores, known(), NOBODY)
     assert len(early.positions) == 2 * 6, "before anything is bought only the floor is filled"
-    late = labeler.drop(query, 1, query, labels)
-    direct = PseudoLabeler(pool, options).label(text, np.setdiff1d(everything, query), 1, query, labels)
+    late = labeler.select(scores, known(query, labels), query)
+    direct = label(PseudoLabeler(pool, options), text, np.setdiff1d(everything, query), query, labels)
     assert_same(late, direct)
     assert len(late.positions) > 50
 

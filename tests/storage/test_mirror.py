@@ -10,11 +10,12 @@ from psp_ray.core.errors import OutputError
 from psp_ray.core.noise import sample_keys
 from psp_ray.features.cache import FeatureStore
 from psp_ray.features.pool import CachedPool
-from psp_ray.run.build import PoolSource
 from psp_ray.run.checkpoint import Checkpoint, load_latest, save_checkpoint
-from psp_ray.run.command import check_out
+from psp_ray.run.folder import check_out
+from psp_ray.run.mirror import RunMirror
+from psp_ray.run.pool_source import PoolSource
 from psp_ray.run.resolve import resolve
-from psp_ray.storage.mirror import RunMirror, Storage
+from psp_ray.storage.remote import Storage
 
 
 @pytest.fixture(params=["folder", "s3", "memory"])

@@ -10,9 +10,8 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.words import normalize_name
 from psp_ray.data.classes import ClassList
 from psp_ray.data.dataset import Dataset, make_dataset
-from psp_ray.data.images import image_extensions
+from psp_ray.data.listing import image_files
 from psp_ray.data.manifest import descriptions, load_parquet_folder, parquet_files
-from psp_ray.data.own import load_pool_folder, sorted_by_class
 from psp_ray.data.parts import stratified_parts
 from psp_ray.data.registry import Request
 
@@ -36,8 +35,8 @@ def load_folder(request: Request) -> Dataset:
     files = image_files(root)
     if not files and parquet_files(root):
         return load_parquet_folder(root, request.classes, has_test=request.has_test)
-    if request.classes is not None and not _has_parts(files) and not sorted_by_class(root, files, request.classes):
-        return load_pool_folder(root, files, request.classes)
+    if request.classes is not None and not _has_parts(files) and not _sorted_by_class(root, files, request.classes):
+        return _load_pool_folder(root, files, request.classes)
     if not files:
         if any(root.iterdir()):
             raise DatasetError(f"dataset folder {root} holds no image file; give a sub-folder of images per class")
@@ -86,28 +85,34 @@ def _as_given(root: Path, folders: list[str], given: ClassList) -> tuple[list[st
     return given.names, {folder: place[normalize_name(folder)] for folder in folders}
 
 
-def image_files(root: Path) -> list[tuple[str, ...]]:
-    """Image files below `root` as path parts relative to it. Links are followed, each real folder once on a path."""
-    extensions = image_extensions()
-    found: list[tuple[str, ...]] = []
+def _load_pool_folder(folder: Path, files: list[tuple[str, ...]], classes: ClassList) -> Dataset:
+    """Images anywhere below a folder, nothing known about their classes: all are pool.
 
-    def walk(folder: str, parts: tuple[str, ...], above: frozenset[str]) -> None:
-        real = os.path.realpath(folder)
-        if real in above:
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if entry.is_dir():
-                    walk(entry.path, (*parts, entry.name), above | {real})
-                elif os.path.splitext(entry.name)[1].lower() in extensions:
-                    found.append((*parts, entry.name))
+    Raises:
+        DatasetError: no image; or sub-folders of which only some are classes.
+    """
+    if not files:
+        raise DatasetError(f"dataset folder {folder} holds no image file; give a folder of images")
+    name = Path(os.path.abspath(folder)).name or "folder"
+    ids = ["/".join(parts) for parts in files]
+    known = descriptions(classes)
+    return make_dataset(name, classes.names, ids, ["pool"] * len(ids), None, root=folder, descriptions=known)
 
-    try:
-        walk(str(root), (), frozenset())
-    except OSError as error:
+
+def _sorted_by_class(folder: Path, files: list[tuple[str, ...]], classes: ClassList) -> bool:
+    """Whether the sub-folders are the classes given: all of them, or none.
+
+    Raises:
+        DatasetError: only some of them are.
+    """
+    names = {normalize_name(name) for name in classes.names}
+    tops = sorted({parts[0] for parts in files if len(parts) > 1})
+    strange = [top for top in tops if normalize_name(top) not in names]
+    if tops and not strange:
+        return True
+    if len(strange) < len(tops):
         raise DatasetError(
-            f"folder {error.filename} can't be read ({error.strerror}); change its permissions"
-        ) from None
-    return found
+            f"dataset folder {folder}: sub-folder {strange[0]!r} is no class of {classes.source}, others are; rename "
+            "it, or move the images together if their labels are not known"
+        )
+    return False

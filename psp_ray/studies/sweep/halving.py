@@ -31,7 +31,7 @@ class HalvingByBudget(FIFOScheduler):
     """
 
     def __init__(self, plan: Plan, earlier: Sequence[TrialResult] = ()):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
         self._of_budget = {
             budget: ASHAScheduler(
                 time_attr="round",
@@ -51,16 +51,18 @@ class HalvingByBudget(FIFOScheduler):
                     self.on_trial_result(None, past, dict(row))
 
     def on_trial_add(self, tune_controller: TuneController | None, trial: Judged) -> None:
-        self._scheduler(trial).on_trial_add(tune_controller, cast(Trial, trial))
+        self._scheduler(trial).on_trial_add(cast(TuneController, tune_controller), cast(Trial, trial))
 
     def on_trial_result(self, tune_controller: TuneController | None, trial: Judged, result: dict[str, Any]) -> str:
-        return str(self._scheduler(trial).on_trial_result(tune_controller, cast(Trial, trial), result))
+        return str(
+            self._scheduler(trial).on_trial_result(cast(TuneController, tune_controller), cast(Trial, trial), result)
+        )
 
     def on_trial_complete(self, tune_controller: TuneController | None, trial: Judged, result: dict[str, Any]) -> None:
-        self._scheduler(trial).on_trial_complete(tune_controller, cast(Trial, trial), result)
+        self._scheduler(trial).on_trial_complete(cast(TuneController, tune_controller), cast(Trial, trial), result)
 
     def on_trial_remove(self, tune_controller: TuneController | None, trial: Judged) -> None:
-        self._scheduler(trial).on_trial_remove(tune_controller, cast(Trial, trial))
+        self._scheduler(trial).on_trial_remove(cast(TuneController, tune_controller), cast(Trial, trial))
 
     def _scheduler(self, trial: Judged) -> ASHAScheduler:
         return self._of_budget[trial.config["point"][BUDGET]]

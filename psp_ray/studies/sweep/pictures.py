@@ -53,7 +53,8 @@ def draw_pareto(analysis: Analysis, path: Path) -> None:
         handles.values(), handles, loc="outside lower center", ncols=3 if len(names) > 1 else 2, fontsize=8
     )
     for handle in legend.legend_handles:
-        handle.set_alpha(1)
+        if handle is not None:
+            handle.set_alpha(1)
     figure.savefig(path, dpi=150)
 
 

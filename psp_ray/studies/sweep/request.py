@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psp_ray.config.base import read_yaml
 from psp_ray.core.errors import ConfigError
-from psp_ray.run.command import prepare
+from psp_ray.run.prepare import prepare
 from psp_ray.studies.sweep.plan import LEDGER_VARIABLE, Plan, parse_settings
 from psp_ray.studies.sweep.space import BUDGET, DEFAULT_SPACE, Dimension
 

@@ -19,10 +19,10 @@ def trial_bundles(plan: Plan, resources: dict[str, float]) -> list[Bundle]:
     if plan.settings.get("runner") != "ray":
         bundles[0] |= {"GPU": resources["GPU"]} if resources["GPU"] else {}
     else:
-        from psp_ray.actors.runtime import crew_needs
+        from psp_ray.actors.runtime import component_needs
 
         for name in plan.datasets:
-            for need in crew_needs(plan.config(name, {}), gpu=bool(resources["GPU"])):
+            for need in component_needs(plan.config(name, {}), gpu=bool(resources["GPU"])):
                 bundles += [{"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {}) for _ in range(need.count)]
     return bundles
 

@@ -14,9 +14,10 @@ from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 
 from psp_ray.actors.cluster import start_ray
+from psp_ray.actors.opening import open_runtime
 from psp_ray.core.errors import UserError
 from psp_ray.report.progress import Reporter, duration
-from psp_ray.run.command import featurize_only
+from psp_ray.run.featurizing import featurize_only
 from psp_ray.studies.sweep.halving import HalvingByBudget
 from psp_ray.studies.sweep.plan import (
     DONE,
@@ -92,7 +93,8 @@ def _prepare_shared(plan: Plan, out: Path, resources: dict[str, float]) -> None:
     for name in plan.datasets:
         point = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
         config = plan.config(name, point, runner="ray")
-        featurize_only(config, Reporter(config.labels.rounds, Console(highlight=False, soft_wrap=True, stderr=True)))
+        console = Console(highlight=False, soft_wrap=True, stderr=True)
+        featurize_only(config, Reporter(config.labels.rounds, console), open_runtime)
     missing = [name for name in plan.datasets if not references_file(out, name).exists()]
     if missing:
         click.echo(f"reference runs (random and full) of {', '.join(missing)} ...")

@@ -8,14 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
+from psp_ray.actors.opening import open_runtime
 from psp_ray.config.config import Config
-from psp_ray.core.records import Evaluation
 from psp_ray.report.progress import Reporter
+from psp_ray.report.round_report import Next, RoundReport
 from psp_ray.run.command import run
-
-
-class _Abandoned(BaseException):
-    """The trial is over; the run's last checkpoint stays."""
 
 
 class StepwiseRun:
@@ -31,7 +28,6 @@ class StepwiseRun:
         self._abandoned = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._handed = 0
-        self.zero_shot: float | None = None
 
     def next_round(self) -> dict[str, Any]:
         """Let the run go on to the end of its next round; returns that round's row. Raises what the run raised."""
@@ -65,23 +61,21 @@ class StepwiseRun:
 
     def _work(self) -> None:
         try:
-            summary = run(self._config, _Handover(self))
+            summary = run(self._config, _Handover(self), open_runtime=open_runtime)
             for row in summary["rounds"][self._handed :]:  # it had finished before
                 self.hand(row)
-            self._told.put(("end", summary))
-        except _Abandoned:
-            pass
+            if not self._abandoned:
+                self._told.put(("end", summary))
         except BaseException as error:
             self._told.put(("error", error))
 
-    def hand(self, row: dict[str, Any]) -> None:
-        if self._abandoned:
-            raise _Abandoned
-        self._handed += 1
-        self._told.put(("round", row))
-        self._go.acquire()
-        if self._abandoned:
-            raise _Abandoned
+    def hand(self, row: dict[str, Any]) -> Next:
+        """Hand a round over, and wait to be let go on. The checkpoint of a run that is stopped stays."""
+        if not self._abandoned:
+            self._handed += 1
+            self._told.put(("round", row))
+            self._go.acquire()
+        return Next.STOP if self._abandoned else Next.CONTINUE
 
 
 class _Handover(Reporter):
@@ -91,9 +85,5 @@ class _Handover(Reporter):
         super().__init__(0, Console(quiet=True))
         self._stepwise = stepwise
 
-    def restored(self, rows: list[dict[str, Any]], zero_shot: Evaluation) -> None:
-        for row in rows:
-            self._stepwise.hand(row)
-
-    def round(self, row: dict[str, Any], warning: str = "") -> None:
-        self._stepwise.hand(row)
+    def after_round(self, report: RoundReport) -> Next:
+        return self._stepwise.hand(report.summary_row())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psp_ray.actors.runtime import crew_needs, worker_gpus
+from psp_ray.actors.runtime import component_needs, worker_gpus
 from psp_ray.core.errors import ResourceError
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.sweep import resources
@@ -43,7 +43,7 @@ def test_workers_share_what_the_learner_leaves_of_a_gpu():
     assert worker_gpus(resolve({"learner_gpus": 0.25}), 3) == 0.25
     assert worker_gpus(resolve({"learner_gpus": 1}), 2) == 0.0
     assert worker_gpus(resolve({"worker_gpus": 0.3}), 3) == 0.3
-    needs = {need.what: need for need in crew_needs(resolve({"views": "fresh:2"}), gpu=True, workers=3)}
+    needs = {need.what: need for need in component_needs(resolve({"views": "fresh:2"}), gpu=True, workers=3)}
     assert needs["learner"].gpus + 3 * needs["view worker"].gpus <= 1.0
     assert needs["view worker"].gpus == pytest.approx(1 / 6, abs=1e-3)
 

@@ -73,7 +73,8 @@ def encode(model: Any, batch: Batch, generator: torch.Generator) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         x = model.transformer(x, attn_mask=model.attn_mask[:n, :n])
     x = model.ln_final(x.float()[torch.arange(len(x)), end])
-    return x @ model.text_projection
+    embeddings: Tensor = x @ model.text_projection
+    return embeddings
 
 
 def loss_of(out: Tensor, targets: Tensor, columns: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def digits() -> tuple[list[Image.Image], Tensor, list[str]]:
 
 
 @torch.inference_mode()
-def encode_images(model: Any, transform: Any, images: list, batch: int = 64) -> Tensor:
+def encode_images(model: Any, transform: Any, images: Sequence[Path | Image.Image], batch: int = 64) -> Tensor:
     """(n, 256) unit embeddings of paths or PIL images."""
     out = []
     for at in range(0, len(images), batch):

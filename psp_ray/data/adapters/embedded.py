@@ -1,0 +1,259 @@
+"""Embeddings in place of images: a table of them, a folder of tables, or what other tools export."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from psp_ray.core.answers import AnswerReader, UnknownLabel
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.records import Int32Array
+from psp_ray.data.columns import PART_OF, class_label_names, locate
+from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, Dataset, check_classes
+from psp_ray.data.embedded.layouts import find_tables
+from psp_ray.data.embedded.source import (
+    Columns,
+    EmbeddingSource,
+    SourceFile,
+    as_array,
+    find_columns,
+    numbers,
+    shape_of,
+)
+from psp_ray.data.embedded.tables import TableFile, read_columns
+from psp_ray.data.manifest import descriptions
+from psp_ray.data.parts import stratified_parts
+from psp_ray.data.registry import Request
+
+
+def load_embedded(request: Request) -> Dataset:
+    """The data set of a table with a column `embedding`, or of a folder of such tables.
+
+    Reads every column but the embeddings and their views. Other columns may be there: `sample_id` (default: the path,
+    else the row's number), `label`, `part` (pool, train, val, test), `path` or `image` (to be shown). Without parts, a
+    data set that labels every row is cut like a folder of class folders; one that doesn't is all pool.
+
+    Raises:
+        DatasetError: in one line with file and row: no column of embeddings, widths that differ between files, a
+            sample_id twice, an unknown label or part, no class names.
+    """
+    if request.split is not None:
+        raise DatasetError(f"dataset {request.name!r}: embeddings have parts in a column 'part'; drop --split")
+    if request.has_test:
+        raise DatasetError(
+            "--test: with embeddings, test rows stand in the data set itself; mark them in column 'part'"
+        )
+    name = Path(os.path.abspath(os.path.expanduser(request.name))).stem or "embeddings"
+    source, rows = _scan(request.name)
+    classes, labels = _labels(source, rows, request)
+    check_classes(name, classes)
+    parts = _parts(source, rows, labels)
+    unlabeled = np.flatnonzero((parts != "pool") & (labels < 0))
+    if len(unlabeled):
+        row = int(unlabeled[0])
+        raise DatasetError(
+            f"{source.where(row)}: a {parts[row]} row without a label; label it or make it part of the pool"
+        )
+    if not (parts == "pool").any():
+        raise DatasetError(f"{name}: no row to choose from (all are val or test); mark some as pool or train")
+    order = pc.sort_indices(source.sample_ids)
+    ids = source.sample_ids.take(order)
+    _require_distinct(source, ids, order)
+    columns = [ids, rows["path"].take(order), rows["image"].take(order), pa.array(parts, pa.string()).take(order)]
+    manifest = pa.table(columns, schema=MANIFEST_SCHEMA)
+    truth = None
+    if (labels >= 0).any():
+        known = labels[order.to_numpy()]
+        truth = pa.table([ids, pa.array(known, pa.int32(), mask=known < 0)], schema=GROUND_TRUTH_SCHEMA).drop_null()
+    return Dataset(
+        name, list(classes), manifest, truth, descriptions=dict(descriptions(request.classes)), embeddings=source
+    )
+
+
+def _scan(name: str) -> tuple[EmbeddingSource, dict[str, pa.Array]]:
+    """The source, and its columns `label` (texts, null where there is none), `part`, `path`, `image` in row order."""
+    files: list[SourceFile] = []
+    found: dict[str, list[pa.Array]] = {key: [] for key in ("sample_id", "label", "part", "path", "image")}
+    shape: tuple[int, int] | None = None
+    for part, table in find_tables(name):
+        columns = find_columns(table)
+        mine = shape_of(table, columns)
+        shape = shape or mine
+        if mine != shape:
+            raise DatasetError(
+                f"{table.path}: embeddings have {_shape_text(mine)} but {_shape_text(shape)} in {files[0].table.path}; "
+                "all files must be of one model"
+            )
+        cells = _cells(table, columns)
+        n_rows = len(cells["path"])
+        files.append(SourceFile(table, columns, part, n_rows))
+        if columns.part is None:
+            cells["part"] = pa.repeat(pa.scalar(part), n_rows)
+        for key in found:
+            found[key].append(cells[key])
+    rows = {key: as_array(pa.chunked_array(parts)) for key, parts in found.items()}
+    assert shape is not None
+    if not len(rows["path"]):
+        raise DatasetError(f"{files[0].table.path}: holds no row; add rows")
+    source = EmbeddingSource(tuple(files), *shape, sample_ids=_names(rows))
+    return source, rows
+
+
+def _shape_text(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} numbers" + (f" and {shape[1]} views" if shape[1] else " and no views")
+
+
+def _cells(table: TableFile, columns: Columns) -> dict[str, pa.Array]:
+    """The columns besides embeddings of one file, in one form."""
+    named = (columns.sample_id, columns.label, columns.part, columns.path, columns.image)
+    wanted = list(dict.fromkeys(name for name in named if name is not None))
+    read = read_columns(table, wanted) if wanted else pa.table({})
+    count = read.num_rows if wanted else sum(batch.num_rows for batch in table.batches([columns.embedding], 1 << 16))
+
+    def column(name: str | None) -> pa.Array:
+        return pa.nulls(count, pa.string()) if name is None else as_array(read[name])
+
+    base = os.path.dirname(os.path.abspath(table.path))
+    image, path = _images(column(columns.image)), _texts(column(columns.path), table.path)
+    if columns.image is not None and columns.path is None:
+        path = _paths_of_structs(column(columns.image))
+    places = [None if not place else locate(place, base) for place in path.to_pylist()]
+    ids = _texts(column(columns.sample_id), f"{table.path}: {columns.sample_id}")
+    if columns.sample_id is None and columns.path is not None:
+        ids = path
+    names = class_label_names(table.schema, columns.label)
+    return {
+        "sample_id": ids,
+        "label": _label_texts(column(columns.label), names, f"{table.path}: {columns.label}"),
+        "part": pc.fill_null(_texts(column(columns.part), f"{table.path}: {columns.part}"), ""),
+        # The bytes are what is shown where there are some; a path beside them names the place that they came from.
+        "path": pa.array(
+            [None if data else place for data, place in zip(image.is_valid().to_pylist(), places, strict=True)],
+            pa.string(),
+        ),
+        "image": image,
+    }
+
+
+def _images(column: pa.Array) -> pa.Array:
+    """Image bytes of a column of bytes or of structs of `bytes` and `path`; null where there are none."""
+    if pa.types.is_struct(column.type):
+        names = [field.name for field in column.type]
+        column = pc.struct_field(column, "bytes") if "bytes" in names else pa.nulls(len(column), pa.binary())
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        return pa.nulls(len(column), pa.binary())
+    return column.cast(pa.binary())
+
+
+def _paths_of_structs(column: pa.Array) -> pa.Array:
+    if pa.types.is_struct(column.type) and "path" in [field.name for field in column.type]:
+        return pc.struct_field(column, "path").cast(pa.string())
+    return pa.nulls(len(column), pa.string())
+
+
+def _texts(column: pa.Array, what: str) -> pa.Array:
+    """A column as texts. Raises DatasetError where it can't be."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            raise DatasetError(f"{what}: holds fractions; give whole numbers or texts") from None
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        raise DatasetError(f"{what}: holds {column.type}, not texts or numbers; convert it") from None
+
+
+def _label_texts(column: pa.Array, names: list[str] | None, what: str) -> pa.Array:
+    """Labels as texts, null where nobody knows: empty, -1. Numbers of a `ClassLabel` become its names."""
+    if pa.types.is_struct(column.type) and "label" in [field.name for field in column.type]:
+        column = pc.struct_field(column, "label")
+    texts = pc.utf8_trim_whitespace(_texts(column, what))
+    if names is not None and pa.types.is_integer(column.type):
+        known = pa.array(names, pa.string())
+        inside = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
+        place = pc.if_else(inside, column.cast(pa.int64()), pa.scalar(None, pa.int64()))
+        texts = pc.if_else(pc.fill_null(inside, False), known.take(place), texts)
+    return pc.if_else(pc.fill_null(pc.is_in(texts, value_set=pa.array(["", "-1"])), True), None, texts)
+
+
+def _names(rows: dict[str, pa.Array]) -> pa.Array:
+    """sample_ids of all rows: those given, else the rows' numbers (or where paths are the same twice)."""
+    ids = rows["sample_id"]
+    if ids.null_count or not len(ids):
+        return numbers(len(ids))
+    return ids
+
+
+def _require_distinct(source: EmbeddingSource, ids: pa.Array, order: pa.Array) -> None:
+    twice = pc.equal(ids.slice(1), ids.slice(0, max(len(ids) - 1, 0)))
+    at = pc.index(twice, True).as_py()
+    if at >= 0:
+        first, second = sorted(order.slice(at, 2).to_pylist())
+        raise DatasetError(
+            f"{source.where(second)}: sample_id {ids[at].as_py()!r} is that of {source.where(first)} too; keep one of "
+            "them, or rename it"
+        )
+
+
+def _labels(source: EmbeddingSource, rows: dict[str, pa.Array], request: Request) -> tuple[list[str], Int32Array]:
+    """(class names, class index of each row or -1)."""
+    texts = rows["label"].dictionary_encode()
+    found = texts.dictionary.to_pylist()
+    first = source.files[0]
+    given = request.classes or request.named
+    names = None if request.classes is not None else class_label_names(first.table.schema, first.columns.label)
+    if names is None and given is not None:
+        names = given.names
+    if names is None:
+        if not found:
+            raise DatasetError(
+                f"{request.name}: no labels and so no class names; give them with --classes or --class-embeddings"
+            )
+        names = sorted(found, key=lambda text: (int(text), "") if text.isdecimal() else (-1, text))
+    read = AnswerReader(names)
+    codes = pc.fill_null(texts.indices, -1).to_numpy(zero_copy_only=False)
+    index = np.full(len(found) + 1, -1, np.int32)
+    for place, text in enumerate(found):
+        try:
+            index[place] = _class_of(text, read, len(names))
+        except UnknownLabel as error:
+            row = int(np.flatnonzero(codes == place)[0])
+            raise DatasetError(f"{source.where(row)}: {error}") from None
+    labels: Int32Array = index[codes]
+    return names, labels
+
+
+def _class_of(text: str, read: AnswerReader, n_classes: int) -> int:
+    if text.isdecimal() and text not in read.exact and int(text) < n_classes:
+        return int(text)
+    label = read(text)
+    if label is None or label < 0:
+        raise UnknownLabel(f"{text!r} is no class; leave the label empty, or --exclude the row")
+    return label
+
+
+def _parts(source: EmbeddingSource, rows: dict[str, pa.Array], labels: Int32Array) -> NDArray[np.object_]:
+    """The part of each row."""
+    texts = rows["part"].dictionary_encode()
+    found: Sequence[str] = texts.dictionary.to_pylist()
+    codes = texts.indices.to_numpy(zero_copy_only=False)
+    if not any(found) and (labels >= 0).all():
+        return np.array(stratified_parts(source.sample_ids.to_pylist(), labels.tolist(), val=0.1, test=0.2), object)
+    names = []
+    for place, text in enumerate(found):
+        part = PART_OF.get(text.strip().lower())
+        if part is None:
+            row = int(np.flatnonzero(codes == place)[0])
+            raise DatasetError(f"{source.where(row)}: part {text!r} is unknown; use pool, train, val or test")
+        names.append(part)
+    parts: NDArray[np.object_] = np.array(names, object)[codes]
+    return parts

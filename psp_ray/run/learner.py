@@ -1,0 +1,132 @@
+"""The prompt learner and evaluator as a component: the only one that holds the text tower."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from psp_ray.core.records import (
+    Evaluation,
+    Float16Array,
+    Float32Array,
+    Int64Array,
+    LearnOutcome,
+    LearnRequest,
+    PoolReader,
+    PseudoLabels,
+    StateDict,
+    TextState,
+)
+from psp_ray.features.tower import backbone_spec
+from psp_ray.learn.evaluate import evaluate, predict_proba, similarities
+from psp_ray.run.inputs import LearnerInput
+from psp_ray.run.stopping import agreement
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two prompts agree: Cohen's kappa, and the share of samples that they class differently."""
+
+    kappa: float
+    changed: float
+
+
+class LearnerComponent:
+    """Learns, judges and predicts. Raises what `psp_ray.learn.trainer.PromptLearner` raises."""
+
+    def __init__(self, given: LearnerInput, pool: PoolReader):
+        from psp_ray.clip import load_backbone
+        from psp_ray.learn.trainer import PromptLearner
+
+        self._given, self._pool = given, pool
+        backbone = load_backbone(backbone_spec(given.model), towers="text")
+        assert backbone.text is not None
+        self._backbone = backbone.describe()
+        self._learner = PromptLearner(
+            backbone.text,
+            given.classes,
+            pool,
+            given.settings,
+            descriptions=given.descriptions or None,
+            seed=given.seed,
+            threads=given.threads,
+        )
+        self._features: Float16Array | None = None
+
+    def backbone(self) -> dict[str, Any]:
+        """Provenance of the model, as plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(self._backbone, default=str))
+        return plain
+
+    def zero_shot(self) -> TextState:
+        return self._learner.zero_shot(self._given.templates)
+
+    def learn(self, request: LearnRequest) -> LearnOutcome:
+        return self._learner.learn(request)
+
+    def evaluate(self, text: TextState) -> Evaluation | None:
+        """Accuracy of `text` on the evaluation split; None where there is none."""
+        features = self._evaluation_features()
+        return None if features is None else evaluate(text, [features], self._given.evaluation_labels)
+
+    def _evaluation_features(self) -> Float16Array | None:
+        if self._features is None and self._given.evaluation is not None:
+            source = self._given.evaluation.open()
+            self._features = source.rows(np.arange(source.n))
+        return self._features
+
+    def pseudo_label_precision(self, pseudo: PseudoLabels) -> float | None:
+        """Share of retained pseudo-labels that are right, among those whose class is known; None where none is.
+
+        For the report only.
+        """
+        truth = self._given.pool_labels[pseudo.positions]
+        known = truth >= 0
+        return float(np.mean(truth[known] == pseudo.labels[known])) if known.any() else None
+
+    def cosines(self, text: TextState, positions: Int64Array) -> Float32Array:
+        """`cos_ic` (k, C) of pool samples to the class embeddings of `text`."""
+        return similarities(text, self._pool.rows(positions))
+
+    def predict_pool(self, text: TextState, temperature: float = 1.0, pseudo: PseudoLabels | None = None) -> pa.Table:
+        """`class_index` int32 and `probability` float32 of every pool sample, block by block.
+
+        Probabilities are those of logits divided by `temperature`; a pseudo-labeled sample has the class of its
+        pseudo-label.
+        """
+        scaled = TextState(text.features, text.logit_scale / temperature)
+        labels, chances = [], []
+        for index in range(self._pool.n_blocks):
+            block = self._pool.block(index)
+            probabilities = predict_proba(scaled, block.features)
+            best = probabilities.argmax(axis=1).astype(np.int32)
+            if pseudo is not None:
+                low, high = np.searchsorted(pseudo.positions, [block.start, block.start + len(best)])
+                best[pseudo.positions[low:high] - block.start] = pseudo.labels[low:high]
+            labels.append(best)
+            chances.append(probabilities[np.arange(len(best)), best].astype(np.float32))
+        return pa.table({"class_index": np.concatenate(labels), "probability": np.concatenate(chances)})
+
+    def agreement(self, before: TextState, after: TextState, positions: Int64Array) -> Agreement:
+        """How far two prompts agree on pool samples."""
+        one, other = (self.cosines(text, positions).argmax(axis=1) for text in (before, after))
+        return Agreement(*agreement(one, other))
+
+    def evaluation_confidence(self, text: TextState, temperature: float) -> pa.Table:
+        """`confidence` and `correct` of every image of the evaluation split; no rows where there is none."""
+        features = self._evaluation_features()
+        if features is None:
+            return pa.table({"confidence": np.zeros(0), "correct": np.zeros(0)})
+        chances = predict_proba(TextState(text.features, text.logit_scale / temperature), features)
+        correct = chances.argmax(axis=1) == self._given.evaluation_labels
+        return pa.table({"confidence": chances.max(axis=1).astype(np.float64), "correct": correct.astype(np.float64)})
+
+    def state_dict(self) -> StateDict:
+        return self._learner.state_dict()
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self._learner.load_state_dict(state)

@@ -1,0 +1,63 @@
+"""What a run says when it ends, or rests until people have labeled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from psp_ray.config.config import Config
+from psp_ray.core.answers import AwaitingLabels
+from psp_ray.posterior.accuracy import telling
+from psp_ray.report.progress import duration, interval, percent
+from psp_ray.report.round_report import estimate_from_json
+from psp_ray.run.events import Events
+from psp_ray.run.folder import SUMMARY
+from psp_ray.run.state import RunState
+
+
+def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels) -> None:
+    """Which file people are to fill in for round `number`, and how the run goes on."""
+    file = Path(error.place)
+    if file.is_relative_to(out.resolve()):
+        file = out / file.relative_to(out.resolve())  # as the user named the folder
+    folder = file.parent
+    if error.missing < error.asked:
+        answered = error.asked - error.missing
+        events.note(f"round {number}: {answered:,} of {error.asked:,} answers taken up, {error.missing:,} missing")
+    events.note(
+        f"round {number}: please label {error.missing:,} images: write a class, skip (can't tell) or ignore (none of "
+        f"the classes) into the column 'label' of\n  {file}"
+    )
+    events.note(f"  the images: {folder / 'images'}/ and {folder / 'contact_sheet.png'}")
+    events.note(f"then continue with the same command and --resume --out {out}")
+
+
+def say_goodbye(events: Events, config: Config, summary: dict[str, Any], state: RunState, out: Path) -> None:
+    """The table of rounds, what was reached, and where to go from here."""
+    events.finished(state.reports, config.data.evaluate_on)
+    events.note(
+        f"\n{accuracy_text(summary, config)} with {summary['labels_used']:,} labels "
+        f"({summary['labels_paid']:,} paid now), {duration(summary['wall_seconds'])}"
+    )
+    if summary["stopped"]:
+        events.note(f"stopped early: {summary['stopped']}")
+    events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
+    events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
+    events.note(f"next:    psp-ray predict --run {out} IMAGES...   or   psp-ray export --run {out} --folders DIR")
+
+
+def accuracy_text(summary: dict[str, Any], config: Config) -> str:
+    """What a run reached, in words: on the test set where there is one, and by the draws."""
+    texts = []
+    if summary["final_accuracy"] is not None:
+        texts.append(
+            f"zero-shot {percent(summary['zero_shot_accuracy'])} -> {percent(summary['final_accuracy'])} "
+            f"{config.data.evaluate_on} accuracy"
+        )
+    stored = dict(summary.get("pool_accuracy_estimate") or {})
+    number = stored.pop("round", None)
+    estimate = estimate_from_json(stored) if stored else None
+    if telling(estimate):
+        of = "" if number == len(summary["rounds"]) else f" after round {number}"
+        texts.append(f"pool accuracy{of} about {interval(estimate)}")
+    return ", ".join(texts) or "accuracy unknown (no test set, and no estimate from the draws)"

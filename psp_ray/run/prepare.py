@@ -1,0 +1,147 @@
+"""From settings to a checked run: the data set, what its size decides, and all that can be refused early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from psp_ray.config.config import Config
+from psp_ray.config.policy import AUDIT_FRACTION, AUDIT_FRACTION_UNTESTED
+from psp_ray.core.errors import ConfigError, DatasetError
+from psp_ray.data.dataset import Dataset
+from psp_ray.data.descriptions import load_descriptions, match_descriptions
+from psp_ray.data.load import load_dataset
+from psp_ray.data.own import initial_labels, limited
+from psp_ray.features.cache import EncoderSpec
+from psp_ray.features.tower import encoder_spec
+from psp_ray.run.build import answers_from_truth, check_annotators
+
+DIGITS_IMAGE_SIZE = 96
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked run: complete settings, the data set, and what its features depend on."""
+
+    config: Config
+    dataset: Dataset
+    spec: EncoderSpec
+
+
+def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
+    """Check all that can be checked before anything is written, encoded or bought, and fill in what depends on it.
+
+    `dataset` spares loading the configuration's data set where it is at hand.
+
+    Raises:
+        UserError: one line for the first thing that is wrong.
+    """
+    if dataset is None:
+        dataset = load_data(config)
+    config = complete(config, dataset)
+    check_budget(config, dataset)
+    check_annotators(config.labels, len(dataset.classes))
+    templates_of(config, dataset)
+    descriptions_of(config, dataset)
+    return Prepared(config, dataset, encoder_spec(config.model))
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set that the settings name, with all that belongs to it.
+
+    Raises:
+        DatasetError: as `load_dataset`, or unusable initial labels.
+    """
+    dataset = load_dataset(
+        config.data.dataset,
+        config.data.data_root,
+        config.data.split,
+        classes=config.data.classes,
+        test=config.data.test,
+        exclude=config.data.exclude,
+    )
+    known = (
+        initial_labels(dataset, config.data.initial_labels)[0] if config.data.initial_labels else np.zeros(0, np.int64)
+    )
+    if config.data.pool_limit is not None:
+        dataset = limited(dataset, config.data.pool_limit, config.runtime.seed, known)
+    return dataset
+
+
+def complete(config: Config, dataset: Dataset) -> Config:
+    """Fill in the settings whose default depends on the data set."""
+    updates: dict[str, Any] = {}
+    if config.labels.labels_per_round is None:
+        updates["labels_per_round"] = len(dataset.classes)
+    if config.model.image_size is None and config.data.dataset == "digits" and config.model.model == "psp-lite":
+        updates["image_size"] = DIGITS_IMAGE_SIZE
+    if not dataset.mirror and config.model.view_flip:
+        updates["view_flip"] = False
+    if config.policy.audit_fraction == "auto":
+        tested = (dataset.val if config.data.evaluate_on == "val" else dataset.test).num_rows > 0
+        updates["audit_fraction"] = AUDIT_FRACTION if tested else AUDIT_FRACTION_UNTESTED
+    return config.changed(**updates)
+
+
+def with_pool_size(config: Config, dataset: Dataset) -> Config:
+    """`labels_per_round: pool` in numbers, once it is known which images can be read."""
+    if config.labels.labels_per_round != "pool":
+        return config
+    return config.changed(labels_per_round=dataset.pool.num_rows)
+
+
+def check_budget(config: Config, dataset: Dataset) -> None:
+    """Raise a UserError where the rounds ask for more labels than there are, or there is nothing to evaluate on."""
+    per_round = with_pool_size(config, dataset).labels.labels_per_round
+    assert isinstance(per_round, int)
+    n, wanted = dataset.pool.num_rows, config.labels.rounds * per_round
+    if per_round > n or (wanted > n and answers_from_truth(config.labels)):
+        raise ConfigError(
+            f"--rounds {config.labels.rounds} x --labels-per-round {config.labels.labels_per_round} = {wanted} labels, "
+            f"but the pool has {n} images; lower one of them"
+        )
+    if config.labels.label_cap is not None and wanted > config.labels.label_cap:
+        raise ConfigError(f"--label-cap {config.labels.label_cap} is below the {wanted} labels that the rounds buy")
+    if config.data.evaluate_on == "val" and not dataset.val.num_rows:
+        raise DatasetError(f"{dataset.name}: no val images; choose another --evaluate-on or add some")
+
+
+def require_labels(config: Config, dataset: Dataset) -> None:
+    """Ground truth, where it is to answer, can do so for all of the pool."""
+    if not answers_from_truth(config.labels):
+        return
+    unknown = int((dataset.known_labels("pool") < 0).sum())
+    if unknown:
+        raise DatasetError(
+            f"{dataset.name}: {unknown:,} of {dataset.pool.num_rows:,} pool images have no label; "
+            "add --oracle file to label images by hand, or complete the labels"
+        )
+
+
+def descriptions_of(config: Config, dataset: Dataset) -> dict[str, list[str]]:
+    """The descriptions of the data set's classes, or nothing where they are not used.
+
+    Those of `--description-file`, else those given with the class names; there a class without any describes itself.
+    """
+    if config.learn.descriptions == "none" or not (config.data.description_file or dataset.descriptions):
+        return {}
+    if config.data.description_file:
+        phrases = match_descriptions(load_descriptions(config.data.description_file), dataset.prompt_names)
+    else:
+        phrases = tuple(tuple(dataset.descriptions.get(name) or [name]) for name in dataset.classes)
+    return {name: list(items) for name, items in zip(dataset.prompt_names, phrases, strict=True)}
+
+
+def templates_of(config: Config, dataset: Dataset) -> list[str]:
+    if config.data.template is None:
+        return list(dataset.templates)
+    if config.data.template.count("{}") != 1:
+        raise ConfigError(f"--template {config.data.template!r}: put {{}} once where the class name goes")
+    return [config.data.template]
+
+
+def uses_cached_views(config: Config) -> bool:
+    """Whether the views of the whole pool are encoded before the first round."""
+    return config.selftrain.self_training != "none" and config.model.view_mode == "cached"

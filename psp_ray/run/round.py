@@ -1,0 +1,304 @@
+"""One round: propose -> (label || pseudo-label) -> learn -> reward -> update, as the state that follows from it.
+
+It holds no mathematics and doesn't know whether the components live in this process or in Ray actors. Nothing here
+outlives the round: until its checkpoint is written it can be repeated identically (noise depends on the seed and the
+round alone, the oracle answers a repeated request without buying again).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from psp_ray.acquisition.base import validate_proposal
+from psp_ray.config.config import Config
+from psp_ray.core.answers import IGNORE, SKIP
+from psp_ray.core.records import (
+    Evaluation,
+    Feedback,
+    Int32Array,
+    Int64Array,
+    LearnOutcome,
+    LearnRequest,
+    Observation,
+    PoolState,
+    Proposal,
+    PseudoLabels,
+)
+from psp_ray.labels.service import LabelRequest
+from psp_ray.posterior.accuracy import recent_estimate
+from psp_ray.report.round_report import RoundReport, StageSeconds, known
+from psp_ray.run.events import Events
+from psp_ray.run.interfaces import Components, PromptLearner
+from psp_ray.run.learner import Agreement
+from psp_ray.run.local import Done
+from psp_ray.run.self_training import SelfTraining
+from psp_ray.run.state import PoolNames, RunState
+from psp_ray.run.stopping import WINDOW, Criterion, Expectation, expected_gain, parse_stop, reason_to_stop, stop_set
+from psp_ray.selftrain.records import KnownLabels
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all rounds of a run share.
+
+    `config` has `labels_per_round` filled in; `experiment_id` is the run's name in the ledger, kept across restarts.
+    """
+
+    config: Config
+    names: PoolNames
+    components: Components
+    experiment_id: str
+    events: Events
+    criteria: list[Criterion] = field(init=False)
+    stop_set: Int64Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "criteria", parse_stop(self.config.labels.stop))
+        object.__setattr__(self, "stop_set", stop_set(self.names.sample_ids, self.config.runtime.seed))
+
+    @property
+    def n_query(self) -> int:
+        assert isinstance(self.config.labels.labels_per_round, int)
+        return self.config.labels.labels_per_round
+
+    @property
+    def n_pool(self) -> int:
+        return len(self.names.sample_ids)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A query set with its answers `new` (n_s,), taken into `state`, and the pseudo-labels that go with them."""
+
+    state: RunState
+    new: Int32Array
+    pseudo: PseudoLabels
+
+    @property
+    def rows(self) -> Int64Array:
+        """Which of the query set were given a class."""
+        return np.flatnonzero(self.new >= 0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the round was worth: to the sampler, and as far as anybody knows to the user."""
+
+    observation: Observation
+    evaluation: Evaluation | None
+    precision: float | None
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Played:
+    """The state after a round, not saved yet, and what is told of the round when it is."""
+
+    state: RunState
+    warning: str
+    expectation: Expectation | None
+    ends: bool
+    """No further round can follow."""
+
+
+class Round:
+    """Round `number`, on from `state`; each method is a step of `play`."""
+
+    def __init__(self, run: RunContext, state: RunState, number: int):
+        self.run, self.state, self.number = run, state, number
+        self.unlabeled = state.unlabeled(run.n_pool)
+        self.started = time.perf_counter()
+        self._seconds = StageSeconds()
+
+    def play(self) -> Played:
+        """The whole round. What it raises leaves nothing behind but labels in the ledger."""
+        proposal = self.propose()
+        answered = self.label_and_pseudo_label(proposal)
+        outcome = self.learn(answered)
+        judged = self.reward_and_update(proposal, answered, outcome)
+        return self.conclude(proposal, answered, outcome, judged)
+
+    def propose(self) -> Proposal:
+        """The query set, checked."""
+        self.run.events.stage(self.number, "propose")
+        state = self._pool_state()
+        proposing = self.run.components.sampler.propose(state)
+        proposal = proposing.result()
+        self._took(propose=proposing.seconds)
+        validate_proposal(proposal, state)
+        return proposal
+
+    def label_and_pseudo_label(self, proposal: Proposal) -> Answered:
+        """The oracle answers while self-training scores the rest; neither needs the other."""
+        run, state = self.run, self.state
+        run.events.stage(self.number, "label")
+        cosines = run.components.learner.cosines(state.text, proposal.positions).result()
+        labeling = run.components.oracle.label(self._label_request(proposal, cosines.argmax(axis=1)))
+        training, scores = None, None
+        if run.components.pseudo_labeler is not None:
+            labeler = run.components.pseudo_labeler
+            training = SelfTraining(labeler, run.config, run.events, self.number, state.text, self.unlabeled)
+            scores = training.begin()
+        response = labeling.result()
+        self._took(label=labeling.seconds)
+        after = state.with_answers(proposal, cosines, response, run.names)
+        pseudo = PseudoLabels.empty()
+        if training is not None:
+            pseudo = training.finish(scores, KnownLabels(after.labeled, after.labels), proposal.positions)
+            self._took(pseudo_label=training.seconds)
+        return Answered(after, after.answers[len(state.asked) :], pseudo)
+
+    def learn(self, answered: Answered) -> LearnOutcome:
+        """The student, from all labels and the pseudo-labels."""
+        self.run.events.stage(self.number, "learn")
+        request = LearnRequest(
+            round=self.number,
+            labeled=answered.state.labeled,
+            labels=answered.state.labels,
+            n_new=len(answered.rows),
+            pseudo=answered.pseudo,
+            teacher=self.state.text,
+        )
+        outcome, seconds = learn(self.run.components.learner, self.state, request)
+        self._took(learn=seconds)
+        return outcome
+
+    def reward_and_update(self, proposal: Proposal, answered: Answered, outcome: LearnOutcome) -> Judged:
+        """The sampler learns from the round, while the student is judged."""
+        sampler, learner = self.run.components.sampler, self.run.components.learner
+        rows = answered.rows
+        feedback = Feedback(
+            state=self._pool_state(),
+            proposal=_part_of(proposal, rows),
+            labels=answered.new[rows],
+            outcome=outcome,
+            unlabeled_next=answered.state.unlabeled(self.run.n_pool),
+            final=self._ends(answered.state),
+        )
+        self.run.events.stage(self.number, "update")
+        # Where nobody could tell anything there is nothing to be rewarded for.
+        observing = sampler.observe(feedback) if len(rows) else Done(Observation(), 0.0)
+        evaluating = learner.evaluate(outcome.text)
+        checking = learner.pseudo_label_precision(answered.pseudo)
+        comparing = learner.agreement(self.state.text, outcome.text, self.run.stop_set)
+        judged = Judged(observing.result(), evaluating.result(), checking.result(), comparing.result())
+        reward = judged.observation.reward_seconds
+        self._took(
+            evaluate=evaluating.seconds + checking.seconds + comparing.seconds,
+            reward=reward,
+            update=max(0.0, observing.seconds - reward),
+        )
+        return judged
+
+    def conclude(self, proposal: Proposal, answered: Answered, outcome: LearnOutcome, judged: Judged) -> Played:
+        """The state after the round, with what its draws tell of the rounds before, and whether to stop."""
+        state = replace(
+            answered.state,
+            text=outcome.text,
+            contexts=outcome.contexts,
+            pseudo=answered.pseudo,
+            last=judged.evaluation,
+            reports=(*answered.state.reports, self._report(proposal, answered, outcome, judged)),
+        )
+        if judged.observation.updates:
+            state = replace(state, updates=(*state.updates, _updates_table(self.number, judged.observation)))
+        state = state.with_estimates(self.run.n_pool)
+        expectation = expected_gain(
+            [report.labels_total for report in state.reports],
+            [report.pool_accuracy_estimate for report in state.reports],
+            self.run.n_query,
+        )
+        report = replace(state.reports[-1], expected_gain=None if expectation is None else expectation.gain)
+        recent = recent_estimate(state.audit, self.run.n_pool, WINDOW)
+        low = None if recent is None else recent.low
+        state = replace(
+            state.with_last_report(replace(report, wall_seconds=time.perf_counter() - self.started)),
+            stopped=reason_to_stop(
+                self.run.criteria, [item.agreement for item in state.reports], expectation, low, self.run.n_query
+            ),
+        )
+        return Played(state, outcome.warning, expectation, self._ends(state))
+
+    # -- what the steps are made of ------------------------------------------------------------------------------
+
+    def _pool_state(self) -> PoolState:
+        return PoolState(
+            round=self.number,
+            seed=self.run.config.runtime.seed,
+            n_query=min(self.run.n_query, len(self.unlabeled)),
+            n_classes=len(self.run.names.classes),
+            text=self.state.text,
+            unlabeled=self.unlabeled,
+            labeled=self.state.labeled,
+            labels=self.state.labels,
+        )
+
+    def _label_request(self, proposal: Proposal, predicted: Int64Array) -> LabelRequest:
+        names, experiment = self.run.names, self.run.experiment_id
+        return LabelRequest(
+            request_id=f"{experiment}/round-{self.number:03d}",
+            experiment=experiment,
+            round=self.number,
+            sample_ids=[names.sample_ids[i] for i in proposal.positions],
+            content_hashes=[names.content_hashes[i] for i in proposal.positions],
+            suggestions=[names.classes[c] for c in predicted] if self.run.config.labels.suggest_labels else [],
+        )
+
+    def _report(self, proposal: Proposal, answered: Answered, outcome: LearnOutcome, judged: Judged) -> RoundReport:
+        evaluation = judged.evaluation
+        return RoundReport(
+            round=self.number,
+            labels_new=len(answered.rows),
+            labels_total=len(answered.state.labeled),
+            skipped=int((answered.new == SKIP).sum()),
+            ignored=int((answered.new == IGNORE).sum()),
+            pseudo_labels=len(answered.pseudo.positions),
+            pseudo_label_precision=judged.precision,
+            test_accuracy=None if evaluation is None else evaluation.accuracy,
+            test_macro_accuracy=None if evaluation is None else evaluation.macro_accuracy,
+            pool_accuracy_estimate=None,
+            agreement=judged.agreement.kappa,
+            predictions_changed=judged.agreement.changed,
+            expected_gain=None,
+            reward=known(judged.observation.reward),
+            ms_indicator=known(proposal.ms_indicator),
+            next_key=known(proposal.next_key),
+            train_loss=known(outcome.train_loss),
+            restarts=outcome.restarts,
+            seconds=self._seconds,
+            wall_seconds=0.0,
+        )
+
+    def _ends(self, state: RunState) -> bool:
+        return self.number == self.run.config.labels.rounds or len(state.asked) == self.run.n_pool
+
+    def _took(self, **seconds: float) -> None:
+        self._seconds = replace(self._seconds, **seconds)
+
+
+def learn(learner: PromptLearner, state: RunState, request: LearnRequest) -> tuple[LearnOutcome, float]:
+    """The student and the seconds it took; the teacher stays where there is nothing yet to learn from."""
+    if len(request.labeled) + len(request.pseudo.positions) == 0:
+        none = np.zeros(0, np.float32)
+        warning = "no label to learn from yet: the prompts stay as they are"
+        return LearnOutcome(state.text, state.contexts, none, none, none, none, float("nan"), 0, 0, warning), 0.0
+    learning = learner.learn(request)
+    outcome = learning.result()
+    return outcome, learning.seconds
+
+
+def _part_of(proposal: Proposal, rows: Int64Array) -> Proposal:
+    """What of a query set was given a class."""
+    if len(rows) == len(proposal.positions):
+        return proposal
+    return replace(proposal, positions=proposal.positions[rows], log_prob=proposal.log_prob[rows])
+
+
+def _updates_table(number: int, observation: Observation) -> pa.Table:
+    length = len(next(iter(observation.updates.values())))
+    columns = {"round": np.full(length, number, np.int32), "step": np.arange(length, dtype=np.int32)}
+    return pa.table({**columns, **observation.updates})

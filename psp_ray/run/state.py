@@ -1,0 +1,163 @@
+"""What one round hands to the next. A state never changes: a round makes the next one, which replaces it once saved."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from psp_ray.core.answers import SKIP
+from psp_ray.core.records import (
+    Evaluation,
+    Float32Array,
+    Float64Array,
+    Int32Array,
+    Int64Array,
+    Proposal,
+    PseudoLabels,
+    TextState,
+)
+from psp_ray.labels.service import LabelResponse
+from psp_ray.posterior.accuracy import Answers, round_estimates
+from psp_ray.posterior.estimate import Estimate
+from psp_ray.report.round_report import RoundReport
+
+
+@dataclass(frozen=True)
+class PoolNames:
+    """Names of the pool's samples in manifest order, and the classes."""
+
+    sample_ids: list[str]
+    content_hashes: list[str]
+    classes: list[str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of all names, contents and classes in order: positions in checkpoints mean nothing without it."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, content in zip(self.sample_ids, self.content_hashes, strict=True):
+            digest.update(f"{len(name)} {name} {content}\n".encode())
+        digest.update("\n".join(self.classes).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run after some rounds.
+
+    `asked` (m,) positions in the order asked, `answers` (m,) what the annotator said (a class, SKIP or IGNORE, after
+    corrections), `log_prob` (m,) of their selection, `asked_in` (m,) their rounds (0: initial labels), `cosines`
+    (m, C) to the prompts of the round's teacher, which had not seen the answer. Initial labels have NaN in the last
+    two columns' place. `contexts` are the student's, empty before anything was learned; `zero_shot` and `last` (the
+    student's evaluation) are None without images to evaluate on. `updates`: a table of update steps a round.
+    """
+
+    text: TextState
+    contexts: Float32Array
+    zero_shot: Evaluation | None
+    last: Evaluation | None
+    asked: Int64Array
+    answers: Int32Array
+    log_prob: Float64Array
+    asked_in: Int32Array
+    cosines: Float32Array
+    pseudo: PseudoLabels = field(default_factory=PseudoLabels.empty)
+    reports: tuple[RoundReport, ...] = ()
+    updates: tuple[pa.Table, ...] = ()
+    labels_paid: int = 0
+    zero_shot_estimate: Estimate | None = None
+    stopped: str = ""
+    """Why the run ended before its last round; empty where it didn't."""
+    wall_seconds: float = 0.0
+
+    @classmethod
+    def before_rounds(
+        cls, text: TextState, zero_shot: Evaluation | None, positions: Int64Array, labels: Int32Array
+    ) -> RunState:
+        """The state before the first round, with `labels` known for `positions` (k,)."""
+        return cls(
+            text=text,
+            contexts=np.zeros((0, 0), np.float32),
+            zero_shot=zero_shot,
+            last=None,
+            asked=positions,
+            answers=labels,
+            log_prob=np.full(len(positions), np.nan),
+            asked_in=np.zeros(len(positions), np.int32),
+            cosines=np.full((len(positions), len(text.features)), np.nan, np.float32),
+        )
+
+    @property
+    def round(self) -> int:
+        """Rounds finished."""
+        return len(self.reports)
+
+    @property
+    def has_class(self) -> NDArray[np.bool_]:
+        """Which of `asked` (m,) were given a class."""
+        return np.asarray(self.answers >= 0)
+
+    @property
+    def labeled(self) -> Int64Array:
+        """Positions with a class, in the order asked."""
+        return np.asarray(self.asked[self.has_class])
+
+    @property
+    def labels(self) -> Int32Array:
+        """The classes of `labeled`."""
+        return np.asarray(self.answers[self.has_class])
+
+    @property
+    def labels_used(self) -> int:
+        """Answers of the oracle but for skips: what rounds, curves and caps count. Initial labels are not in it."""
+        return int(((self.answers != SKIP) & (self.asked_in > 0)).sum())
+
+    @property
+    def audit(self) -> Answers:
+        """What estimates of the accuracy are made of."""
+        keys = {item.round: np.nan if item.next_key is None else item.next_key for item in self.reports}
+        return Answers(self.asked, self.answers, self.log_prob, self.asked_in, self.cosines, keys)
+
+    def unlabeled(self, n_pool: int) -> Int64Array:
+        """Sorted positions that nobody was asked about."""
+        keep = np.ones(n_pool, bool)
+        keep[self.asked] = False
+        return np.flatnonzero(keep).astype(np.int64)
+
+    def with_answers(
+        self, proposal: Proposal, cosines: Float32Array, response: LabelResponse, names: PoolNames
+    ) -> RunState:
+        """The next round's answers added, with the corrections of earlier ones that came with them."""
+        asked = np.concatenate([self.asked, proposal.positions])
+        answers = np.concatenate([self.answers, response.labels.astype(np.int32)])
+        if response.corrected_ids:
+            now = dict(zip(response.corrected_ids, response.corrected_labels.tolist(), strict=True))
+            for row, position in enumerate(asked.tolist()):
+                answers[row] = now.get(names.sample_ids[position], answers[row])
+        return replace(
+            self,
+            asked=asked,
+            answers=answers,
+            log_prob=np.concatenate([self.log_prob, proposal.log_prob]),
+            asked_in=np.concatenate([self.asked_in, np.full(len(proposal.positions), self.round + 1, np.int32)]),
+            cosines=np.concatenate([self.cosines, cosines]),
+            labels_paid=response.labels_paid,
+        )
+
+    def with_estimates(self, n_pool: int) -> RunState:
+        """Each round's draws judge the prompts that the round began with: those of the round before."""
+        reports, zero_shot = list(self.reports), self.zero_shot_estimate
+        for number, estimate in round_estimates(self.audit, n_pool).items():
+            if number > 1:
+                reports[number - 2] = replace(reports[number - 2], pool_accuracy_estimate=estimate)
+            else:
+                zero_shot = None if (self.asked_in == 0).any() else estimate
+        return replace(self, reports=tuple(reports), zero_shot_estimate=zero_shot)
+
+    def with_last_report(self, report: RoundReport) -> RunState:
+        """The newest round's report replaced."""
+        return replace(self, reports=(*self.reports[:-1], report))

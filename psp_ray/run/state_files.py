@@ -1,0 +1,115 @@
+"""A run's state as a checkpoint, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from psp_ray.core.errors import OutputError
+from psp_ray.core.records import Evaluation, PseudoLabels, StateDict, TextState
+from psp_ray.report.round_report import RoundReport, estimate_from_json
+from psp_ray.run.checkpoint import Checkpoint
+from psp_ray.run.state import PoolNames, RunState
+
+
+def to_checkpoint(
+    state: RunState, names: PoolNames, experiment_id: str, sampler: StateDict, learner: StateDict
+) -> Checkpoint:
+    """Everything that `from_checkpoint` and the components `sampler` and `learner` need to go on."""
+    prompt: StateDict = {
+        "text_features": state.text.features,
+        "logit_scale": np.asarray(state.text.logit_scale, np.float64),
+        "contexts": state.contexts,
+        "cosines": state.cosines,
+    }
+    labels = {"position": state.asked, "label": state.answers, "log_prob": state.log_prob, "round": state.asked_in}
+    pseudo = {
+        "position": state.pseudo.positions,
+        "label": state.pseudo.labels,
+        "confidence": state.pseudo.confidence,
+        "uncertainty": state.pseudo.uncertainty,
+    }
+    tables = {"labels": pa.table(labels), "pseudo": pa.table(pseudo)}
+    if state.updates:
+        tables["policy"] = pa.concat_tables(state.updates, promote_options="default")
+    record = {
+        "experiment_id": experiment_id,
+        "zero_shot": None if state.zero_shot is None else asdict(state.zero_shot),
+        "last": None if state.last is None else asdict(state.last),
+        "rows": [report.as_json() for report in state.reports],
+        "labels_paid": state.labels_paid,
+        "zero_shot_estimate": None if state.zero_shot_estimate is None else state.zero_shot_estimate.as_dict(),
+        "stopped": state.stopped,
+        "wall_seconds": state.wall_seconds,
+        "n_pool": len(names.sample_ids),
+        "pool": names.fingerprint,
+    }
+    return Checkpoint(state.round, record, {"sampler": sampler, "learner": learner, "prompt": prompt}, tables)
+
+
+def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> RunState:
+    """The state in a checkpoint of the run in `out`.
+
+    Raises:
+        OutputError: of another pool than `names`, or of another version of psp-ray.
+    """
+    _check_pool(checkpoint.state, names, out)
+    try:
+        return _restored(checkpoint)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise OutputError(
+            f"{out}: another version of psp-ray wrote the checkpoint ({reason}); go on with that version, or start in "
+            "a new --out folder: labels in the same --ledger are not paid again"
+        ) from None
+
+
+def _check_pool(record: dict[str, Any], names: PoolNames, out: Path) -> None:
+    if record.get("n_pool") != len(names.sample_ids):
+        raise OutputError(
+            f"{out}: the checkpoint saw {record.get('n_pool')} pool images, now there are "
+            f"{len(names.sample_ids)}; restore the data or start in a new --out folder"
+        )
+    if record.get("pool", names.fingerprint) != names.fingerprint:
+        raise OutputError(
+            f"{out}: images or classes of the pool are not those that the checkpoint knows (renamed, replaced "
+            "or changed files?); restore them, or start in a new --out folder with --initial-labels"
+        )
+
+
+def _restored(checkpoint: Checkpoint) -> RunState:
+    record, tables = checkpoint.state, checkpoint.tables
+    prompt, labels, pseudo = checkpoint.tensors["prompt"], tables["labels"], tables["pseudo"]
+    estimate = record["zero_shot_estimate"]
+    return RunState(
+        text=TextState(prompt["text_features"], float(prompt["logit_scale"])),
+        contexts=prompt["contexts"],
+        zero_shot=_evaluation(record["zero_shot"]),
+        last=_evaluation(record["last"]),
+        asked=labels["position"].to_numpy(),
+        answers=labels["label"].to_numpy(),
+        log_prob=labels["log_prob"].to_numpy(),
+        asked_in=labels["round"].to_numpy(),
+        cosines=prompt["cosines"],
+        pseudo=PseudoLabels(
+            pseudo["position"].to_numpy(),
+            pseudo["label"].to_numpy(),
+            pseudo["confidence"].to_numpy(),
+            pseudo["uncertainty"].to_numpy(),
+        ),
+        reports=tuple(RoundReport.from_json(row) for row in record["rows"]),
+        updates=(tables["policy"],) if "policy" in tables else (),
+        labels_paid=record["labels_paid"],
+        zero_shot_estimate=None if estimate is None else estimate_from_json(estimate),
+        stopped=record["stopped"],
+        wall_seconds=record["wall_seconds"],
+    )
+
+
+def _evaluation(stored: dict[str, Any] | None) -> Evaluation | None:
+    """None where there were no images to evaluate on (older checkpoints say so by a count of 0)."""
+    return None if stored is None or not stored["n"] else Evaluation(**stored)
