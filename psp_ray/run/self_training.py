@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from psp_ray.config.config import Config
+from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core.records import Int64Array, PseudoLabels, TextState
 from psp_ray.run.events import Events
 from psp_ray.run.interfaces import PseudoLabeler
@@ -38,7 +39,8 @@ class SelfTraining:
 
         It has to where views are made on demand and the labels decide who is worth them.
         """
-        waits = self.config.model.view_mode == "on-demand" and self.config.selftrain.pseudo_source != "prompt"
+        by_graph = PSEUDO_SOURCES.find(self.config.selftrain.pseudo_source).uses_graph
+        waits = self.config.model.view_mode == "on-demand" and by_graph
         return None if waits else self.score(KnownLabels.none(), NOBODY)
 
     def finish(self, scores: Scores | None, known: KnownLabels, taken: Int64Array) -> PseudoLabels:
