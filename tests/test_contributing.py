@@ -18,6 +18,8 @@ from psp_ray.config.kinds import REWARDS
 from psp_ray.core.records import LearnOutcome, TextState
 from tests.acquisition.contract import check_contract
 
+pytestmark = pytest.mark.timeout(1200)
+"""Whole processes, on machines that do other things meanwhile."""
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"`(psp_ray/[\w/]+\.py)`, then [^`]*`[^`]*`:\n\n```python\n(.*?)```", DOCUMENT, re.DOTALL))
@@ -42,7 +44,7 @@ def psp_ray(clone, *arguments):
         cwd=clone,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=1000,
     )
 
 

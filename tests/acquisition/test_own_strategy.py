@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(1200)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "own-strategy.md"
 
 
@@ -36,7 +37,7 @@ def psp_ray(installed, *arguments):
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=1000,
     )
 
 
