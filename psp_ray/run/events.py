@@ -1,11 +1,12 @@
 """What a run tells while it goes on, and to whom: anything with these methods may listen.
 
-`psp_ray.report.progress.Reporter` shows it to people. A listener that wants to end a run says so in `after_round`.
+`psp_ray.report.progress.Reporter` shows it to people; `Silent` shows nothing. A listener that wants to end a run says
+so in `after_round`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from psp_ray.core.records import Evaluation
@@ -74,3 +75,39 @@ class Events(Protocol):
     def stop(self) -> None:
         """Nothing is under way any more: a live line may go."""
         ...
+
+
+class Silent:
+    """`Events` for programs: says nothing, and asks `after_round` (if given) whether to go on."""
+
+    def __init__(self, after_round: Callable[[RoundReport], Next] | None = None) -> None:
+        self._after_round = after_round
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def images(self, what: str, done: int, total: int, seconds: float) -> None: ...
+
+    def featurizing(self, done: int, total: int, rate: float, eta: float) -> None: ...
+
+    def zero_shot(self, evaluation: Evaluation | None) -> None: ...
+
+    def initial(self, count: int, evaluation: Evaluation | None) -> None: ...
+
+    def restored(self, reports: Sequence[RoundReport], zero_shot: Evaluation | None) -> None: ...
+
+    def stage(self, round: int, name: str) -> None: ...
+
+    def views(self, round: int, done: int, total: int, seconds: float) -> None: ...
+
+    def round(self, report: RoundReport, warning: str = "") -> None: ...
+
+    def prospect(self, report: RoundReport, judged: Estimate | None, outlook: str) -> None: ...
+
+    def after_round(self, report: RoundReport) -> Next:
+        return Next.CONTINUE if self._after_round is None else self._after_round(report)
+
+    def finished(self, reports: Sequence[RoundReport], split: str) -> None: ...
+
+    def stop(self) -> None: ...

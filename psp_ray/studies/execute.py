@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from rich.console import Console
-
 from psp_ray.actors.opening import open_runtime
 from psp_ray.config.config import Config
 from psp_ray.core.errors import UserError
@@ -19,6 +17,7 @@ from psp_ray.report.progress import Reporter
 from psp_ray.report.round_report import Next, RoundReport
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.command import run
+from psp_ray.run.events import Silent
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.prepare import Prepared, check_budget
 from psp_ray.run.references import ZERO_SHOT, run_zero_shot
@@ -36,22 +35,14 @@ class Outcome:
     details: str = ""
 
 
-class Quiet(Reporter):
-    """Says nothing, and tells somebody else when a round is done."""
-
-    def __init__(self, rounds: int, on_round: Callable[[], None] | None = None):
-        super().__init__(rounds, Console(quiet=True))
-        self._on_round = on_round
-
-    def after_round(self, report: RoundReport) -> Next:
-        if self._on_round is not None:
-            self._on_round()
-        return super().after_round(report)
-
-
 def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcome:
     """Run or resume the configuration `settings` (JSON); every failure is an `Outcome`, interrupts pass through."""
     import open_clip  # noqa: F401  (with torch: seconds that belong to no strategy)
+
+    def after_round(report: RoundReport) -> Next:
+        if on_round is not None:
+            on_round()
+        return Next.CONTINUE
 
     config = Config(**json.loads(settings))
     assert config.output.out is not None
@@ -59,7 +50,7 @@ def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcom
         if config.policy.preset == ZERO_SHOT:
             run_zero_shot(config, LINGER)
         else:
-            run(config, Quiet(config.labels.rounds, on_round), LINGER, open_runtime)
+            run(config, Silent(after_round), LINGER, open_runtime)
     except UserError as error:
         return Outcome(" ".join(str(error).split()))
     except Exception as error:

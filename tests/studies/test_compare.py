@@ -109,14 +109,14 @@ class Crash(BaseException):
 def test_a_crash_in_the_middle_changes_nothing(finished, start, tmp_path, monkeypatch, moment):
     out, left = tmp_path / "cut", [moment]
 
-    class Crashing(execute_module.Quiet):
+    class Crashing(execute_module.Silent):
         def stage(self, round, name):
             if name == "update":
                 left[0] -= 1
                 if left[0] == 0:
                     raise Crash
 
-    monkeypatch.setattr(execute_module, "Quiet", Crashing)
+    monkeypatch.setattr(execute_module, "Silent", Crashing)
     with pytest.raises(Crash):
         start(out)
     monkeypatch.undo()
@@ -128,12 +128,12 @@ def test_a_crash_in_the_middle_changes_nothing(finished, start, tmp_path, monkey
 
 
 def test_an_interrupt_leaves_a_readable_state(start, tmp_path, monkeypatch):
-    class Interrupting(execute_module.Quiet):
+    class Interrupting(execute_module.Silent):
         def stage(self, round, name):
             if name == "learn" and round == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(execute_module, "Quiet", Interrupting)
+    monkeypatch.setattr(execute_module, "Silent", Interrupting)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "out")
     status = results_of(tmp_path / "out").status.tolist()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from psp_ray.actors.opening import open_runtime
 from psp_ray.core.files import read_json, write_json
-from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
+from psp_ray.run.events import Silent
 from psp_ray.studies.sweep.plan import Plan
 from psp_ray.studies.sweep.space import BUDGET
 
@@ -59,7 +57,7 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
     for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
         out = folder / "references" / dataset / kind
         config = plan.config(dataset, {BUDGET: min(plan.labels_per_class)}, **base, **more, out=str(out))
-        summaries.append(run(config, Reporter(config.labels.rounds, Console(quiet=True)), open_runtime=open_runtime))
+        summaries.append(run(config, Silent(), open_runtime=open_runtime))
     references = References(
         summaries[0]["final_accuracy"], summaries[1]["final_accuracy"], summaries[0]["zero_shot_accuracy"]
     )

@@ -6,13 +6,11 @@ import queue
 import threading
 from typing import Any
 
-from rich.console import Console
-
 from psp_ray.actors.opening import open_runtime
 from psp_ray.config.config import Config
-from psp_ray.report.progress import Reporter
 from psp_ray.report.round_report import Next, RoundReport
 from psp_ray.run.command import run
+from psp_ray.run.events import Silent
 
 
 class StepwiseRun:
@@ -61,29 +59,21 @@ class StepwiseRun:
 
     def _work(self) -> None:
         try:
-            summary = run(self._config, _Handover(self), open_runtime=open_runtime)
+            summary = run(self._config, Silent(self._after_round), open_runtime=open_runtime)
             for row in summary["rounds"][self._handed :]:  # it had finished before
-                self.hand(row)
+                self._hand(row)
             if not self._abandoned:
                 self._told.put(("end", summary))
         except BaseException as error:
             self._told.put(("error", error))
 
-    def hand(self, row: dict[str, Any]) -> Next:
+    def _after_round(self, report: RoundReport) -> Next:
+        return self._hand(report.summary_row())
+
+    def _hand(self, row: dict[str, Any]) -> Next:
         """Hand a round over, and wait to be let go on. The checkpoint of a run that is stopped stays."""
         if not self._abandoned:
             self._handed += 1
             self._told.put(("round", row))
             self._go.acquire()
         return Next.STOP if self._abandoned else Next.CONTINUE
-
-
-class _Handover(Reporter):
-    """Says nothing, and hands each round over."""
-
-    def __init__(self, stepwise: StepwiseRun):
-        super().__init__(0, Console(quiet=True))
-        self._stepwise = stepwise
-
-    def after_round(self, report: RoundReport) -> Next:
-        return self._stepwise.hand(report.summary_row())
