@@ -1,4 +1,4 @@
-"""`psp-ray featurize`: images into the feature cache."""
+"""`psp-ray featurize`: images into the feature cache, and features out of it as files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ from psp_ray.run.resolve import resolve
 
 @click.command(cls=SettingsCommand)
 @config_option
+@click.option("--export", "features", metavar="FILE", help="also write features, labels and parts to FILE (.parquet)")
+@click.option("--export-classes", "classes", metavar="FILE", help="also write zero-shot class embeddings (.parquet)")
 @setting_options
-def featurize(config_file: str | None, **given: Any) -> None:
-    """Encode a data set's images into the feature cache, ahead of runs."""
+def featurize(config_file: str | None, features: str | None, classes: str | None, **given: Any) -> None:
+    """Encode a data set's images into the feature cache, ahead of runs; embeddings are checked and taken there.
+
+    What --export writes is read by --dataset, and --export-classes by --class-embeddings.
+    """
     from psp_ray.actors.opening import open_runtime
+    from psp_ray.report.progress import Reporter
+    from psp_ray.run.exporting import check_exports, export_features
     from psp_ray.run.featurizing import featurize_only
 
-    featurize_only(resolve(given, config_file), open_runtime=open_runtime)
+    check_exports(features, classes)
+    config = resolve(given, config_file)
+    reporter = Reporter(config.labels.rounds)
+    data = featurize_only(config, reporter, open_runtime)
+    export_features(config, data, reporter, features=features, classes=classes)

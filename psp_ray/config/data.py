@@ -14,7 +14,8 @@ class DataSettings(Settings):
 
     dataset: str = Field(
         "digits",
-        description="digits, a folder, a CSV or Parquet manifest, FOLDER:SPLIT.json, or a named data set",
+        description="digits, a folder, a CSV or Parquet manifest, FOLDER:SPLIT.json, a named data set, or embeddings "
+        "(.parquet, .arrow, .npz or .jsonl with a column embedding, or a folder of them)",
     )
     data_root: str | None = Field(
         None, description="folder that holds the named data sets (caltech101, dtd, rsscn7, ...)"
@@ -22,6 +23,13 @@ class DataSettings(Settings):
     split: str | None = Field(None, description="CoOp-format split file (JSON) for a folder of images")
     classes: str | None = Field(
         None, description="class names for unlabeled images: a,b,c or a file of lines 'name' or 'name: phrase, phrase'"
+    )
+    class_embeddings: str | None = Field(
+        None,
+        description="table with columns class and embedding, in place of a text tower; for a data set of embeddings",
+    )
+    logit_scale: float | None = Field(
+        None, gt=0, description="scale of --class-embeddings; default: what its file says, else 100"
     )
     test: str | None = Field(
         None, description="labeled test images: a folder of class folders, or a CSV or Parquet manifest"

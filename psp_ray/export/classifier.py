@@ -20,7 +20,7 @@ from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
 from psp_ray.data.images import ImageError, center_view, decode, image_extensions
 from psp_ray.features.tower import load_image_tower
-from psp_ray.run.prompts import FORMAT, PROMPTS
+from psp_ray.run.prompts import FORMAT, NO_TOWER, PROMPTS
 
 ImageSource = Union[str, "os.PathLike[str]", bytes]
 
@@ -68,6 +68,11 @@ class Classifier:
             raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
         if metadata.get("format") != FORMAT:
             raise ModelError(f"{path}: not written by psp-ray, or by a newer version of it")
+        if metadata["model"] == NO_TOWER:
+            raise ModelError(
+                f"{path}: learned from embeddings and class embeddings alone, so no image can be encoded; its tensors "
+                "class_embeddings, logit_scale and temperature classify embeddings"
+            )
         spec = BackboneSpec(
             model=metadata["model"],
             checkpoint=checkpoint or json.loads(metadata["checkpoint"]),

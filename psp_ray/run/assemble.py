@@ -24,7 +24,7 @@ from psp_ray.run.inputs import (
     ViewStore,
 )
 from psp_ray.run.pool_source import PoolSource
-from psp_ray.run.prepare import descriptions_of, templates_of
+from psp_ray.run.prepare import descriptions_of, teacher_of, templates_of
 
 
 def component_inputs(config: Config, data: FeaturizedDataset, out: Path, experiment: str) -> ComponentInputs:
@@ -61,6 +61,7 @@ def learner_input(config: Config, data: FeaturizedDataset) -> LearnerInput:
         evaluation=None if split is None else PoolSource.of(split.reader, cache, config.output.storage),
         evaluation_labels=np.zeros(0, np.int32) if labels is None else labels,
         pool_labels=data.dataset.known_labels("pool"),
+        teacher=teacher_of(config, data.dataset),
     )
 
 

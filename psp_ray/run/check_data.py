@@ -10,15 +10,16 @@ import numpy as np
 from rich.console import Console
 
 from psp_ray.config.config import Config
+from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import TextState
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.images import ImageError, decode, read_file
-from psp_ray.features.cache import FeatureCache
+from psp_ray.features.cache import EncoderSpec, FeatureCache
 from psp_ray.features.featurize import Plan, plan_featurize
 from psp_ray.features.hashes import Hashes, hash_manifest
 from psp_ray.features.tower import backbone_spec, make_encoder, view_settings
 from psp_ray.report.progress import LOOKING, Reporter, counting, duration
-from psp_ray.run.prepare import Prepared, prepare, templates_of, uses_cached_views
+from psp_ray.run.prepare import prepare, templates_of, uses_cached_views
 
 TINY = 16
 """Shorter side in pixels below which an image is called tiny."""
@@ -41,7 +42,9 @@ def check(config: Config) -> Iterator[str]:
     """
     reporter = Reporter(config.labels.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
     prepared = prepare(config.changed(oracle="file"))  # labels may be missing here
-    config, dataset = prepared.config, prepared.dataset
+    config, dataset, spec = prepared.config, prepared.dataset, prepared.spec
+    if spec is None:
+        raise ConfigError("check-data: looks at images; `psp-ray featurize` checks every row of embeddings")
     cache = FeatureCache.open(config.runtime.cache)
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)
     yield f"{dataset.name}: {dataset.manifest.num_rows:,} images ({parts}), {len(dataset.classes)} classes"
@@ -54,8 +57,8 @@ def check(config: Config) -> Iterator[str]:
     yield from _names(dataset, text)
     views = view_settings(config.model) if uses_cached_views(config) else None
     encoder = make_encoder(config.model, config.runtime.threads)
-    plan = plan_featurize(dataset, prepared.spec, cache, views, encoder)
-    yield from _balance(config, prepared, text, cache)
+    plan = plan_featurize(dataset, spec, cache, views, encoder)
+    yield from _balance(dataset, spec, text, cache)
     yield from _cost(config, dataset, plan, cache)
 
 
@@ -172,13 +175,12 @@ def _names(dataset: Dataset, text: TextState) -> Iterator[str]:
     yield f"warning: the model hardly tells these names apart: {', '.join(shown)}{more}; add descriptions to --classes"
 
 
-def _balance(config: Config, prepared: Prepared, text: TextState, cache: FeatureCache) -> Iterator[str]:
+def _balance(dataset: Dataset, spec: EncoderSpec, text: TextState, cache: FeatureCache) -> Iterator[str]:
     """Zero-shot guess of how common the classes are, from features that are in the cache already."""
     from psp_ray.learn.evaluate import predict_proba
 
-    dataset = prepared.dataset
     hashes = hash_manifest(dataset.pool, cache.folder, root=dataset.root).values
-    store = cache.features(prepared.spec)
+    store = cache.features(spec)
     rows = np.flatnonzero(store.contains(hashes))[:PEEK]
     if not len(rows):
         yield "class balance: unknown before the images are encoded (psp-ray featurize), then guessed here"

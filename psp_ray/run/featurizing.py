@@ -5,6 +5,7 @@ from __future__ import annotations
 from psp_ray.config.config import Config
 from psp_ray.core.threads import limit_threads
 from psp_ray.features.cache import FeatureCache
+from psp_ray.features.embedded import import_embeddings
 from psp_ray.features.featurize import FeaturizedDataset, Progress, featurize, plan_featurize
 from psp_ray.features.quota import make_room
 from psp_ray.features.tower import make_encoder, view_settings
@@ -26,12 +27,15 @@ def featurize_only(
     for image in data.broken:
         events.warn(f"{image.sample_id}: {image.reason}")
     n = data.dataset.manifest.num_rows
-    events.note(f"{n:,} images of {config.data.dataset} are in the cache, {data.n_encoded:,} encodings made now")
+    what = "images" if prepared.spec is not None else "embeddings"
+    events.note(f"{n:,} {what} of {config.data.dataset} are in the cache, {data.n_encoded:,} made now")
     return data
 
 
 def featurize_prepared(prepared: Prepared, runtime: Featurizer, events: Events) -> FeaturizedDataset:
     """Encode what the cache lacks, with an estimate first; `runtime` is used only where something is missing."""
+    if prepared.spec is None:
+        return _take_in(prepared, events)
     config = prepared.config
     cache = FeatureCache.open(config.runtime.cache)
     views = view_settings(config.model) if uses_cached_views(config) else None
@@ -64,4 +68,15 @@ def featurize_prepared(prepared: Prepared, runtime: Featurizer, events: Events) 
         progress=show if plan.n_missing else None,
     )
     events.stop()
+    return data
+
+
+def _take_in(prepared: Prepared, events: Events) -> FeaturizedDataset:
+    """A data set's own embeddings, taken into the cache unless they are there."""
+    config = prepared.config
+    cache = FeatureCache.open(config.runtime.cache)
+    data = import_embeddings(prepared.dataset, cache, counting(events, "embeddings taken into the cache"))
+    events.stop()
+    if config.selftrain.self_training != "none" and not data.pool.n_views:
+        events.note("the embeddings have no views: self-training looks at each sample once")
     return data

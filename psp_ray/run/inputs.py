@@ -14,17 +14,18 @@ from psp_ray.config.labels import LabelSettings
 from psp_ray.config.learn import LearnSettings
 from psp_ray.config.model import ModelSettings
 from psp_ray.config.selftrain import SelfTrainingSettings
-from psp_ray.core.records import Int32Array
+from psp_ray.core.records import Int32Array, TextState
 from psp_ray.features.segments import HashArray
 from psp_ray.run.pool_source import PoolSource
 
 
 @dataclass(frozen=True)
 class LearnerInput:
-    """For the prompt learner.
+    """For the learner.
 
-    `evaluation` is None without images to evaluate on. `pool_labels` (n,), -1 where nobody knows, serve the reported
-    pseudo-label precision alone.
+    `teacher` are class embeddings given in place of a text tower, None where `model` has one. `evaluation` is None
+    without images to evaluate on. `pool_labels` (n,), -1 where nobody knows, serve the reported pseudo-label precision
+    alone.
     """
 
     settings: LearnSettings
@@ -37,6 +38,7 @@ class LearnerInput:
     evaluation: PoolSource | None
     evaluation_labels: Int32Array
     pool_labels: Int32Array
+    teacher: TextState | None = None
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +27,11 @@ from psp_ray.features.tower import backbone_spec
 from psp_ray.learn.evaluate import evaluate, predict_proba, similarities
 from psp_ray.learn.student import Student
 from psp_ray.run.inputs import LearnerInput
+from psp_ray.run.prompts import NO_TOWER
 from psp_ray.run.stopping import agreement
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from psp_ray.learn.trainer import PromptLearner
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,48 @@ class Agreement:
     changed: float
 
 
+class GivenTeacher:
+    """Class embeddings in place of a text tower: there are no prompts, the head does all."""
+
+    def __init__(self, teacher: TextState):
+        self._teacher = teacher
+
+    def describe(self) -> dict[str, Any]:
+        """In place of a model's provenance."""
+        digest = hashlib.blake2b(self._teacher.features.tobytes(), digest_size=16).hexdigest()
+        scale = float(self._teacher.logit_scale)
+        return {"model": NO_TOWER, "weights_hash": digest, "image_size": [0, 0], "logit_scale": scale}
+
+    def zero_shot(self, templates: Sequence[str]) -> TextState:
+        """The class embeddings as they are given."""
+        return self._teacher
+
+    def learn(self, request: LearnRequest) -> None:
+        """No prompts: the head starts from the class embeddings."""
+
+    def state_dict(self) -> StateDict:
+        """Nothing: a round's classifier depends on its request alone."""
+        return {}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Takes what `state_dict` gave."""
+
+
 class LearnerComponent:
     """Learns, judges and predicts. Raises what `psp_ray.learn.trainer.PromptLearner` raises."""
 
     def __init__(self, given: LearnerInput, pool: PoolReader):
+        self._given, self._pool = given, pool
+        self._features: Float16Array | None = None
+        self._learner: PromptLearner | GivenTeacher
+        if given.teacher is not None:
+            self._learner = GivenTeacher(given.teacher)
+            self._backbone = self._learner.describe()
+            self._student = Student(pool, given.settings, given.teacher, seed=given.seed)
+            return
         from psp_ray.clip import load_backbone
         from psp_ray.learn.trainer import PromptLearner
 
-        self._given, self._pool = given, pool
         backbone = load_backbone(backbone_spec(given.model), towers="text")
         assert backbone.text is not None
         self._backbone = backbone.describe()
@@ -58,7 +98,6 @@ class LearnerComponent:
             threads=given.threads,
         )
         self._student = Student(pool, given.settings, self.zero_shot(), seed=given.seed)
-        self._features: Float16Array | None = None
 
     def backbone(self) -> dict[str, Any]:
         """Provenance of the model, as plain JSON values."""

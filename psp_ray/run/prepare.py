@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from psp_ray.clip.spec import resolve
 from psp_ray.config.config import Config
 from psp_ray.config.policy import AUDIT_FRACTION, AUDIT_FRACTION_UNTESTED
 from psp_ray.core.errors import ConfigError, DatasetError
+from psp_ray.core.records import TextState
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.descriptions import load_descriptions, match_descriptions
+from psp_ray.data.embedded.classes import ClassEmbeddings, read_class_embeddings
 from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.features.cache import EncoderSpec
-from psp_ray.features.tower import encoder_spec
+from psp_ray.features.tower import backbone_spec, encoder_spec
 from psp_ray.run.build import answers_from_truth, check_annotators
 
 DIGITS_IMAGE_SIZE = 96
@@ -27,7 +30,8 @@ class Prepared:
 
     config: Config
     dataset: Dataset
-    spec: EncoderSpec
+    spec: EncoderSpec | None
+    """What the features depend on; None where the data set brings embeddings."""
 
 
 def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
@@ -45,7 +49,8 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
     check_annotators(config.labels, len(dataset.classes))
     templates_of(config, dataset)
     descriptions_of(config, dataset)
-    return Prepared(config, dataset, encoder_spec(config.model))
+    teacher_of(config, dataset)
+    return Prepared(config, dataset, encoder_spec(config.model) if dataset.embeddings is None else None)
 
 
 def load_data(config: Config) -> Dataset:
@@ -54,6 +59,7 @@ def load_data(config: Config) -> Dataset:
     Raises:
         DatasetError: as `load_dataset`, or unusable initial labels.
     """
+    given = class_embeddings(config)
     dataset = load_dataset(
         config.data.dataset,
         config.data.data_root,
@@ -61,6 +67,7 @@ def load_data(config: Config) -> Dataset:
         classes=config.data.classes,
         test=config.data.test,
         exclude=config.data.exclude,
+        named=None if given is None else given.class_list,
     )
     known = (
         initial_labels(dataset, config.data.initial_labels)[0] if config.data.initial_labels else np.zeros(0, np.int64)
@@ -68,6 +75,50 @@ def load_data(config: Config) -> Dataset:
     if config.data.pool_limit is not None:
         dataset = limited(dataset, config.data.pool_limit, config.runtime.seed, known)
     return dataset
+
+
+def class_embeddings(config: Config) -> ClassEmbeddings | None:
+    """What `--class-embeddings` names; None where it names nothing.
+
+    Raises:
+        ConfigError: a scale without it. DatasetError: as `read_class_embeddings`.
+    """
+    if config.data.class_embeddings is not None:
+        return read_class_embeddings(config.data.class_embeddings, config.data.logit_scale)
+    if config.data.logit_scale is not None:
+        raise ConfigError("--logit-scale: belongs to --class-embeddings; give that file too, or leave it out")
+    return None
+
+
+def teacher_of(config: Config, dataset: Dataset) -> TextState | None:
+    """The teacher that `--class-embeddings` gives; None where a text tower does.
+
+    Raises:
+        ConfigError: class embeddings for images; or embeddings that the model's text tower doesn't fit, views made of
+            images, prompts without a text tower.
+        DatasetError: a class without an embedding, or embeddings of another width.
+    """
+    given, source = class_embeddings(config), dataset.embeddings
+    if source is None:
+        if given is not None:
+            raise ConfigError("--class-embeddings: is for data sets of embeddings; images have --model's text tower")
+        return None
+    if config.selftrain.self_training != "none" and config.model.view_mode != "cached":
+        raise ConfigError(f"--views {config.model.views}: embeddings have the views of column 'views'; leave it out")
+    if given is not None:
+        if config.learn.head == "prompt":
+            raise ConfigError(
+                "--head prompt: class embeddings alone make no prompts; choose --head auto, linear, residual or gda, "
+                "or leave --class-embeddings out and name the --model that fits"
+            )
+        return given.text_state(dataset.classes, source.dim)
+    width = int(resolve(backbone_spec(config.model)).config["embed_dim"])
+    if width != source.dim:
+        raise ConfigError(
+            f"--model {config.model.model}: its text tower gives {width} numbers but the data set's embeddings have "
+            f"{source.dim}; name the model that they are of, or give --class-embeddings"
+        )
+    return None
 
 
 def complete(config: Config, dataset: Dataset) -> Config:

@@ -16,6 +16,8 @@ from psp_ray.core.records import Float32Array, TextState
 
 PROMPTS = "prompts.safetensors"
 FORMAT = "psp-ray-prompts-1"
+NO_TOWER = "class embeddings"
+"""Stands for the model where class embeddings were given in place of one."""
 
 
 def save_prompts(
@@ -45,7 +47,7 @@ def save_prompts(
     metadata = {
         "format": FORMAT,
         "classes": json.dumps(list(classes), ensure_ascii=False),
-        "model": spec.model,
+        "model": NO_TOWER if backbone["model"] == NO_TOWER else spec.model,
         "checkpoint": json.dumps(checkpoint),
         "image_size": json.dumps(backbone["image_size"][0]),
         "weights_hash": str(backbone["weights_hash"]),

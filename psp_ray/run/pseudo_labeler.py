@@ -67,5 +67,7 @@ class PseudoLabelerComponent:
 
     def _views_of(self, round: int) -> tuple[Views | None, PoolReader | None]:
         """What stands in for the pool's views, or for the whole pool, in a round."""
+        if self._fresh is None and self._on_demand is None and not self._pool.n_views:
+            return lambda positions: self._pool.rows(positions)[:, None, :], None  # embeddings without views
         fresh = None if self._fresh is None else FreshPool(self._pool, self._fresh, self._view_count, round)
         return self._on_demand, fresh
