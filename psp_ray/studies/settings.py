@@ -42,7 +42,7 @@ class StudySettings(Settings):
         (), description="data sets: names, folders or FOLDER:SPLIT.json, each with :key=value for settings of its own"
     )
     strategies: tuple[str, ...] = Field(
-        (), description="strategies or presets, each with :none or :ust (self-training) and :key=value"
+        (), description="strategies or presets, each with :none or :ust (self-training), :HEAD and :key=value"
     )
     seeds: int = Field(5, ge=1, description="seeds a strategy: 0..N-1")
     pool_share: float = Field(
@@ -106,11 +106,15 @@ class Entry:
 
 
 def parse_strategy(text: str) -> Entry:
-    """`badge+pcb`, `vssp:ust`, `psp:kappa=1`, `badge+pcb:none:pcb=released` -> an `Entry`.
+    """`badge+pcb`, `vssp:ust`, `typiclust:ust:linear`, `psp:kappa=1`, `badge+pcb:none:pcb=released` -> an `Entry`.
+
+    A head behind the self-training is short for `head=NAME`.
 
     Raises:
-        ConfigError: no name, an unknown self-training, or a setting that a comparison chooses itself.
+        ConfigError: no name, an unknown self-training or head, or a setting that a comparison chooses itself.
     """
+    from psp_ray.learn.heads import HEADS
+
     name, *parts = (part.strip() for part in text.split(":"))
     training, settings = None, []
     for part in parts:
@@ -119,8 +123,11 @@ def parse_strategy(text: str) -> Entry:
             settings.append((run_key(pair[1], f"--strategies {text}"), pair[2]))
         elif part in ("none", "ust") and training is None:
             training = part
+        elif training is not None and part in HEADS and not any(key == "head" for key, _ in settings):
+            settings.append(("head", part))
         else:
-            raise ConfigError(f"--strategies {text}: '{part}' is neither none nor ust nor key=value; correct it")
+            expected = "none nor ust" if training is None else f"a head ({', '.join(HEADS.names())})"
+            raise ConfigError(f"--strategies {text}: '{part}' is neither {expected} nor key=value; correct it")
     if not name:
         raise ConfigError(f"--strategies {text}: name a strategy or preset in front of the colon")
     return Entry(text, name, training, tuple(settings))

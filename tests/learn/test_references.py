@@ -6,8 +6,10 @@ import torch
 from scipy.special import softmax
 from sklearn.semi_supervised import LabelSpreading
 
+from psp_ray.config.learn import LearnSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import TextState
+from psp_ray.learn.heads import FitRequest, fit, one_hot
 from psp_ray.learn.spreading import UNLABELED, spread_labels
 from psp_ray.learn.tip_adapter import tip_adapter, tip_adapter_f
 from tests.policy.worlds import World, unit
@@ -97,6 +99,27 @@ def test_spreading_is_scikit_learn_s_and_knows_classes_nobody_has():
     np.testing.assert_allclose(got.sum(axis=1), 1.0)
     rest = (labels == UNLABELED) & (world.truth != 2)
     assert (got.argmax(axis=1) == world.truth)[rest].mean() > 0.6
+
+
+def test_the_head_is_the_probe_of_spread_labels_whatever_else_was_said():
+    world = World(n=150, n_classes=3, spread=0.8)
+    bought = np.zeros(150, bool)
+    for label in range(3):
+        bought[np.flatnonzero(world.truth == label)[:4]] = True
+    rng = np.random.default_rng(0)
+    opinions = rng.dirichlet(np.ones(3), size=150).astype(np.float32)
+    targets = np.where(bought[:, None], one_hot(world.truth, 3), opinions)
+    weights = np.where(bought, 1.0, 0.5)
+    request = FitRequest(world.features, targets, weights, bought, TextState(world.text, 50.0))
+    got = fit("spreading", request, LearnSettings())
+    spread = spread_labels(world.features, np.where(bought, world.truth, UNLABELED), 3)
+    spread[bought] = one_hot(world.truth, 3)[bought]
+    as_told = fit("linear", FitRequest(world.features, spread, weights, bought, request.zero_shot), LearnSettings())
+    np.testing.assert_allclose(got.features, as_told.features, atol=1e-4)
+    assert (got.features != fit("linear", request, LearnSettings()).features).any()
+    alone = FitRequest(*(x[bought] for x in (world.features, targets, weights, bought)), request.zero_shot)
+    plain = fit("linear", alone, LearnSettings())
+    np.testing.assert_allclose(fit("spreading", alone, LearnSettings()).features, plain.features, atol=1e-5)
 
 
 def test_what_no_label_reaches_is_uniform():

@@ -17,7 +17,7 @@ from psp_ray.learn.heads import HEADS, FitRequest, Fold, affine_of, fit, one_hot
 from psp_ray.learn.solvers import Affine
 
 SETTINGS = LearnSettings()
-NAMES = ["auto", "gda", "linear", "prompt", "residual", "zero-shot"]
+NAMES = ["auto", "gda", "linear", "prompt", "residual", "spreading", "zero-shot"]
 
 
 def unit(x):
