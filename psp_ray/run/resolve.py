@@ -50,11 +50,6 @@ def _classes_describe(config: Config) -> bool:
 def _check_strategy(name: str, config: Config) -> None:
     from psp_ray.acquisition.base import RENAMED, STRATEGIES, settings_of
 
-    if name == "zero-shot":
-        raise ConfigError(
-            "--strategy zero-shot: it buys no labels, so there are no rounds to run; every run's summary.json has "
-            "zero_shot_accuracy"
-        )
     base = config.policy.strategy.partition("+")[0]
     if base in RENAMED:
         raise ConfigError(f"--strategy {name}: {RENAMED[base]}")
