@@ -32,6 +32,7 @@ def registries() -> dict[str, Registry[Any]]:
     return {
         "strategies": STRATEGIES,
         "wrappers": WRAPPERS,
+        "heads": kinds.HEADS,
         "rewards": kinds.REWARDS,
         "alignments": kinds.ALIGNMENTS,
         "indicators": kinds.INDICATORS,
@@ -74,6 +75,7 @@ OTHERS: dict[str, Callable[[], Iterator[Line]]] = {"models": models, "presets": 
 KINDS = (
     "strategies",
     "wrappers",
+    "heads",
     "rewards",
     "alignments",
     "indicators",

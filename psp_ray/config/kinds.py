@@ -14,6 +14,7 @@ from pydantic_core import core_schema
 from psp_ray.core.registry import Registry
 
 if TYPE_CHECKING:
+    from psp_ray.learn.heads import Head
     from psp_ray.policy.alignment import Alignment
     from psp_ray.policy.indicator import Indicator
     from psp_ray.policy.prior import Prior
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from psp_ray.selftrain.source import PseudoSource
 
 ALIGNMENTS: Registry[type[Alignment]] = Registry("alignment", "psp_ray.policy.alignments", option="--align")
+HEADS: Registry[Head] = Registry("head", "psp_ray.learn.heads", option="--head")
 INDICATORS: Registry[type[Indicator]] = Registry("indicator", "psp_ray.policy.indicators", option="--ms")
 PRIORS: Registry[type[Prior]] = Registry("prior", "psp_ray.policy.priors", option="--prior")
 REWARDS: Registry[Worth] = Registry("reward", "psp_ray.policy.rewards", option="--reward-gap")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from psp_ray.config.base import Settings
+from psp_ray.config.kinds import HEADS, OneOf
 
 
 class LearnSettings(Settings):
     """How the student learns: by which head, and how context vectors are laid out and trained."""
 
-    head: str = Field(
+    head: Annotated[str, OneOf(HEADS)] = Field(
         "auto",
         description="what labels and pseudo-labels are turned into: prompt, residual, gda, linear, auto (a mixture "
         "chosen by cross-fitting), zero-shot, or one of your own",

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
-from psp_ray.core.registry import Registry
 from psp_ray.learn.solvers import Affine, classifier
 
 
@@ -94,9 +94,6 @@ class Head(Protocol):
     """A way from samples to class vectors; a function of its arguments alone."""
 
     def __call__(self, request: FitRequest, settings: LearnSettings) -> TextState: ...
-
-
-HEADS: Registry[Head] = Registry("head", "psp_ray.learn.heads", "--head")
 
 
 def fit(head: str, request: FitRequest, settings: LearnSettings) -> TextState:
