@@ -72,7 +72,7 @@ def graph_opinion(masses: Float64Array) -> Float32Array:
     return odds
 
 
-def teacher_strength(logits: Float32Array, labels: Int32Array) -> float:
+def teacher_strength(logits: Float64Array, labels: Int32Array) -> float:
     """Share of images that a teacher names right, from its `logits` (m, C) of bought ones; its own confidence counts
     like two labels more."""
     right = float((logits.argmax(axis=1) == labels).sum())
