@@ -33,7 +33,7 @@ def has_embeddings(name: str) -> bool:
     """Whether a `--dataset` value, an existing file or folder, brings embeddings. Looks at file names and one schema.
 
     Raises:
-        DatasetError: it should, by its name, but can't be read; or it is a Lance table.
+        DatasetError: it is a Lance table, or an export whose JSON can't be read.
     """
     path = Path(name).expanduser()
     if path.suffix.lower() == ".lance":
@@ -45,7 +45,7 @@ def has_embeddings(name: str) -> bool:
             return True
         suffix = path.suffix.lower()
         if suffix in (".parquet", ".pq"):
-            return find_embedding(open_table(path).schema) is not None
+            return _brings_embeddings(path)
         return suffix in SUFFIXES
     if not path.is_dir():
         return False
@@ -54,7 +54,15 @@ def has_embeddings(name: str) -> bool:
     if (path / SAMPLES).is_file():
         return _fiftyone_field(_samples(path / SAMPLES)) is not None
     files = _table_files(path)
-    return bool(files) and find_embedding(open_table(files[0]).schema) is not None
+    return bool(files) and _brings_embeddings(files[0])
+
+
+def _brings_embeddings(path: Path) -> bool:
+    """Whether a table has a column of embeddings. What can't be read is left to those who read images' tables."""
+    try:
+        return find_embedding(open_table(path).schema) is not None
+    except DatasetError:
+        return False
 
 
 def find_tables(name: str) -> list[Found]:
