@@ -56,9 +56,10 @@ class PolicySettings(AuditSettings):
         ge=0,
         description="log odds per standard deviation of the uncertainty, or of an anchor against all other samples",
     )
-    coverage_weight: Literal["disagreement", "uniform"] = Field(
-        "disagreement",
-        description="what is to be covered: where teacher and graph may disagree, or all samples alike",
+    coverage_weight: Literal["posterior", "disagreement", "uniform"] = Field(
+        "posterior",
+        description="what is to be covered: what the posterior doubts and where teacher and graph may disagree, the "
+        "latter alone, or all samples alike",
     )
     coverage_width: float = Field(2.0, gt=0, description="reach of a sample, in mean distances to the 8th neighbor")
     coverage_fade: float = Field(

@@ -93,7 +93,9 @@ class TextState:
 class PoolState:
     """All that an acquisition function may look at. Labels of unlabeled samples are not in it.
 
-    `unlabeled` (n_t,) sorted positions; `labeled` (m,) positions in the order bought with `labels` (m,) int32.
+    `unlabeled` (n_t,) sorted positions; `labeled` (m,) positions in the order bought with `labels` (m,) int32. `doubt`
+    (n,) float32, by position: one minus the probability of the likeliest class under the posterior; None where there is
+    no posterior (yet).
     """
 
     round: int
@@ -104,6 +106,7 @@ class PoolState:
     unlabeled: Int64Array
     labeled: Int64Array
     labels: Int32Array
+    doubt: Float32Array | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.records import (
     Evaluation,
     Feedback,
+    Float32Array,
     Int32Array,
     Int64Array,
     LearnOutcome,
@@ -125,6 +126,7 @@ class Round:
         self.unlabeled = state.unlabeled(run.n_pool)
         self.started = time.perf_counter()
         self._seconds = StageSeconds()
+        self._doubt: Float32Array | None = None
 
     def play(self) -> Played:
         """The whole round. What it raises leaves nothing behind but labels in the ledger."""
@@ -137,6 +139,7 @@ class Round:
     def propose(self) -> Proposal:
         """The query set, checked."""
         self.run.events.stage(self.number, "propose")
+        self._doubt = self._ask_for_doubt()
         state = self._pool_state()
         proposing = self.run.components.sampler.propose(state)
         proposal = proposing.result()
@@ -252,7 +255,17 @@ class Round:
             unlabeled=self.unlabeled,
             labeled=self.state.labeled,
             labels=self.state.labels,
+            doubt=self._doubt,
         )
+
+    def _ask_for_doubt(self) -> Float32Array | None:
+        """What the posterior of the rounds before is unsure of, for a strategy that looks at it."""
+        run, labeler = self.run, self.run.components.pseudo_labeler
+        source = PSEUDO_SOURCES.find(run.config.selftrain.pseudo_source)()
+        wanted = run.config.policy.strategy.startswith("vssp") and run.config.policy.coverage_weight == "posterior"
+        if labeler is None or not source.weighs_evidence or not wanted or not len(self.state.labeled):
+            return None
+        return labeler.doubt(run.zero_shot, self.state.known).result()
 
     def _label_request(self, proposal: Proposal, predicted: Int64Array) -> LabelRequest:
         names, experiment = self.run.names, self.run.experiment_id

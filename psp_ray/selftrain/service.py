@@ -145,6 +145,11 @@ class PseudoLabeler:
         """The posterior over the pool after the purchases `known`, with zero-shot as its teacher."""
         return self.evidence().infer(Bought(known.positions, known.labels, known.rounds), zero_shot)
 
+    def doubt(self, zero_shot: TextState, known: KnownLabels) -> Float32Array:
+        """One minus the probability of the posterior's likeliest class, (n,) for the whole pool."""
+        confidence = self.posterior(zero_shot, known).likeliest(np.arange(self.pool.n, dtype=np.int64))[1]
+        return np.float32(1.0) - confidence
+
     def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> SoftTargets:
         """The posterior of the graph's samples, and again without the labels of each of `folds` parts."""
         positions = self.graph().positions
