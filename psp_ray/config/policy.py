@@ -88,7 +88,7 @@ class PolicySettings(AuditSettings):
     )
     reward_gap: Literal["after", "before", "closed"] = Field(
         "closed",
-        description="gap of the student (after), of the teacher (before), or what learning left of it (closed)",
+        description="pay for a small gap of the student (after), a large one of the teacher (before), a closed one",
     )
     reward_form: Literal["scalar", "per-sample"] = Field(
         "per-sample", description="one reward for all samples, or bought samples get their own gap"

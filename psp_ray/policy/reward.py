@@ -1,10 +1,20 @@
-"""The reward of a round (method.md, step 7): `indicator * (mean gap of bought + beta * mean gap of pseudo-labeled)`.
+"""The reward of a round (method.md, step 7): what learning from a query set was worth, and how well it was meant.
+
+What a sample was worth has one of three forms (`reward_gap`):
+
+- `after` (the note's): the gap that the student leaves, a loss >= 0. The reward is `indicator * mean loss`: both
+  factors say how bad the round was, and a smaller loss or a more probable draw brings it nearer to 0.
+- `closed`: the gap that learning closed, before - after, a gain of either sign.
+- `before`: the gap that the teacher had, a gain >= 0: there was so much to be learned.
+
+A gain must not be multiplied by the indicator, which is negative and the larger the less probable the draw: that would
+pay for helpful samples that were drawn by accident. It is multiplied by `2 / (1 + |indicator|)` (ours), which is
+positive, 1 under uniform selection (normalized), at most 2, and grows with the draw's probability. Thus in every form a
+more probable draw of helpful samples brings the larger reward, and of harmful ones the smaller.
 
 `psp-paper` takes the indicator `log p_m(g)` as it is. `psp` divides it by its absolute value under uniform selection,
 so that it stays negative, about -1, and does not drift with the size of the pool. `ms: none` puts -1 in its place.
-
-The gap that is averaged: `after` (the student's, the note's), `before` (the teacher's), or `closed` = after - before,
-which is negative where learning closed the gap, so that closing it is paid (the indicator is negative).
+Newly bought and pseudo-labeled samples enter alike, the latter with weight `beta`.
 """
 
 from __future__ import annotations
@@ -28,7 +38,7 @@ class Reward:
 
 
 def indicator_factor(proposal: Proposal, n: int, settings: PolicySettings) -> float:
-    """The factor before the gaps, <= 0: raw, normalized (about -1) or -1; `n` samples were unlabeled."""
+    """The indicator in the reward, <= 0: raw, normalized (about -1) or -1; `n` samples were unlabeled."""
     if settings.ms == "none":
         return -1.0
     raw = (indicator.plackett_luce if settings.ms == "plackett-luce" else indicator.multinomial)(proposal.log_prob)
@@ -44,20 +54,23 @@ def reward(proposal: Proposal, n: int, outcome: LearnOutcome, settings: PolicySe
 
     Raises ValueError where the outcome's gaps don't belong to the proposal or are not finite.
     """
-    new = _gap(outcome.gap_new, outcome.gap_new_before, settings)
-    pseudo = _gap(outcome.gap_pseudo, outcome.gap_pseudo_before, settings)
+    new = _worth(outcome.gap_new, outcome.gap_new_before, settings)
+    pseudo = _worth(outcome.gap_pseudo, outcome.gap_pseudo_before, settings)
     if len(new) != len(proposal.positions):
         raise ValueError(f"{len(new)} gaps for {len(proposal.positions)} bought samples")
     if not (np.isfinite(new).all() and np.isfinite(pseudo).all()):
         raise ValueError("the student's gaps are not finite")
     factor = indicator_factor(proposal, n, settings)
+    if settings.reward_gap != "after":
+        factor = 2.0 / (1.0 + abs(factor))
     rest = settings.beta * float(np.mean(pseudo)) if len(pseudo) else 0.0
     return Reward(total=factor * (float(np.mean(new)) + rest), own=factor * (new + rest))
 
 
-def _gap(after: Float32Array, before: Float32Array, settings: PolicySettings) -> Float64Array:
+def _worth(after: Float32Array, before: Float32Array, settings: PolicySettings) -> Float64Array:
+    """What samples were worth: a loss for `after`, a gain for the other forms."""
     if settings.reward_gap == "after":
         return np.asarray(after, np.float64)
     if settings.reward_gap == "before":
         return np.asarray(before, np.float64)
-    return np.asarray(after, np.float64) - np.asarray(before, np.float64)
+    return np.asarray(before, np.float64) - np.asarray(after, np.float64)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import multinomial
 
 from psp_ray.config.policy import PSP_PAPER, PolicySettings
@@ -56,9 +58,74 @@ def test_without_indicator_the_factor_is_minus_one():
 def test_gaps_before_and_closed():
     no_ms = {"ms": "none", "beta": 1.0}
     before = reward(PROPOSAL, 10, outcome(), PolicySettings(reward_gap="before", **no_ms))
-    assert before.total == pytest.approx(-(0.2 + 0.1), rel=1e-6)
+    assert before.total == pytest.approx(0.2 + 0.1, rel=1e-6)  # there was so much to learn
     closed = reward(PROPOSAL, 10, outcome(), PolicySettings(reward_gap="closed", **no_ms))
     assert closed.total == pytest.approx(0.1 + 0.07, rel=1e-6)  # closing a gap is paid
+
+
+SIZES = st.floats(0.0, 2.0, width=32)
+GAPS = st.tuples(SIZES, SIZES, SIZES).map(np.array)
+
+
+def helpfulness(form, after, before):
+    """What a sample brought, by the words of `reward_gap`."""
+    return {"after": -after, "before": before, "closed": before - after}[form]
+
+
+@st.composite
+def worlds(draw):
+    """A pool, a policy over it, gaps and settings."""
+    n = draw(st.integers(4, 500))
+    a = np.array([draw(st.floats(1e-4, 0.2)) for _ in range(3)])
+    settings = PolicySettings(
+        reward_gap=draw(st.sampled_from(["after", "before", "closed"])),
+        reward_scaling=draw(st.sampled_from(["normalized", "paper"])),
+        ms=draw(st.sampled_from(["multinomial", "plackett-luce"])),
+        beta=draw(st.sampled_from([0.0, 0.7])),
+    )
+    return n, np.log(a), settings, draw(GAPS), draw(GAPS)
+
+
+@given(worlds(), st.integers(0, 2), st.floats(1.05, 1.5))
+def test_a_more_probable_draw_of_helpful_samples_is_paid_more_and_of_harmful_ones_less(world, which, factor):
+    n, log_a, settings, after, before = world
+    form = settings.reward_gap
+    likelier = log_a.copy()
+    likelier[which] += np.log(factor)
+    draws = [Proposal(np.arange(3), log) for log in (log_a, likelier)]
+    made = outcome(after, after, before, before)
+    first, second = (reward(draw, n, made, settings).total for draw in draws)
+    good = helpfulness(form, after, before).mean()
+    if form == "after":
+        assert second > first or good == 0  # an imperfect student is a loss, and the more the less it was meant
+    elif abs(good) > 1e-6:
+        assert np.sign(second - first) == np.sign(good)
+
+
+@given(worlds(), st.integers(0, 2), st.floats(0.01, 1.0))
+def test_a_more_helpful_sample_is_paid_more(world, which, more):
+    n, log_a, settings, after, before = world
+    proposal, raised = Proposal(np.arange(3), log_a), more * (np.arange(3) == which)
+    less = outcome(after + raised, after, before, before)  # the student got this one less right
+    if settings.reward_gap == "before":
+        less = outcome(after, after, before, before)
+        made = outcome(after, after, before + raised, before)
+    else:
+        made = outcome(after, after, before, before)
+    assert reward(proposal, n, made, settings).total > reward(proposal, n, less, settings).total
+    own = reward(proposal, n, made, settings).own
+    assert own[which] > reward(proposal, n, less, settings).own[which]
+
+
+@given(worlds())
+def test_a_gain_keeps_its_sign_and_uniform_selection_its_size(world):
+    n, log_a, settings, after, before = world
+    good = helpfulness(settings.reward_gap, after, before).mean()
+    paid = reward(Proposal(np.arange(3), log_a), n, outcome(after, (), before, ()), settings).total
+    assert np.sign(paid) == np.sign(good) or abs(good) < 1e-6
+    plain = Proposal(np.arange(3), np.full(3, -np.log(n)))
+    if settings.reward_scaling == "normalized":
+        assert reward(plain, n, outcome(after, (), before, ()), settings).total == pytest.approx(good, abs=1e-6)
 
 
 def test_no_pseudo_labels_leave_the_second_term_out():
