@@ -139,7 +139,7 @@ class SoftActorCritic(Agent):
         logits = np.concatenate(sums.logits)
         total = sampling.LogSumExp()
         total.add(logits)
-        log_a = sampling.log_probabilities(logits, total.value, n, settings.eps)
+        log_a = sampling.log_probabilities(logits, total.value)
         return {
             "transition": float(step.item.round),
             "loss_v": sums.loss_v,

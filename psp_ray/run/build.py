@@ -154,10 +154,11 @@ def config_of(text: str) -> Config:
 
 def build_sampler(settings: str, pool: PoolReader) -> Any:
     """The acquisition function that `strategy` names."""
+    from psp_ray.acquisition.audit import with_audit
     from psp_ray.acquisition.base import create
 
     config = config_of(settings)
-    return create(config.policy.strategy, pool, config.policy)
+    return create(with_audit(config.policy.strategy, config.policy), pool, config.policy)
 
 
 def build_oracle(given: OracleInput) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.base import option_name
 from psp_ray.config.config import Config
-from psp_ray.config.policy import AUDIT_FRACTION, AUDIT_FRACTION_UNTESTED
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.files import LOCK, alone, read_json, write_json, write_text
@@ -105,7 +105,9 @@ def complete(config: Config, dataset: Dataset) -> Config:
         updates["view_flip"] = False
     if config.policy.audit_fraction == "auto":
         tested = (dataset.val if config.data.evaluate_on == "val" else dataset.test).num_rows > 0
-        updates["audit_fraction"] = AUDIT_FRACTION if tested else AUDIT_FRACTION_UNTESTED
+        per_round = updates.get("labels_per_round", config.labels.labels_per_round)
+        labels = dataset.pool.num_rows if per_round == "pool" else per_round * config.labels.rounds
+        updates["audit_fraction"] = automatic_audit(min(labels, dataset.pool.num_rows), tested)
     return config.changed(**updates)
 
 
@@ -424,7 +426,7 @@ def _run_rounds(
     if not tested:
         reporter.note(
             f"no {config.data.evaluate_on} images: accuracy is estimated from the draws alone; the larger "
-            f"--audit-fraction (now {config.policy.eps:g}), the sharper"
+            f"--audit-fraction (now {config.policy.audit_share:g}), the sharper"
         )
     learner = components.LearnerInput(
         settings=settings,

@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 
 from psp_ray.config.config import Config
-from psp_ray.core.records import Float32Array, Float64Array
 from psp_ray.export.classifier import PROMPTS, save_prompts
 from psp_ray.features.featurize import FeaturizedDataset
-from psp_ray.posterior.accuracy import pooled_weights, share_of_none
-from psp_ray.posterior.calibration import Calibration, calibrate, reliability, softmax
+from psp_ray.posterior.accuracy import share_of_none
+from psp_ray.posterior.calibration import Calibration, Unseen, calibrate, reliability, softmax, unseen_logits
 from psp_ray.report.curve import plot_calibration
 from psp_ray.run import build as components
 from psp_ray.run.loop import Experiment, PoolNames, RunState
 from psp_ray.run.output import write_curve, write_pool_predictions
-
-FOLDS = 4
-"""Parts of the cross-fitting where there is no test set."""
-ENOUGH = 50
-"""Labels that a temperature is fitted to, where so many are there: the latest ones come first."""
 
 
 def finish(
@@ -34,15 +28,9 @@ def finish(
     backbone: dict[str, Any],
 ) -> dict[str, Any]:
     """Write predictions, prompts and pictures; returns what the summary says beside the rounds."""
-    n_pool = len(experiment.names.sample_ids)
-    has_test = state.zero_shot.n > 0
-    count = (0 if has_test else FOLDS) if config.labels.estimate_folds is None else config.labels.estimate_folds
-    judged = experiment.crossfit(state, count) if count >= 2 else None
-    if judged is not None:
-        estimate = experiment.final_estimate(state, judged)
-        state.rows[-1]["pool_accuracy_estimate"] = None if estimate is None else estimate.as_dict()
-    logits, weights = _unseen(state, judged, n_pool)
-    calibration = calibrate(logits, np.maximum(state.answers, 0), weights)
+    answers = experiment.answers(state)
+    unseen = unseen_logits(answers, state.judged.logits, state.text.logit_scale)
+    calibration = calibrate(unseen)
     _write_predictions(data, experiment, state, out, calibration.temperature)
     save_prompts(
         out / PROMPTS,
@@ -55,29 +43,9 @@ def finish(
         calibration.temperature,
     )
     write_curve(out, config, state)
-    _draw_calibration(config, experiment, state, out, calibration, logits, weights)
-    none = share_of_none(state.audit, n_pool) if (state.answers == -2).any() else None
+    _draw_calibration(config, experiment, state, out, calibration, unseen)
+    none = share_of_none(answers) if (state.answers == -2).any() else None
     return {"calibration": asdict(calibration), "share_of_no_class": None if none is None else none.as_dict()}
-
-
-def _unseen(state: RunState, judged: Float32Array | None, n_pool: int) -> tuple[Float64Array, Float64Array]:
-    """Logits (m, C) to prompts that had not seen the answer, and weights (m,), 0 where there are none.
-
-    From cross-fitting where that was done; else of each round's teacher, the latest rounds first. Where a strategy's
-    probabilities are unknown all labels weigh the same.
-    """
-    cosines = state.cosines if judged is None else judged
-    usable = (state.answers >= 0) & (state.asked_in > 0) & np.isfinite(cosines).all(axis=1)
-    weights, _ = pooled_weights(state.audit, n_pool)
-    weights = np.where(usable, weights, 0.0)
-    if not weights.any():
-        weights = usable.astype(np.float64)
-    if judged is None:
-        for number in range(state.round, 0, -1):
-            if (weights[state.asked_in >= number] > 0).sum() >= ENOUGH:
-                weights[state.asked_in < number] = 0.0
-                break
-    return state.text.logit_scale * np.nan_to_num(cosines.astype(np.float64)), weights
 
 
 def _write_predictions(
@@ -101,16 +69,15 @@ def _draw_calibration(
     state: RunState,
     out: Path,
     calibration: Calibration,
-    logits: Float64Array,
-    weights: Float64Array,
+    unseen: Unseen,
 ) -> None:
-    rows = weights > 0
     curves = {}
+    rows = unseen.judging
     if rows.any():
-        correct = (logits[rows].argmax(axis=1) == state.answers[rows]).astype(np.float64)
+        logits = unseen.logits[rows]
+        right = (logits.argmax(axis=1) == unseen.labels[rows]).astype(np.float64)
         for name, temperature in (("labels, as it was", 1.0), ("labels, calibrated", calibration.temperature)):
-            chance = softmax(logits[rows] / temperature).max(axis=1)
-            curves[name] = reliability(chance, correct, weights[rows])
+            curves[name] = reliability(softmax(logits / temperature).max(axis=1), right)
     table = experiment.crew.learner.submit("evaluation_confidence", state.text, calibration.temperature).result()
     if table.num_rows:
         tested = reliability(table["confidence"].to_numpy(), table["correct"].to_numpy())

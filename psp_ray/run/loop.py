@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from psp_ray.acquisition.base import validate_proposal
 from psp_ray.config.config import Config
+from psp_ray.core import noise
 from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import (
@@ -40,11 +41,12 @@ from psp_ray.core.records import (
     TextState,
 )
 from psp_ray.labels.service import LabelRequest, LabelResponse
-from psp_ray.posterior.accuracy import Answers, folds, pooled_estimate, recent_estimate, round_estimates
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import recent_estimate
+from psp_ray.posterior.audit import Answers, BoolArray, audit_order
 from psp_ray.report.progress import Reporter
 from psp_ray.run.checkpoint import Checkpoint, load_latest, save_checkpoint
 from psp_ray.run.interfaces import Crew, Done
+from psp_ray.run.judging import Judged, estimate_after, estimate_before, folds_of, judge
 from psp_ray.run.stopping import WINDOW, Expectation, expected_gain, outlook, parse_stop, reason_to_stop, stop_set
 
 STAGES = ("propose", "label", "pseudo_label", "learn", "evaluate", "reward", "update", "checkpoint")
@@ -73,9 +75,9 @@ class RunState:
     """What one round hands to the next.
 
     `asked` (m,) positions in the order asked, `answers` (m,) what the annotator said (a class, SKIP or IGNORE, after
-    corrections), `log_prob` (m,) of their selection, `asked_in` (m,) their rounds (0: initial labels), `cosines`
-    (m, C) to the prompts of the round's teacher, which had not seen the answer. Initial labels have NaN in the last
-    two columns' place.
+    corrections), `log_prob` (m,) of their selection, `asked_in` (m,) their rounds (0: initial labels), `by_chance` (m,)
+    whether the audit drew them, `cosines` (m, C) to the prompts of the round's teacher, which had not seen the answer.
+    Initial labels have NaN for `log_prob` and `cosines`.
     """
 
     text: TextState
@@ -84,7 +86,9 @@ class RunState:
     answers: Int32Array
     log_prob: Float64Array
     asked_in: Int32Array
+    by_chance: BoolArray
     cosines: Float32Array
+    judged: Judged
     contexts: Float32Array
     pseudo: PseudoLabels = field(default_factory=PseudoLabels.empty)
     last: Evaluation | None = None
@@ -121,12 +125,6 @@ class RunState:
         """Answers of the oracle but for skips: what rounds, curves and caps count. Initial labels are not in it."""
         return int(((self.answers != SKIP) & (self.asked_in > 0)).sum())
 
-    @property
-    def audit(self) -> Answers:
-        """What estimates of the accuracy are made of."""
-        next_keys = {row["round"]: row["next_key"] for row in self.rows}
-        return Answers(self.asked, self.answers, self.log_prob, self.asked_in, self.cosines, next_keys)
-
 
 class Experiment:
     """One run of R rounds over a pool.
@@ -156,6 +154,7 @@ class Experiment:
         self.config, self.names, self.crew, self.out = config, names, crew, out
         self.experiment_id, self.reporter = experiment_id, reporter
         self.n_query = config.labels.labels_per_round
+        self._audit_order = audit_order(config.runtime.seed, noise.sample_keys(names.sample_ids))
         self._criteria = parse_stop(config.labels.stop)
         self._stop_set = stop_set(names.sample_ids, config.runtime.seed)
         self.checkpoints = out / "checkpoints"
@@ -179,25 +178,6 @@ class Experiment:
             self._run_round(state, number)
         return state
 
-    def crossfit(self, state: RunState, count: int) -> Float32Array | None:
-        """Cosines (m, C) of everything asked to prompts that were learned without it, in `count` parts.
-
-        NaN where no class was given; None where there are too few labels. Leaves the learner with other prompts: for
-        the end of a run. The teacher's pseudo-labels are kept as they are.
-        """
-        parts = folds(state.audit, count)
-        if not parts:
-            return None
-        cosines = np.full(state.cosines.shape, np.nan, np.float32)
-        for number, part in enumerate(parts, 1):
-            self.reporter.stage(state.round, f"judge {number}/{len(parts)}")
-            kept = state.has_class.copy()
-            kept[part] = False
-            request = LearnRequest(state.round, state.asked[kept], state.answers[kept], 0, state.pseudo, state.text)
-            text = self._learn(state, request, {}).text
-            cosines[part] = self.crew.learner.submit("cosines", text, state.asked[part]).result()
-        return cosines
-
     @property
     def wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self.started
@@ -214,7 +194,9 @@ class Experiment:
             answers=labels,
             log_prob=np.full(len(positions), np.nan),
             asked_in=np.zeros(len(positions), np.int32),
+            by_chance=np.zeros(len(positions), bool),
             cosines=np.full((len(positions), len(self.names.classes)), np.nan, np.float32),
+            judged=Judged.start(folds_of(self.config, zero_shot.n > 0), text),
             contexts=np.zeros((0, 0), np.float32),
         )
         if len(positions):
@@ -300,6 +282,8 @@ class Experiment:
         state.asked, state.answers = asked, answers
         state.log_prob = np.concatenate([state.log_prob, proposal.log_prob])
         state.asked_in = np.concatenate([state.asked_in, np.full(len(proposal.positions), number, np.int32)])
+        by_chance = np.arange(len(proposal.positions)) < proposal.n_audit
+        state.by_chance = np.concatenate([state.by_chance, by_chance])
         state.cosines = np.concatenate([state.cosines, cosines])
         state.labels_paid = response.labels_paid
         if observation.updates:
@@ -327,7 +311,7 @@ class Experiment:
             "wall_seconds": 0.0,
         }
         state.rows.append(row)
-        self._estimate(state)
+        self._estimate(state, unlabeled_next, seconds)
         hope = self._look_ahead(state)
         reporter.stage(number, "checkpoint")
         row["wall_seconds"] = time.perf_counter() - started  # for the checkpoint, which can't time itself
@@ -350,15 +334,17 @@ class Experiment:
             self.n_query,
         )
         state.rows[-1]["expected_gain"] = None if hope is None else hope.gain
-        recent = recent_estimate(state.audit, len(self.names.sample_ids), WINDOW)
-        state.stopped = reason_to_stop(
-            self._criteria, state.rows, hope, None if recent is None else recent.low, self.n_query
-        )
+        recent = recent_estimate(self.answers(state), state.round, WINDOW)
+        least = None if recent is None else recent.low
+        if state.rows[-1]["pool_accuracy_estimate"] is not None:
+            least = state.rows[-1]["pool_accuracy_estimate"]["low"]
+        state.stopped = reason_to_stop(self._criteria, state.rows, hope, least, self.n_query)
         return hope
 
-    def final_estimate(self, state: RunState, cosines: Float32Array) -> Estimate | None:
-        """Accuracy of the final prompts on the pool, from the cosines of `crossfit`."""
-        return pooled_estimate(state.audit, cosines, len(self.names.sample_ids))
+    def answers(self, state: RunState) -> Answers:
+        """What estimates of the accuracy are made of."""
+        order = self._audit_order[state.asked]
+        return Answers(state.asked, state.answers, state.asked_in, state.by_chance, order, state.cosines)
 
     def _with_answers(
         self, state: RunState, proposal: Proposal, response: LabelResponse
@@ -383,14 +369,27 @@ class Experiment:
         seconds["learn"] = learning.seconds
         return outcome
 
-    def _estimate(self, state: RunState) -> None:
-        """Each round's draws judge the prompts that the round began with: those of the row before."""
-        for number, estimate in round_estimates(state.audit, len(self.names.sample_ids)).items():
-            value = None if estimate is None else estimate.as_dict()
-            if number == 1:
-                state.zero_shot_estimate = value if not len(self.initial[0]) else None
-            else:
-                state.rows[number - 2]["pool_accuracy_estimate"] = value
+    def _estimate(self, state: RunState, unlabeled: Int64Array, seconds: dict[str, float]) -> None:
+        """The round's draws judge the prompts it began with; cross-fitting those that it learned."""
+        answers, number = self.answers(state), state.round
+        before = estimate_before(answers, state.judged, number)
+        known = None if before is None else before.as_dict()
+        if number > 1:
+            state.rows[-2]["pool_accuracy_estimate"] = known
+        elif not len(self.initial[0]):
+            state.zero_shot_estimate = known
+        if not state.judged.lines:
+            return
+        self.reporter.stage(number, "judge")
+        start = time.perf_counter()
+
+        def learn(request: LearnRequest) -> LearnOutcome:
+            return self._learn(replace(state, text=request.teacher), request, {})
+
+        state.judged = judge(state.judged, answers, number, unlabeled, self.crew, learn)
+        after = estimate_after(answers, state.judged, number)
+        state.rows[-1]["pool_accuracy_estimate"] = None if after is None else after.as_dict()
+        seconds["evaluate"] += time.perf_counter() - start
 
     def _label_and_pseudo_label(
         self,
@@ -485,6 +484,7 @@ class Experiment:
                     "label": state.answers,
                     "log_prob": state.log_prob,
                     "round": state.asked_in,
+                    "by_chance": state.by_chance,
                 }
             ),
             "pseudo": pa.table(
@@ -511,6 +511,7 @@ class Experiment:
             "pool": self.names.fingerprint,
         }
         tensors: dict[str, StateDict] = {"sampler": sampler, "learner": learner, "prompt": prompt}
+        tensors["judged"] = state.judged.state_dict()
         save_checkpoint(self.checkpoints, Checkpoint(state.round, record, tensors, tables))
 
     def _restore(self) -> RunState | None:
@@ -538,7 +539,9 @@ class Experiment:
             answers=labels["label"].to_numpy(),
             log_prob=labels["log_prob"].to_numpy(),
             asked_in=labels["round"].to_numpy(),
+            by_chance=labels["by_chance"].to_numpy(zero_copy_only=False),
             cosines=prompt["cosines"],
+            judged=Judged.restored(checkpoint.tensors["judged"]),
             contexts=prompt["contexts"],
             pseudo=PseudoLabels(
                 pseudo["position"].to_numpy(),

@@ -86,7 +86,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if key == "pool_accuracy_estimate":
-            parts = dict.fromkeys(("value", "low", "high", "n_effective")) | (value or {})
+            parts = dict.fromkeys(("value", "low", "high", "draws", "planned")) | (value or {})
             flat.update({f"{key}_{part}": number for part, number in parts.items()})
         elif key != "seconds":
             flat[key] = value
@@ -102,6 +102,7 @@ def write_labels(out: Path, state: RunState, names: PoolNames) -> None:
             "label": pa.array([answer_name(i, names.classes) for i in state.answers.tolist()], pa.string()),
             "round": state.asked_in,
             "log_prob": pa.array(state.log_prob, from_pandas=True),
+            "by_chance": state.by_chance,
             "class_index": state.answers,
         }
     )

@@ -98,7 +98,7 @@ def expected_gain(
     """Expected gain of `more` labels on top of the last entry of `labels`.
 
     `labels[i]` had been used when prompts were learned whose accuracy is `estimates[i]` (None: not known yet). None
-    with fewer than three estimates that rest on `FEWEST_DRAWS` draws.
+    with fewer than three estimates that rest on `FEWEST_DRAWS` planned draws.
     """
     known = [(m, e) for m, e in zip(labels, estimates, strict=True) if telling(e) and m > 0]
     if len(known) < WINDOW:
