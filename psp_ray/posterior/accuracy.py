@@ -77,31 +77,32 @@ def estimate_share(right: int, wrong: int, unknown: int, planned: int, level: fl
     return Estimate(value, limits(right, draws, level)[0], limits(right + unknown, draws, level)[1], draws, planned)
 
 
-def _judge(answers: Answers, rows: BoolArray, right: BoolArray, planned: int) -> Estimate | None:
-    """Images of no class are not part of the population."""
-    classed, skipped = rows & (answers.answers >= 0), rows & (answers.answers == SKIP)
-    hits = int(right[classed].sum())
-    return estimate_share(hits, int(classed.sum()) - hits, int(skipped.sum()), planned)
+def _judge(
+    answers: Answers, rows: BoolArray, right: BoolArray, planned: int, unjudged: BoolArray | None = None
+) -> Estimate | None:
+    """Images of no class are not part of the population; of those skipped, or `unjudged`, the outcome is unknown."""
+    unknown = answers.answers == SKIP
+    if unjudged is not None:
+        unknown = unknown | (unjudged & (answers.answers >= 0))
+    known = rows & (answers.answers >= 0) & ~unknown
+    hits = int(right[known].sum())
+    return estimate_share(hits, int(known.sum()) - hits, int((rows & unknown).sum()), planned)
 
 
 def crossfit_estimate(answers: Answers, scores: NDArray[Any], round: int) -> Estimate | None:
     """Accuracy of the classifier after `round`, by `scores` (m, C) of classifiers that left out a row's label.
 
-    `scores` are those of `crossfit` after that round; what was asked later may be lacking. The chance draws of the next
-    round count as soon as they are there: the classifier itself has not seen them.
-
-    Raises:
-        ValueError: a label of the stratum was not cross-fitted.
+    `scores` are those of `crossfit` after that round; what was asked later may be lacking, and what was skipped then
+    and labeled since counts as unknown. The chance draws of the next round count as soon as they are there: the
+    classifier itself has not seen them.
     """
     rows = stratum(answers, round)
     later = np.full((len(answers.asked) - len(scores), answers.cosines.shape[1]), np.nan)
     scores = np.concatenate([scores, later])
-    missing = rows & (answers.answers >= 0) & ~np.isfinite(scores).all(axis=1)
-    if missing.any():
-        raise ValueError(f"{int(missing.sum())} labels of the audit stratum were not cross-fitted")
     next_draws = answers.by_chance & (answers.asked_in == round + 1)
     right = np.where(next_draws, answers.right, correct(scores, answers.answers))
-    return _judge(answers, rows | next_draws, right, _planned(answers, round + 1))
+    unjudged = ~next_draws & ~np.isfinite(scores).all(axis=1)
+    return _judge(answers, rows | next_draws, right, _planned(answers, round + 1), unjudged)
 
 
 def round_estimate(answers: Answers, round: int) -> Estimate | None:

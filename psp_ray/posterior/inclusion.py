@@ -1,7 +1,7 @@
 """How likely the samples of a Gumbel-top-k draw were to be in it, for inverse-probability weights.
 
-Given the (k+1)-th perturbed key of a draw of k, each sample is in it by an independent event of known probability: priority
-sampling (Duffield, Lund and Thorup, JACM 2007; Kool, van Hoof and Welling, ICML 2019). The accuracy estimates
+Given the (k+1)-th perturbed key of a draw of k, each sample is in it by an independent event of known probability:
+priority sampling (Duffield, Lund and Thorup, JACM 2007; Kool, van Hoof and Welling, ICML 2019). The accuracy estimates
 don't use them: a policy that knows where to look gives nearly all samples a probability near 0, and what it then draws
 by luck weighs as much as the pool. See `psp_ray.posterior.audit`.
 """

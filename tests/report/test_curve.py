@@ -15,7 +15,7 @@ def row(total, new, accuracy, estimate=None):
 def test_zero_shot_stands_at_no_label_and_all_is_in_sight(tmp_path, monkeypatch):
     """Also where labels were known beforehand: these 7 had taught the prompts something already."""
     monkeypatch.setattr(plt, "close", lambda figure: None)
-    estimate = {"value": 0.62, "low": 0.27, "high": 0.88, "n_effective": 9.0}
+    estimate = {"value": 0.62, "low": 0.27, "high": 0.88, "draws": 9, "planned": 9}
     rows = [row(21, 14, 0.69, estimate), row(35, 14, 0.671)]
     plot_learning_curve(tmp_path / "curve.png", rows, 0.314, "title", "test")
     figure = plt.gcf()
