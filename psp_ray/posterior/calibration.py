@@ -1,8 +1,9 @@
 """Probabilities that mean what they say: one temperature (Guo et al., ICML 2017), from labels nothing has learned from.
 
 Two kinds of logits are to be had: those of cross-fitting, in the audit stratum, of a classifier like the one that is
-calibrated, and on a fair sample of the pool; and those of each round's query set to the classifier of its time, on what
-a strategy chose. The second are more, the first are right: the temperature of all is where the audit's starts from.
+calibrated, and on a fair sample of the pool; and those of each round's query set to the classifier of its time. The
+second are more, but they are what a strategy chose: where it asks for what is hard, they make a classifier out to know
+nothing (T = 16 where 2 is right). They count only where there is no audit.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from psp_ray.core.records import Float64Array, Int32Array
-from psp_ray.posterior.audit import Answers, BoolArray
+from psp_ray.posterior.audit import Answers
 
 PRIOR_SPREAD = 0.7
 """Standard deviation of log T before any label: a handful of labels must not turn every probability into 1 or 1/C."""
-AUDIT_SPREAD = 0.35
-"""The same for the audit's T around that of all labels."""
 ENOUGH = 50
-"""Labels of the latest rounds that are looked at outside the audit, where there are so many."""
+"""Labels of the latest rounds that are looked at where there is no audit, and there are so many."""
 RANGE = (0.05, 20.0)
 BINS = 10
 
@@ -30,7 +29,7 @@ BINS = 10
 @dataclass(frozen=True)
 class Calibration:
     """`temperature`: logits are divided by it. `ece_before`, `ece_after`: expected calibration error over `BINS` bins
-    of equal width, on the audit stratum where there is one; `n` labels it is based on."""
+    of equal width; `n` labels it is based on."""
 
     temperature: float
     ece_before: float
@@ -40,37 +39,32 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Unseen:
-    """`logits` (k, C) to classifiers that had not learned from the `labels` (k,); `audited` (k,): cross-fitted, and
-    drawn by chance."""
+    """`logits` (k, C) to classifiers that had not learned from the `labels` (k,)."""
 
     logits: Float64Array
     labels: Int32Array
-    audited: BoolArray
-
-    @property
-    def judging(self) -> BoolArray:
-        """The rows that say how good a calibration is: the audit's, or all where there are none."""
-        return self.audited if self.audited.any() else np.ones(len(self.labels), bool)
 
 
 def unseen_logits(answers: Answers, judged: Float64Array, logit_scale: float) -> Unseen:
-    """What there is to calibrate with.
+    """What there is to calibrate with: the audit's labels, or, without any, those of the latest rounds.
 
     Args:
         answers: all that was asked.
         judged: (m, C) logits from cross-fitting, NaN where there are none; may be shorter.
         logit_scale: of the classifier of the time, whose cosines `answers` holds.
     """
-    logits = logit_scale * np.asarray(answers.cosines, np.float64)
-    crossed = np.zeros(len(logits), bool)
-    crossed[: len(judged)] = np.isfinite(judged).all(axis=1)
-    logits[crossed] = judged[crossed[: len(judged)]]
-    usable = (answers.answers >= 0) & (answers.asked_in > 0) & np.isfinite(logits).all(axis=1)
+    classed = (answers.answers >= 0) & (answers.asked_in > 0)
+    crossed = np.flatnonzero(np.isfinite(judged).all(axis=1) & classed[: len(judged)])
+    if len(crossed):
+        return Unseen(np.asarray(judged, np.float64)[crossed], answers.answers[crossed])
+    usable = classed & np.isfinite(answers.cosines).all(axis=1)
+    by_chance = usable & answers.by_chance
+    usable = by_chance if by_chance.any() else usable
     oldest = int(answers.asked_in.max(initial=0))
-    while oldest > 1 and (usable & ~crossed & (answers.asked_in >= oldest)).sum() < ENOUGH:
+    while oldest > 1 and (usable & (answers.asked_in >= oldest)).sum() < ENOUGH:
         oldest -= 1
-    keep = usable & (crossed | (answers.asked_in >= oldest))
-    return Unseen(logits[keep], answers.answers[keep], crossed[keep])
+    keep = usable & (answers.asked_in >= oldest)
+    return Unseen(logit_scale * np.asarray(answers.cosines[keep], np.float64), answers.answers[keep])
 
 
 def softmax(logits: NDArray[Any]) -> Float64Array:
@@ -80,22 +74,18 @@ def softmax(logits: NDArray[Any]) -> Float64Array:
     return result
 
 
-def fit_temperature(
-    logits: NDArray[Any], labels: Int32Array, *, around: float = 1.0, spread: float = PRIOR_SPREAD
-) -> float:
-    """The temperature of smallest cross-entropy plus a prior: log T is normal around log `around`.
+def fit_temperature(logits: NDArray[Any], labels: Int32Array) -> float:
+    """The temperature of smallest cross-entropy plus a weak prior around 1.
 
     Args:
         logits: (n, C) of images that were not learned from.
         labels: (n,) their classes.
-        around: the temperature before any label.
-        spread: standard deviation of log T.
 
     Returns:
-        T > 0; exactly `around` for an empty sample.
+        T > 0; exactly 1 for an empty sample.
     """
     if not len(labels):
-        return around
+        return 1.0
     logits = np.asarray(logits, np.float64)
     rows = np.arange(len(labels))
 
@@ -103,8 +93,7 @@ def fit_temperature(
         scaled = logits / np.exp(log_t)
         top = scaled.max(axis=1)
         log_sum = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-        off = (log_t - np.log(around)) / spread
-        return float((log_sum - scaled[rows, labels]).sum() + 0.5 * off**2)
+        return float((log_sum - scaled[rows, labels]).sum() + 0.5 * (log_t / PRIOR_SPREAD) ** 2)
 
     found = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
@@ -142,13 +131,10 @@ def reliability(confidence: Float64Array, correct: Float64Array, weights: Float6
 
 def calibrate(unseen: Unseen) -> Calibration:
     """Fit the temperature and say what it changes."""
-    logits, labels, audited = unseen.logits, unseen.labels, unseen.audited
+    logits, labels = unseen.logits, unseen.labels
     temperature = fit_temperature(logits, labels)
     if not len(labels):
         return Calibration(temperature, float("nan"), float("nan"), 0)
-    if audited.any():
-        temperature = fit_temperature(logits[audited], labels[audited], around=temperature, spread=AUDIT_SPREAD)
-    logits, labels = logits[unseen.judging], labels[unseen.judging]
     right = (logits.argmax(axis=1) == labels).astype(np.float64)
     before, after = (reliability(softmax(logits / t).max(axis=1), right).ece for t in (1.0, temperature))
-    return Calibration(temperature, before, after, len(unseen.labels))
+    return Calibration(temperature, before, after, len(labels))

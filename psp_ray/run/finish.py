@@ -72,12 +72,10 @@ def _draw_calibration(
     unseen: Unseen,
 ) -> None:
     curves = {}
-    rows = unseen.judging
-    if rows.any():
-        logits = unseen.logits[rows]
-        right = (logits.argmax(axis=1) == unseen.labels[rows]).astype(np.float64)
+    if len(unseen.labels):
+        right = (unseen.logits.argmax(axis=1) == unseen.labels).astype(np.float64)
         for name, temperature in (("labels, as it was", 1.0), ("labels, calibrated", calibration.temperature)):
-            curves[name] = reliability(softmax(logits / temperature).max(axis=1), right)
+            curves[name] = reliability(softmax(unseen.logits / temperature).max(axis=1), right)
     table = experiment.crew.learner.submit("evaluation_confidence", state.text, calibration.temperature).result()
     if table.num_rows:
         tested = reliability(table["confidence"].to_numpy(), table["correct"].to_numpy())

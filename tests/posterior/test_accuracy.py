@@ -17,7 +17,7 @@ def test_temperature_of_a_world_whose_temperature_is_known():
     logits = 3.0 * draw.normal(size=(4000, 5))
     chances = softmax(logits)
     labels = np.array([draw.choice(5, p=p) for p in chances], np.int32)
-    found = calibrate(Unseen(2.5 * logits, labels, np.zeros(4000, bool)))
+    found = calibrate(Unseen(2.5 * logits, labels))
     assert found.temperature == pytest.approx(2.5, rel=0.05)
     assert found.ece_after < 0.03 < found.ece_before
     grid = np.exp(np.linspace(np.log(1.5), np.log(4.0), 400))
@@ -29,37 +29,24 @@ def test_few_labels_change_little():
     logits = np.array([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
     assert 0.4 < fit_temperature(logits, np.array([0, 0, 1])) < 1
     assert fit_temperature(np.zeros((0, 2)), np.zeros(0, np.int32)) == 1.0
-    assert calibrate(Unseen(np.zeros((0, 2)), np.zeros(0, np.int32), np.zeros(0, bool))).n == 0
+    assert calibrate(Unseen(np.zeros((0, 2)), np.zeros(0, np.int32))).n == 0
 
 
-def test_the_audits_temperature_starts_from_that_of_all_labels():
-    """A strategy asked for what is hard: there the same logits are surer than they should be."""
-    draw = np.random.default_rng(0)
-    logits = 3.0 * draw.normal(size=(2000, 5))
-    audited = np.arange(2000) < 200
-    true = np.where(audited[:, None], 1.0, 3.0)
-    labels = np.array([draw.choice(5, p=p) for p in softmax(logits / true)], np.int32)
-    found = calibrate(Unseen(logits, labels, audited))
-    assert found.temperature == pytest.approx(1.0, abs=0.25)
-    few = audited & (np.arange(2000) < 3)
-    keep = few | ~audited
-    assert calibrate(Unseen(logits[keep], labels[keep], few[keep])).temperature > 1.8, "three draws are no evidence"
-
-
-def test_unseen_logits_take_cross_fitting_where_there_is_some_and_else_the_latest_rounds():
+def test_the_audit_calibrates_and_without_one_the_latest_rounds():
     m = 200
     rounds = np.repeat(np.arange(1, 5), 50).astype(np.int32)
     classes = np.where(np.arange(m) % 5 == 0, -1, 0).astype(np.int32)
     cosines = np.stack([np.arange(m, dtype=np.float32), -np.arange(m, dtype=np.float32)], axis=1)
     answers = Answers(np.arange(m), classes, rounds, np.zeros(m, bool), np.arange(m, dtype=np.uint64), cosines)
     judged = np.full((100, 2), np.nan)
-    judged[[1, 7]] = [[5.0, 6.0], [7.0, 8.0]]
-    found = unseen_logits(answers, judged, 10.0)
+    judged[[1, 5, 7]] = [[5.0, 6.0], [0.0, 0.0], [7.0, 8.0]]  # row 5 was corrected to a skip since
+    np.testing.assert_allclose(unseen_logits(answers, judged, 10.0).logits, [[5.0, 6.0], [7.0, 8.0]])
+    found = unseen_logits(answers, np.zeros((0, 2)), 10.0)
     latest = [row for row in range(100, 200) if row % 5]  # rounds 3 and 4 hold 80 labels, round 4 alone 40
-    assert found.audited.tolist() == [True, True] + [False] * 80
-    np.testing.assert_allclose(found.logits[:2], [[5.0, 6.0], [7.0, 8.0]])
-    np.testing.assert_allclose(found.logits[2:, 0], 10.0 * np.array(latest))
-    assert found.judging.sum() == 2
+    np.testing.assert_allclose(found.logits[:, 0], 10.0 * np.array(latest))
+    by_chance = np.arange(m) % 50 < 2
+    some = Answers(np.arange(m), classes, rounds, by_chance, np.arange(m, dtype=np.uint64), cosines)
+    assert unseen_logits(some, np.zeros((0, 2)), 1.0).logits[:, 0].tolist() == [1.0, 51.0, 101.0, 151.0]
 
 
 def test_reliability_against_a_loop():
