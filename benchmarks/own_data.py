@@ -41,6 +41,7 @@ class MadePool:
             self._features[start : start + BLOCK_SIZE] = self._around(self.centers[rows], draw, 1.5)
         self._keys = sample_keys([f"image-{i}" for i in range(n)])
         self.n, self.dim, self.n_views, self.n_blocks = n, dim, views, -(-n // BLOCK_SIZE)
+        self.block_size = BLOCK_SIZE
 
     def _around(self, rows: np.ndarray, draw: np.random.Generator, spread: float) -> np.ndarray:
         noisy = rows + spread / np.sqrt(rows.shape[-1]) * draw.standard_normal(rows.shape).astype(np.float32)

@@ -40,7 +40,7 @@ class Rows:
     def __init__(self, features: Float16Array):
         self.features = features
         self.n, self.dim = features.shape
-        self.n_views, self.n_blocks = 0, 1
+        self.n_views, self.n_blocks, self.block_size = 0, 1, len(self.features)
 
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
         return FeatureBlock(index, 0, np.arange(self.n, dtype=np.uint64), self.features)

@@ -40,7 +40,7 @@ class FilePool:
     def __init__(self, features: Float16Array) -> None:
         self.features = features
         self.n, self.dim = features.shape
-        self.n_blocks = -(-self.n // BLOCK_SIZE)
+        self.n_blocks, self.block_size = -(-self.n // BLOCK_SIZE), BLOCK_SIZE
         self.keys = sample_keys(str(i) for i in range(self.n))
 
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:

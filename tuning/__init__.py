@@ -1,1 +1,4 @@
-"""Sweeps over settings on Ray Tune, and their report. Run from the project's root: `python -m tuning.sweep --help`."""
+"""Search spaces of sweeps (`spaces/`, for --space) and two entry points: `tuning.sweep` and `tuning.report`.
+
+They are `psp-ray sweep` and `psp-ray sweep-report` under other names; the engine is `psp_ray.studies.sweep`.
+"""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from psp_ray.acquisition.base import (
+    STRATEGIES,
+    WRAPPERS,
     AcquisitionFunction,
     create,
-    register,
-    register_wrapper,
     strategy_names,
     validate_proposal,
     validate_state,
+    wrapper_names,
 )
+from psp_ray.acquisition.strategy import Strategy, Wrapper
+from psp_ray.core.pool import Block
 
 __all__ = [
+    "STRATEGIES",
+    "WRAPPERS",
     "AcquisitionFunction",
+    "Block",
+    "Strategy",
+    "Wrapper",
     "create",
-    "register",
-    "register_wrapper",
     "strategy_names",
     "validate_proposal",
     "validate_state",
+    "wrapper_names",
 ]

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import (
-    Baseline,
-    class_embeddings,
-    generator,
-    probabilities,
-    read_blocks,
-    read_rows,
-    unknown_odds,
-)
-from psp_ray.acquisition._cluster import cluster
-from psp_ray.acquisition.base import register, validate_state
+from psp_ray.acquisition.base import STRATEGIES, validate_state
 from psp_ray.acquisition.random import Random
+from psp_ray.acquisition.strategy import Strategy, generator, unknown_odds
+from psp_ray.acquisition.toolkit.clusters import cluster, representatives
 from psp_ray.config.acquisition import AlfaMixSettings
 from psp_ray.core import noise
-from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState, Proposal
+from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
+from psp_ray.core.probability import class_probabilities
+from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolState, Proposal
 
 
-@register("alfa-mix", AlfaMixSettings)
-class AlfaMix(Baseline):
+@STRATEGIES.register("alfa-mix")
+class AlfaMix(Strategy):
     """Candidates by the closed-form mixing ratio, then a diverse choice among them by k-means.
 
     Source: Parvaneh et al., "Active learning by feature mixing" (CVPR 2022). A feature z is mixed with the anchor z*_c,
@@ -42,9 +36,8 @@ class AlfaMix(Baseline):
     """
 
     name = "alfa-mix"
-
-    def __init__(self, pool: PoolReader, settings: AlfaMixSettings | None = None) -> None:
-        super().__init__(pool, settings or AlfaMixSettings.model_validate({}))
+    settings_class = AlfaMixSettings
+    settings: AlfaMixSettings
 
     def propose(self, state: PoolState) -> Proposal:
         """Choose the query set; the first one is random, with known odds."""
@@ -67,9 +60,7 @@ class AlfaMix(Baseline):
         if len(candidates):
             seed = noise.stream_key(state.seed, "alfa-mix", state.round)
             found = cluster(self.pool, candidates, min(state.n_query, len(candidates)), seed)
-            order = np.lexsort((candidates, found.distances, found.labels))
-            first = np.unique(found.labels[order], return_index=True)[1]
-            chosen = candidates[order[first]]
+            chosen = candidates[representatives(found)]
         left = np.setdiff1d(state.unlabeled, chosen, assume_unique=True)
         rest = generator(state, "alfa-mix-rest").permutation(left)[: state.n_query - len(chosen)]
         return np.concatenate([chosen, rest])
@@ -95,7 +86,7 @@ def class_means(features: Float32Array, labels: Int64Array) -> Float32Array:
 
 def caps(features: Float32Array, embeddings: Float32Array, logit_scale: float, anchors: Float32Array) -> Float64Array:
     """The smallest cap at which each sample's prediction flips, (m,); inf where it never does."""
-    p = probabilities(features, embeddings, logit_scale)
+    p = class_probabilities(features, embeddings, logit_scale)
     cosines = (features @ embeddings.T).astype(np.float64)
     rows = np.arange(len(p))
     predicted = cosines.argmax(axis=1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator
-from psp_ray.acquisition._distances import Points, gradient_factors, k_means_pp
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy, generator
+from psp_ray.acquisition.toolkit.distances import Points, gradient_factors, k_means_pp
+from psp_ray.core.pool import class_embeddings
 from psp_ray.core.records import Int64Array, PoolState
 
 
-@register("badge")
-class Badge(Baseline):
+@STRATEGIES.register("badge")
+class Badge(Strategy):
     """k-means++ seeding over gradient embeddings `f_i (x) (1[c = yhat_i] - p_ic)`.
 
     Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds" (ICLR 2020), algorithm

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import class_embeddings, generator, read_rows, unknown_odds
-from psp_ray.acquisition._cluster import cluster
-from psp_ray.acquisition.base import register, validate_state
+from psp_ray.acquisition.base import STRATEGIES, validate_state
+from psp_ray.acquisition.strategy import Strategy, generator, unknown_odds
+from psp_ray.acquisition.toolkit.clusters import cluster
 from psp_ray.config.acquisition import BanditSettings
 from psp_ray.core import noise
 from psp_ray.core.errors import UserError
+from psp_ray.core.pool import class_embeddings, read_rows
 from psp_ray.core.records import (
     Feedback,
     Float64Array,
@@ -22,8 +23,8 @@ from psp_ray.core.records import (
 )
 
 
-@register("bandit", BanditSettings)
-class Bandit:
+@STRATEGIES.register("bandit")
+class Bandit(Strategy):
     """Thompson sampling with several plays a round; an arm is a k-means cluster of the pool.
 
     A pull asks for a sample of the cluster, drawn uniformly; its reward is 1 if the prompt of that round had its class
@@ -40,10 +41,11 @@ class Bandit:
     """
 
     name = "bandit"
+    settings_class = BanditSettings
+    settings: BanditSettings
 
     def __init__(self, pool: PoolReader, settings: BanditSettings | None = None) -> None:
-        self.pool = pool
-        self.settings = settings or BanditSettings.model_validate({})
+        super().__init__(pool, settings)
         self.wins = np.zeros(0)
         self.losses = np.zeros(0)
         self._seed = 0

@@ -2,96 +2,114 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
+
 import numpy as np
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, probabilities, read_blocks, read_rows
-from psp_ray.acquisition._cluster import Coverage, cluster
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.acquisition.toolkit.clusters import Clusters, Queues, cluster
 from psp_ray.config.acquisition import CBSQSettings
 from psp_ray.core import noise
-from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, PoolState
+from psp_ray.core.pool import class_embeddings, read_blocks, read_rows
+from psp_ray.core.probability import class_probabilities
+from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolState
 
 
-@register("cbsq", CBSQSettings)
-class CBSQ(Baseline):
-    """Class-guided clustering (CB), then selective querying (SQ).
+@STRATEGIES.register("cbsq")
+class CBSQ(Strategy):
+    """Class-guided clustering with cluster-balanced acquisition (CB), then selective querying (SQ).
 
-    Source: Kim et al., "Active prompt learning with vision-language model priors" (TMLR; arXiv 2411.16722), from the
-    abstract and public summaries: images are clustered by class-guided features `(f_i + sum_c p_ic T_c) / 2`, queries
-    are balanced over the clusters, and a query is saved where the model is surer than an adaptive threshold of the
-    class it predicts. Ours: min(labeled + n_query, 500) clusters by k-means; clusters with fewest labels come first,
-    then large ones; of a cluster the sample nearest to its center is taken; the threshold of class c is the mean
-    confidence of the labeled samples that the prompt rightly takes for c (none: no threshold). The paper saves the
-    budget that a sure sample frees and uses its pseudo-label; here the budget goes to the next cluster, and
-    pseudo-labels are the business of `--self-training`. If all others are spent, sure samples are taken, least sure
-    first.
+    Source: Kim et al., "Active prompt learning with vision-language model priors" (TMLR 2025, arXiv 2411.16722) and its
+    released code. k-means runs over `[f_i, sum_c p_ic T_c]`, brought to unit length: n_query clusters at first, later
+    4 n_query and one for each label. The cluster with the smallest share of labeled samples is served next, of equals
+    the largest, and gives its unlabeled sample nearest to the center. A sample whose confidence reaches the mean
+    confidence of the labeled samples of the class that it is predicted as is not asked about; classes without labels
+    have no such threshold.
 
-    O(n (clusters d + C d)) time; memory 20,000 * d * 4 bytes and a block.
+    Differs: the paper keeps the budget that a sure sample frees, and learns from its predicted class as from a label;
+    here a round buys n_query labels as it does for every other strategy, so that the budget goes to the next cluster,
+    and pseudo-labels are the business of `--self-training`. A cluster may be served twice in a round (the code takes
+    one and loses the rest). If all others are spent, sure samples are taken, least sure first. The numbers of clusters
+    are the code's where a round buys as many labels as there are classes; `cbsq_clusters` limits them. In pools of
+    more than 20,000 samples centers are learned from a part.
+
+    O(n (clusters d + C d)) time; memory 40,000 * d * 4 bytes and a block.
     """
 
     name = "cbsq"
-
-    def __init__(self, pool: PoolReader, settings: CBSQSettings | None = None) -> None:
-        super().__init__(pool, settings or CBSQSettings.model_validate({}))
+    settings_class = CBSQSettings
+    settings: CBSQSettings
 
     def choose(self, state: PoolState) -> Int64Array:
         embeddings = class_embeddings(state.text, self.pool)
+        everyone = np.union1d(state.unlabeled, state.labeled)
+        free = np.isin(everyone, state.unlabeled)
+        found = self._clusters(state, embeddings, everyone)
+        excess = np.full(len(everyone), -1.0)  # confidence beyond the threshold
+        if self.settings.cbsq_selective and len(state.labeled):
+            excess[free] = self._excess(state, embeddings)
+        chosen: list[int] = []
+        sure: list[int] = []
+        for index in by_share(found, free):
+            (chosen if excess[index] < 0 else sure).append(index)
+            if len(chosen) == state.n_query:
+                break
+        chosen += sorted(sure, key=lambda index: (excess[index], index))[: state.n_query - len(chosen)]
+        return everyone[np.asarray(chosen, np.int64)]
+
+    def _clusters(self, state: PoolState, embeddings: Float32Array, everyone: Int64Array) -> Clusters:
         scale = state.text.logit_scale
 
         def guided(features: Float32Array) -> Float32Array:
-            p = probabilities(features, embeddings, scale).astype(np.float32)
-            return (features + p @ embeddings) * np.float32(0.5)
+            text = class_probabilities(features, embeddings, scale).astype(np.float32) @ embeddings
+            both = np.concatenate([features, text], axis=1)
+            norms = np.linalg.norm(both, axis=1, keepdims=True)
+            return np.asarray(both / np.maximum(norms, np.float32(1e-12)), np.float32)
 
-        everyone = np.union1d(state.unlabeled, state.labeled)
-        unlabeled = np.isin(everyone, state.unlabeled)
-        count = min(len(state.labeled) + state.n_query, self.settings.cbsq_clusters)
+        count = (
+            self.settings.cbsq_multiple * state.n_query + len(state.labeled) if len(state.labeled) else state.n_query
+        )
         seed = noise.stream_key(state.seed, "cbsq", state.round)
-        found = cluster(self.pool, everyone, count, seed, guided)
-        excess = np.full(len(everyone), -1.0)  # confidence beyond the threshold
-        if self.settings.cbsq_selective:
-            excess[unlabeled] = self._excess(state, embeddings)
-        asked = unlabeled & (excess < 0)
-        coverage = Coverage(found.labels, asked, ~unlabeled)
-        order = np.lexsort((found.distances, found.labels))
-        order = order[asked[order]]
-        starts = np.searchsorted(found.labels[order], np.arange(len(coverage.sizes)))
-        chosen: list[int] = []
-        while len(chosen) < state.n_query and (index := coverage.next()) >= 0:
-            chosen.append(int(everyone[order[starts[index]]]))
-            starts[index] += 1
-            coverage.take(index)
-        if len(chosen) < state.n_query:
-            sure = np.flatnonzero(unlabeled & ~asked)
-            sure = sure[np.lexsort((sure, excess[sure]))]
-            chosen.extend(everyone[sure[: state.n_query - len(chosen)]].tolist())
-        return np.asarray(chosen, np.int64)
+        return cluster(self.pool, everyone, min(count, self.settings.cbsq_clusters), seed, guided)
 
     def _excess(self, state: PoolState, embeddings: Float32Array) -> Float64Array:
-        """Confidence minus the threshold of the predicted class, for each unlabeled sample; -1 without threshold."""
-        threshold = thresholds(
-            probabilities(read_rows(self.pool, state.labeled), embeddings, state.text.logit_scale)
-            if len(state.labeled)
-            else np.zeros((0, len(embeddings))),
-            np.asarray(state.labels, np.int64),
-        )
+        """Confidence minus the threshold of the predicted class, for each unlabeled sample (n,)."""
+        labeled = class_probabilities(read_rows(self.pool, state.labeled), embeddings, state.text.logit_scale)
+        threshold = thresholds(labeled, np.asarray(state.labels, np.int64))
         parts = []
         for block in read_blocks(self.pool, state.unlabeled):
-            p = probabilities(block.features, embeddings, state.text.logit_scale)
-            predicted = p.argmax(axis=1)
-            over = p[np.arange(len(p)), predicted] - threshold[predicted]
-            parts.append(np.where(np.isinf(threshold[predicted]), -1.0, over))
+            p = class_probabilities(block.features, embeddings, state.text.logit_scale)
+            parts.append(p.max(axis=1) - threshold[p.argmax(axis=1)])
         return np.concatenate(parts)
 
 
+def by_share(found: Clusters, free: np.ndarray) -> Iterator[int]:
+    """Indices of all `free` (n,) samples, each from the cluster with the smallest share of served samples.
+
+    Served are the samples that aren't free, and those that came before. Of equal shares the largest cluster is next,
+    of equal sizes the lower one.
+    """
+    sizes = np.bincount(found.labels).tolist()
+    served = np.bincount(found.labels[~free], minlength=len(sizes)).tolist()
+    queues = Queues(found, free)
+    heap = [(served[c] / size, -size, c) for c, size in enumerate(sizes) if queues.left(c)]
+    heapq.heapify(heap)
+    while heap:
+        _, size, c = heapq.heappop(heap)
+        yield queues.pop(c)
+        served[c] += 1
+        if queues.left(c):
+            heapq.heappush(heap, (served[c] / -size, size, c))
+
+
 def thresholds(p: Float64Array, labels: Int64Array) -> Float64Array:
-    """Per class (C,): mean confidence of the labeled samples rightly predicted as it; inf where there are none.
+    """Per class (C,): mean confidence of the labeled samples of the class, whatever they are predicted as; else inf.
 
     `p` (m, C): class probabilities of the labeled samples, `labels` (m,).
     """
-    n_classes = p.shape[1]
-    right = p.argmax(axis=1) == labels if len(p) else np.zeros(0, bool)
-    counts = np.bincount(labels[right], minlength=n_classes)
-    sums = np.bincount(labels[right], weights=p[right, labels[right]], minlength=n_classes)
-    result = np.full(n_classes, np.inf)
-    np.divide(sums, counts, out=result, where=counts > 0)
+    counts = np.bincount(labels, minlength=p.shape[1])
+    result = np.full(p.shape[1], np.inf)
+    np.divide(np.bincount(labels, weights=p.max(axis=1), minlength=p.shape[1]), counts, out=result, where=counts > 0)
     return result

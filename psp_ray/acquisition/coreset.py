@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from psp_ray.acquisition._baseline import Baseline, class_embeddings, generator
-from psp_ray.acquisition._distances import Points, gradient_factors, k_center
-from psp_ray.acquisition.base import register
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy, generator
+from psp_ray.acquisition.toolkit.distances import Points, gradient_factors, k_center
 from psp_ray.config.acquisition import CoresetSettings
-from psp_ray.core.records import Int64Array, PoolReader, PoolState
+from psp_ray.core.pool import class_embeddings
+from psp_ray.core.records import Int64Array, PoolState
 
 
-@register("coreset", CoresetSettings)
-class Coreset(Baseline):
+@STRATEGIES.register("coreset")
+class Coreset(Strategy):
     """Greedy k-center: each sample is the one farthest from all that is labeled and from those chosen before.
 
     Source: Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach" (ICLR 2018),
@@ -23,9 +24,8 @@ class Coreset(Baseline):
     """
 
     name = "coreset"
-
-    def __init__(self, pool: PoolReader, settings: CoresetSettings | None = None) -> None:
-        super().__init__(pool, settings or CoresetSettings.model_validate({}))
+    settings_class = CoresetSettings
+    settings: CoresetSettings
 
     def choose(self, state: PoolState) -> Int64Array:
         if self.settings.coreset_space == "gradients":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.core.pool import Block
+from psp_ray.core.probability import class_probabilities, entropies
+from psp_ray.core.records import Float64Array, PoolState
 
-from psp_ray.acquisition._baseline import DECIMALS, Baseline, class_embeddings, probabilities, read_blocks
-from psp_ray.acquisition.base import register
-from psp_ray.core.records import Int64Array, PoolState
-from psp_ray.policy.sampling import TopK
 
-
-@register("entropy")
-class Entropy(Baseline):
+@STRATEGIES.register("entropy")
+class Entropy(Strategy):
     """The samples of largest `H(p_i) = -sum_c p_ic log p_ic`, `p_i = softmax(logit_scale * f_i . T)`.
 
     Source: Settles, "Active learning literature survey" (2009), section 3.1; as a baseline of prompt learning in Bang
@@ -21,11 +20,5 @@ class Entropy(Baseline):
 
     name = "entropy"
 
-    def choose(self, state: PoolState) -> Int64Array:
-        embeddings = class_embeddings(state.text, self.pool)
-        top = TopK(state.n_query)
-        for block in read_blocks(self.pool, state.unlabeled):
-            p = probabilities(block.features, embeddings, state.text.logit_scale)
-            entropy = -np.sum(p * np.log(np.maximum(p, np.finfo(np.float64).tiny)), axis=1)
-            top.add(block.positions, np.zeros(len(p)), np.round(entropy, DECIMALS), block.keys)
-        return top.positions
+    def score(self, block: Block, state: PoolState) -> Float64Array:
+        return entropies(class_probabilities(block.features, state.text.features, state.text.logit_scale))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.acquisition._baseline import DECIMALS, Baseline, class_embeddings, probabilities, read_blocks
-from psp_ray.acquisition.base import register
-from psp_ray.core.records import Int64Array, PoolState
-from psp_ray.policy.sampling import TopK
+from psp_ray.acquisition.base import STRATEGIES
+from psp_ray.acquisition.strategy import Strategy
+from psp_ray.core.pool import Block
+from psp_ray.core.probability import class_probabilities
+from psp_ray.core.records import Float64Array, PoolState
 
 
-@register("margin")
-class Margin(Baseline):
+@STRATEGIES.register("margin")
+class Margin(Strategy):
     """The samples of smallest `p_i(1) - p_i(2)`, the two largest class probabilities.
 
     Source: Scheffer, Decomain and Wrobel, "Active hidden Markov models for information extraction" (IDA 2001). With a
@@ -21,14 +22,9 @@ class Margin(Baseline):
 
     name = "margin"
 
-    def choose(self, state: PoolState) -> Int64Array:
-        embeddings = class_embeddings(state.text, self.pool)
-        top = TopK(state.n_query)
-        for block in read_blocks(self.pool, state.unlabeled):
-            p = probabilities(block.features, embeddings, state.text.logit_scale)
-            margin = np.ones(len(p))
-            if p.shape[1] > 1:
-                two = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
-                margin = two[:, 1] - two[:, 0]
-            top.add(block.positions, np.zeros(len(p)), -np.round(margin, DECIMALS), block.keys)
-        return top.positions
+    def score(self, block: Block, state: PoolState) -> Float64Array:
+        p = class_probabilities(block.features, state.text.features, state.text.logit_scale)
+        if p.shape[1] == 1:
+            return -np.ones(len(p))
+        two = np.partition(p, p.shape[1] - 2, axis=1)[:, -2:]
+        return np.asarray(two[:, 0] - two[:, 1])

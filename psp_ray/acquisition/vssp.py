@@ -5,18 +5,20 @@ The mathematics is in `psp_ray.policy`; here it meets the round: draw a query se
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psp_ray.acquisition.base import register, validate_state
+from psp_ray.acquisition.base import STRATEGIES, validate_state
+from psp_ray.acquisition.strategy import Strategy, same_state
+from psp_ray.config.kinds import PRIORS
 from psp_ray.config.policy import PolicySettings
 from psp_ray.core import noise
-from psp_ray.core.errors import DatasetError, UserError
+from psp_ray.core.errors import UserError
+from psp_ray.core.pool import class_embeddings
 from psp_ray.core.records import (
     Feedback,
     Float32Array,
@@ -34,13 +36,12 @@ from psp_ray.policy.replay import ReplayBuffer, Transition
 from psp_ray.policy.reward import reward
 
 if TYPE_CHECKING:
-    from psp_ray.neighbors.coverage import Coverage
-    from psp_ray.policy.sac import SoftActorCritic
-    from psp_ray.policy.state import PoolView, StateReader
+    from psp_ray.policy.agent import Agent
+    from psp_ray.policy.state import PoolView
 
 
 @dataclass(frozen=True)
-class _Actions:
+class Actions:
     """The actions of a round: u (n_t,) over the sorted unlabeled positions, and the log-sum-exp of their logits."""
 
     round: int
@@ -48,8 +49,8 @@ class _Actions:
     normalizer: float
 
 
-@register("vssp", PolicySettings)
-class VSSP:
+@STRATEGIES.register("vssp")
+class VSSP(Strategy):
     """Samples by a policy that is paid for what the student learned from its earlier choices.
 
     Args:
@@ -59,16 +60,19 @@ class VSSP:
     """
 
     name = "vssp"
+    settings_class = PolicySettings
+    settings: PolicySettings
 
     def __init__(self, pool: PoolReader, settings: PolicySettings | None = None, device: str = "cpu") -> None:
-        self.pool = pool
-        self.settings = settings or PolicySettings.model_validate({})
+        super().__init__(pool, settings)
         self.device = device
         self.replay = ReplayBuffer(pool.n, self.settings.replay_capacity)
-        self._policy: SoftActorCritic | None = None
-        self._actions: _Actions | None = None
-        self._coverage: Coverage | None = None
-        self._planned: tuple[int, PoolView] | None = None
+        self.agent: Agent | None = None
+        """The networks, from the first state on, which gives them their shapes."""
+        self.actions: Actions | None = None
+        """Of the round that was proposed and not yet observed."""
+        self._prior = PRIORS.find(self.settings.prior)(pool, self.settings)
+        self._planned: tuple[PoolState, PoolView] | None = None
 
     # -- protocol ------------------------------------------------------------------------------------------------
 
@@ -78,9 +82,10 @@ class VSSP:
         Raises UserError for an empty pool or a query larger than it, DatasetError for features that are not finite.
         """
         validate_state(state, self.pool)
-        policy, view = self._ready(state), self._view(state)
-        self._actions = self._act(policy, view, state.round)
-        blocks = self._perturbed(policy, view, state, self._actions)
+        policy = self._ready(state)
+        view = self.view(state)
+        self.actions = self._act(policy, view, state.round)
+        blocks = self._perturbed(policy, view, state, self.actions)
         positions, log_prob, next_key = sampling.draw(blocks, state.n_query)
         if self.settings.sampling == "topk":
             next_key = float("nan")  # nothing random, so no inclusion probability
@@ -88,12 +93,14 @@ class VSSP:
 
     def observe(self, feedback: Feedback) -> Observation:
         """Take the reward, remember the transition, and update the policy (method.md, steps 7-9)."""
+        from psp_ray.policy.sac import update
+
         start = time.perf_counter()
         state, proposal, outcome = feedback.state, feedback.proposal, feedback.outcome
         paid = reward(proposal, len(state.unlabeled), outcome, self.settings)
         reward_seconds = time.perf_counter() - start
         policy = self._ready(state)
-        actions, view = self._actions, self._view(state)
+        actions, view = self.actions, self.view(state)
         if actions is None or actions.round != state.round or len(actions.u) != len(state.unlabeled):
             # The proposal was made by another process: its actions are a function of the state.
             actions = self._act(policy, view, state.round)
@@ -102,7 +109,7 @@ class VSSP:
                 round=state.round,
                 text=state.text,
                 next_text=outcome.text,
-                alive=np.asarray(state.unlabeled, np.int64),
+                unlabeled=np.asarray(state.unlabeled, np.int64),
                 removed=np.setdiff1d(state.unlabeled, feedback.unlabeled_next, assume_unique=True),
                 u=actions.u,
                 normalizer=actions.normalizer,
@@ -117,28 +124,35 @@ class VSSP:
                 anchor_odds=view.anchor_odds,
             )
         )
-        self._actions = None
-        return Observation(paid.total, policy.update(self.replay, state.round), reward_seconds)
+        self.actions = None
+        return Observation(paid.total, update(policy, self.replay, state.round), reward_seconds)
+
+    def utilities(self, state: PoolState) -> Float64Array | None:
+        """Log selection probabilities (n_t,) of the round, the prior's part and the uniform share included."""
+        validate_state(state, self.pool)
+        policy, view = self._ready(state), self.view(state)
+        actions = self._act(policy, view, state.round)
+        return np.concatenate([log_a for _, log_a, _, _ in self._perturbed(policy, view, state, actions)])
 
     def state_dict(self) -> StateDict:
         """Networks, target, optimizer moments, temperature, replay buffer and the actions of an open round."""
-        if self._policy is None:
+        if self.agent is None:
             return {}
         state: StateDict = {
-            "seed": np.asarray(self._policy.seed, np.int64),
-            "n_classes": np.asarray(self._policy.n_classes, np.int64),
-            **self._policy.state_dict(),
+            "seed": np.asarray(self.agent.seed, np.int64),
+            "n_classes": np.asarray(self.agent.n_classes, np.int64),
+            **self.agent.state_dict(),
             **self.replay.state_dict(),
         }
-        if self._actions is not None:
-            state["open.round"] = np.asarray(self._actions.round, np.int64)
-            state["open.u"] = self._actions.u.copy()
-            state["open.normalizer"] = np.asarray(self._actions.normalizer, np.float64)
+        if self.actions is not None:
+            state["open.round"] = np.asarray(self.actions.round, np.int64)
+            state["open.u"] = self.actions.u.copy()
+            state["open.normalizer"] = np.asarray(self.actions.normalizer, np.float64)
         return state
 
     def load_state_dict(self, state: StateDict) -> None:
         """Continue to the same bits. Raises UserError where the state was taken under other settings."""
-        self._policy, self._actions = None, None
+        self.agent, self.actions = None, None
         self.replay = ReplayBuffer(self.pool.n, self.settings.replay_capacity)
         if not state:
             return
@@ -151,81 +165,64 @@ class VSSP:
             raise UserError(
                 f"the checkpoint's policy does not fit the settings ({line}); resume with the settings of the run"
             ) from error
-        self._policy = policy
+        self.agent = policy
         if "open.u" in state:
-            self._actions = _Actions(
+            self.actions = Actions(
                 int(state["open.round"]), np.array(state["open.u"], np.float32), float(state["open.normalizer"])
             )
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _view(self, state: PoolState) -> PoolView:
+    def view(self, state: PoolState) -> PoolView:
         """The round's view with its prior; a function of the state, so that any process plans alike."""
-        from psp_ray.neighbors.coverage import Coverage
         from psp_ray.policy.state import PoolView
 
-        view = PoolView(state.text, state.unlabeled, state.labeled, state.labels)
-        if self.settings.prior != "coverage":
-            return view
-        if self._planned is not None and self._planned[0] == state.round and _same(self._planned[1], view):
-            return self._planned[1]
-        if not np.isfinite(state.text.features).all():
-            raise DatasetError("the prompt's class embeddings are not finite: learning diverged")
-        if self._coverage is None:
-            self._coverage = Coverage(self.pool, self.settings)
-        anchors, odds = self._coverage.plan(view, state.n_query, state.round)
-        self._planned = state.round, dataclasses.replace(view, anchors=anchors, anchor_odds=odds)
+        # A wrapper may have asked for more than it bought: what it was shown counts, not how much.
+        if self._planned is None or not same_state(replace(self._planned[0], n_query=state.n_query), state):
+            class_embeddings(state.text, self.pool)
+            anchors, odds = self._prior.anchors(state)
+            view = PoolView(state.text, state.unlabeled, state.labeled, state.labels, anchors, odds)
+            self._planned = state, view
         return self._planned[1]
 
-    def _build(self, n_classes: int, seed: int) -> SoftActorCritic:
-        from psp_ray.policy.sac import SoftActorCritic
+    def _build(self, n_classes: int, seed: int) -> Agent:
+        from psp_ray.policy.agent import Agent
         from psp_ray.policy.state import StateReader
 
-        reader: StateReader = StateReader(self.pool, self.settings, self.device)
-        return SoftActorCritic(reader, n_classes, seed, self.settings)
+        reader = StateReader(self.pool, self.settings, self.device, prior=self._prior)
+        return Agent(reader, n_classes, seed, self.settings)
 
-    def _ready(self, state: PoolState) -> SoftActorCritic:
+    def _ready(self, state: PoolState) -> Agent:
         """The policy; the first state it meets gives it its shapes and the constants of `centered`."""
-        if self._policy is None:
-            self._policy = self._build(state.n_classes, state.seed)
+        if self.agent is None:
+            self.agent = self._build(state.n_classes, state.seed)
             if self.settings.centered:
-                from psp_ray.policy.networks import Frame
+                self.agent.normalize(self.agent.reader.normalization(self.view(state)))
+        if self.agent.n_classes != state.n_classes:
+            raise UserError(f"the policy was built for {self.agent.n_classes} classes, not {state.n_classes}")
+        return self.agent
 
-                self._policy.set_frame(Frame(*self._policy.reader.spread(self._view(state))))
-        if self._policy.n_classes != state.n_classes:
-            raise UserError(f"the policy was built for {self._policy.n_classes} classes, not {state.n_classes}")
-        return self._policy
-
-    def _act(self, policy: SoftActorCritic, view: PoolView, round: int) -> _Actions:
+    def _act(self, policy: Agent, view: PoolView, round: int) -> Actions:
         """Fresh actions of the whole pool, streamed; only u (float32) is kept."""
-        u = np.empty(len(view.alive), np.float32)
+        u = np.empty(len(view.unlabeled), np.float32)
         total, digest = sampling.LogSumExp(), view.digest()
-        for index in policy.reader.blocks(view.alive):
+        for index in policy.reader.blocks(view.unlabeled):
             block = policy.reader.read(view, index, digest)
             actions = policy.act(block, "vssp-action", round)
-            u[policy.reader.inside(view.alive, index)] = actions
+            u[policy.reader.inside(view.unlabeled, index)] = actions
             total.add(policy.logits(actions, block))
-        return _Actions(round, u, total.value)
+        return Actions(round, u, total.value)
 
     def _perturbed(
-        self, policy: SoftActorCritic, view: PoolView, state: PoolState, actions: _Actions
+        self, policy: Agent, view: PoolView, state: PoolState, actions: Actions
     ) -> Iterator[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]:
         """Blocks of (positions, log a, Gumbel noise, keys) for the draw."""
         digest = view.digest()
-        for index in policy.reader.blocks(view.alive):
+        for index in policy.reader.blocks(view.unlabeled):
             block = policy.reader.read(view, index, digest)
-            logits = policy.logits(actions.u[policy.reader.inside(view.alive, index)], block)
+            logits = policy.logits(actions.u[policy.reader.inside(view.unlabeled, index)], block)
             log_a = sampling.log_probabilities(logits, actions.normalizer)
             gumbel = np.zeros(len(log_a))
             if self.settings.sampling == "gumbel":
                 gumbel = noise.gumbel(state.seed, "vssp-draw", block.keys, round=state.round)
             yield block.positions, log_a, gumbel, block.keys
-
-
-def _same(view: PoolView, other: PoolView) -> bool:
-    """Whether two views show the same state, whatever their priors."""
-    return (
-        np.array_equal(view.alive, other.alive)
-        and np.array_equal(view.labeled, other.labeled)
-        and np.array_equal(view.text.features, other.text.features)
-    )

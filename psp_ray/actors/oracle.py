@@ -1,16 +1,13 @@
 """One oracle for many experiments: a named, detached actor, its clients, and the commands that manage it.
 
-The actor keeps nothing that matters: labels, caps and accounts are in the ledger, so Ray may restart it at any time.
-What a restart loses, the true classes that the clients' data sets brought along, clients bring again.
+The actor keeps nothing that matters (`psp_ray.labels.shared`), so Ray may restart it at any time.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,136 +20,83 @@ from psp_ray.actors.shell import naming, wait_for
 from psp_ray.actors.transport import Packet, pack, unpack
 from psp_ray.config.config import Config
 from psp_ray.core.errors import OracleError
-from psp_ray.core.records import Int32Array
-from psp_ray.labels import Ledger, Oracle, OracleSettings, label_space_of, make_annotator, resolve_ledger_url
-from psp_ray.labels.accounting import Books, change_limits, load_votes, record_votes
-from psp_ray.labels.annotators.base import Item
-from psp_ray.labels.annotators.simulated import CrowdAnnotator, CrowdSettings
-from psp_ray.labels.schema import shown
-from psp_ray.labels.service import LabelRequest, LabelResponse
+from psp_ray.labels import Ledger, label_space_of, resolve_ledger_url
+from psp_ray.labels.accounting import LedgerAccounting
+from psp_ray.labels.annotators.simulated import SimulatedGroup
+from psp_ray.labels.database import shown
+from psp_ray.labels.service import LabelResponse
+from psp_ray.labels.shared import Enrollment, NotEnrolled, Question, SharedOracle
 from psp_ray.run.build import OracleInput, config_of
 
 NAMESPACE = "psp-ray"
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of what client and actor say to each other. Raise it with every change of a method or record."""
 CONCURRENCY = 64
 """Requests that the actor works on at a time; more wait in line."""
 
 
-class NotEnrolled(OracleError):
-    """The actor doesn't know the classes of a client's data set, or not any more: enroll, and ask again."""
-
-
-@dataclass(frozen=True)
-class Enrollment:
-    """A client's data set: ordered class names, and the true classes (n,) of its images by content hash."""
-
-    classes: list[str]
-    content_hashes: list[str]
-    labels: Int32Array
-
-
-@dataclass(frozen=True)
-class Question:
-    """A label request with the caps of its experiment."""
-
-    label_space: str
-    request: LabelRequest
-    label_cap: int | None
-    cost_cap: float | None
-
-
-class SharedOracle:
+class OracleActor:
     """The actor. Methods take and give packets; each call names the caller's protocol."""
 
-    def __init__(self, name: str, ledger: str, crowd: Packet | None = None):
+    def __init__(self, name: str, ledger: str, group: Packet | None = None):
         self._name, self._ledger = name, Ledger(ledger)
-        self._books = Books(self._ledger)
-        self._crowd = CrowdSettings(**unpack(crowd)) if crowd is not None else None
-        self._crowds: dict[str, CrowdAnnotator] = {}
-        self._classes: dict[str, list[str]] = {}
-        self._truth: dict[str, dict[str, int]] = {}
-        self._oracles: dict[tuple[str, str, int | None, float | None], Oracle] = {}
-        self._lock = threading.Lock()
-        self._requests = 0
+        self._group = SimulatedGroup(**unpack(group)) if group is not None else None
+        self._oracle = SharedOracle(name, self._ledger, self._group)
+        self._accounting = LedgerAccounting(self._ledger)
 
     def hello(self, protocol: int) -> dict[str, Any]:
         """The handshake. Raises OracleError for a client of another protocol."""
         self._check(protocol)
-        annotators = self._crowd.digest if self._crowd else "ground truth"
-        return {"name": self._name, "protocol": PROTOCOL, "ledger": self._ledger.name, "annotators": annotators}
+        about = {"name": self._name, "protocol": PROTOCOL}
+        return about | {"ledger": self._ledger.name, "annotators": self._oracle.annotators}
 
     def enroll(self, protocol: int, packet: Packet) -> None:
-        """Take in a data set's classes and truth. Raises OracleError where another client said otherwise."""
+        """Take in an `Enrollment`. Raises as `SharedOracle.enroll`."""
         self._check(protocol)
-        given: Enrollment = unpack(packet)
-        space = label_space_of(given.classes)
-        with self._lock:
-            known = self._truth.setdefault(space, {})
-            new = dict(zip(given.content_hashes, given.labels.tolist(), strict=True))
-            for content_hash, label in new.items():
-                if known.get(content_hash, label) != label:
-                    raise OracleError(
-                        f"oracle {self._name}: image {content_hash} has class {given.classes[label]!r} here "
-                        f"but {given.classes[known[content_hash]]!r} in an earlier one; give one of them its own ledger"
-                    )
-            known.update(new)
-            self._classes[space] = list(given.classes)
+        self._oracle.enroll(unpack(packet))
 
     def label(self, protocol: int, packet: Packet) -> Packet:
-        """Answer a `Question` with a `LabelResponse`. Raises as `Oracle.label`, or NotEnrolled."""
+        """Answer a `Question` with a `LabelResponse`. Raises as `SharedOracle.label`."""
         self._check(protocol)
-        question: Question = unpack(packet)
-        oracle = self._oracle(question)
-        with self._lock:
-            self._requests += 1
-        response: LabelResponse = oracle.label(question.request)
-        return pack(response)
+        return pack(self._oracle.label(unpack(packet)))
 
     def status(self, protocol: int) -> dict[str, Any]:
-        """Counts of the ledger and each experiment, caps, and what each of several annotators earned."""
+        """As `Accounting.status`, with the oracle's name, annotators and requests."""
         self._check(protocol)
-        return self._books.status() | {
+        return self._accounting.status() | {
             "name": self._name,
             "protocol": PROTOCOL,
-            "annotators": self._crowd.model_dump(mode="json") if self._crowd else "ground truth",
-            "requests": self._requests,
+            "annotators": self._group.model_dump(mode="json") if self._group else "ground truth",
+            "requests": self._oracle.requests,
         }
 
-    def limit(self, protocol: int, label_cap: float | None, cost_cap: float | None) -> None:
-        """Set what all experiments together may buy: None leaves a cap as it is, infinity lifts it."""
+    def change_limits(self, protocol: int, label_cap: float | None, cost_cap: float | None) -> None:
         self._check(protocol)
-        change_limits(self._ledger, label_cap, cost_cap)
+        self._accounting.change_limits(label_cap, cost_cap)
 
     def account(self, protocol: int, experiment: str | None) -> pa.Table:
-        """Who paid for what, and when (`psp_ray.labels.accounting.ACCOUNT_SCHEMA`)."""
         self._check(protocol)
-        return self._books.account(experiment)
+        return self._accounting.account(experiment)
 
-    def take_in(self, protocol: int, table: pa.Table, origin: str) -> tuple[int, int, int]:
-        """Import an account: (new, known already, known otherwise)."""
+    def correction_history(self, protocol: int) -> pa.Table:
         self._check(protocol)
-        return self._books.take_in(table, origin)
+        return self._accounting.correction_history()
+
+    def import_labels(self, protocol: int, table: pa.Table, origin: str) -> tuple[int, int, int]:
+        self._check(protocol)
+        return self._accounting.import_labels(table, origin)
+
+    def correct_labels(self, protocol: int, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
+        self._check(protocol)
+        return self._accounting.correct_labels(table, origin, by)
 
     def drop_claims(self, protocol: int, experiment: str | None) -> int:
-        """Drop claims whose lease is over (`psp_ray.labels.accounting.drop_claims`)."""
         self._check(protocol)
-        return self._books.drop_claims(experiment)
-
-    def correct(self, protocol: int, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
-        """Make labels what the table says: (changed, right already)."""
-        self._check(protocol)
-        return self._books.correct(table, origin, by)
-
-    def history(self, protocol: int) -> pa.Table:
-        """Every correction, oldest first."""
-        self._check(protocol)
-        return self._books.history()
+        return self._accounting.drop_claims(experiment)
 
     def backup(self, protocol: int) -> bytes:
-        """The whole ledger as a SQLite file."""
         self._check(protocol)
-        return self._books.backup()
+        return self._accounting.backup()
 
     def _check(self, protocol: int) -> None:
         if protocol != PROTOCOL:
@@ -160,51 +104,6 @@ class SharedOracle:
                 f"oracle {self._name}: speaks protocol {PROTOCOL}, this psp-ray {protocol}; install the same version "
                 "on both sides, or stop and start the oracle"
             )
-
-    def _oracle(self, question: Question) -> Oracle:
-        """One oracle an experiment: requests of an experiment follow each other, experiments don't wait."""
-        space, request = question.label_space, question.request
-        key = (space, request.experiment, question.label_cap, question.cost_cap)
-        with self._lock:
-            truth = self._truth.get(space)
-            if truth is None or any(name not in truth for name in request.content_hashes):
-                raise NotEnrolled(
-                    f"oracle {self._name}: knows no class of some images of {request.experiment!r}; a shared "
-                    "oracle answers for data sets whose labels are all known, people are asked with --oracle file"
-                )
-            if key not in self._oracles:
-                settings = OracleSettings(label_cap=question.label_cap, cost_cap=question.cost_cap)
-                annotator = self._annotator(space, truth, request.experiment)
-                self._oracles[key] = Oracle(self._ledger, annotator, self._classes[space], settings)
-            return self._oracles[key]
-
-    def _annotator(self, space: str, truth: dict[str, int], experiment: str) -> Any:
-        if self._crowd is None:
-            return ByHash(make_annotator("ground-truth", labels=truth))
-        if space not in self._crowds:
-            earlier = load_votes(self._ledger, space, self._crowd.digest)
-            self._crowds[space] = CrowdAnnotator(truth, self._crowd, len(self._classes[space]), earlier)
-        return ByHash(
-            self._crowds[space],
-            lambda votes: record_votes(self._ledger, space, self._crowds[space].name, experiment, votes),
-        )
-
-
-class ByHash:
-    """Asks an annotator for images by content hash: sample names differ between experiments.
-
-    `record` is handed to a crowd for the time of a call, so that votes are entered under the experiment that pays.
-    """
-
-    def __init__(self, annotator: Any, record: Any = None):
-        self._annotator, self._record = annotator, record
-        self.name, self.cost, self.batch_size = annotator.name, annotator.cost, annotator.batch_size
-
-    def annotate(self, items: Sequence[Item]) -> Sequence[int | None]:
-        hashed = [replace(item, sample_id=item.content_hash) for item in items]
-        if self._record is None:
-            return list(self._annotator.annotate(hashed))
-        return list(self._annotator.annotate(hashed, self._record))
 
 
 # -- clients -----------------------------------------------------------------------------------------------------------
@@ -317,7 +216,7 @@ def oracle_names() -> list[str]:
 def start_oracle(
     name: str,
     ledger: str,
-    crowd: CrowdSettings | None = None,
+    group: SimulatedGroup | None = None,
     label_cap: float | None = None,
     cost_cap: float | None = None,
     cpus: float = 0.05,
@@ -333,7 +232,7 @@ def start_oracle(
     """
     check_needs([Need("oracle", 1, cpus)])
     known = shown(resolve_ledger_url(ledger))
-    remote: Any = ray.remote(SharedOracle)
+    remote: Any = ray.remote(OracleActor)
     actor = remote.options(
         name=actor_name(name),
         namespace=NAMESPACE,
@@ -343,7 +242,7 @@ def start_oracle(
         max_restarts=-1,
         max_task_retries=-1,
         max_concurrency=CONCURRENCY,
-    ).remote(name, ledger, pack(crowd.model_dump(mode="json")) if crowd else None)
+    ).remote(name, ledger, pack(group.model_dump(mode="json")) if group else None)
     with naming(f"oracle {name}", timeout):
         try:
             found: dict[str, Any] = ray.get(actor.hello.remote(PROTOCOL), timeout=timeout)
@@ -354,12 +253,12 @@ def start_oracle(
         raise OracleError(
             f"oracle {name}: runs already, with ledger {found['ledger']}; choose another --name, or stop it first"
         )
-    if crowd is not None and found["annotators"] != crowd.digest:
+    if group is not None and found["annotators"] != group.digest:
         raise OracleError(
             f"oracle {name}: runs already, with other annotators; choose another --name, or stop it first"
         )
     if label_cap is not None or cost_cap is not None:
-        ray.get(actor.limit.remote(PROTOCOL, label_cap, cost_cap), timeout=timeout)
+        ray.get(actor.change_limits.remote(PROTOCOL, label_cap, cost_cap), timeout=timeout)
     return found
 
 
@@ -368,9 +267,47 @@ def stop_oracle(name: str) -> None:
     ray.kill(find_oracle(name))
 
 
-def call_oracle(name: str, method: str, *args: Any, timeout: float = 600.0) -> Any:
-    """Call a managing method (status, account, take_in, drop_claims, correct, history, backup) of a running oracle."""
-    return wait_for(getattr(find_oracle(name), method).remote(PROTOCOL, *args), f"oracle {name}.{method}", timeout)
+class RemoteAccounting:
+    """The accounts of the ledger that a running oracle has open. See `psp_ray.labels.accounting.Accounting`.
+
+    Raises OracleError where no such oracle runs.
+    """
+
+    def __init__(self, name: str, timeout: float = 600.0):
+        self._name, self._timeout, self._actor = name, timeout, find_oracle(name)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._call("status")
+        return found
+
+    def account(self, experiment: str | None = None) -> pa.Table:
+        return self._call("account", experiment)
+
+    def correction_history(self) -> pa.Table:
+        return self._call("correction_history")
+
+    def import_labels(self, table: pa.Table, origin: str) -> tuple[int, int, int]:
+        counts: tuple[int, int, int] = self._call("import_labels", table, origin)
+        return counts
+
+    def correct_labels(self, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
+        counts: tuple[int, int] = self._call("correct_labels", table, origin, by)
+        return counts
+
+    def drop_claims(self, experiment: str | None = None) -> int:
+        count: int = self._call("drop_claims", experiment)
+        return count
+
+    def change_limits(self, label_cap: float | None, cost_cap: float | None) -> None:
+        self._call("change_limits", label_cap, cost_cap)
+
+    def backup(self) -> bytes:
+        data: bytes = self._call("backup")
+        return data
+
+    def _call(self, method: str, *args: Any) -> Any:
+        reference = getattr(self._actor, method).remote(PROTOCOL, *args)
+        return wait_for(reference, f"oracle {self._name}.{method}", self._timeout)
 
 
 def last_line(error: BaseException) -> str:

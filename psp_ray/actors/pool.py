@@ -73,6 +73,10 @@ class ShardedPool:
     def n_blocks(self) -> int:
         return -(-self.n // BLOCK_SIZE)
 
+    @property
+    def block_size(self) -> int:
+        return BLOCK_SIZE
+
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
         key = (index, views)
         table = self._cache.get(key)

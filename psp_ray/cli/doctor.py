@@ -11,11 +11,20 @@ from collections.abc import Callable
 import click
 
 from psp_ray.core.errors import UserError
-from psp_ray.run.output import versions
+
+
+@click.command()
+@click.option("--ray/--no-ray", "with_ray", default=True, help="also start Ray and an actor")
+def doctor(with_ray: bool) -> None:
+    """Check this machine: versions, bundled model, cache folder, devices, Ray. For bug reports."""
+    if not examine(with_ray):
+        raise SystemExit(2)
 
 
 def examine(with_ray: bool) -> bool:
     """Print one line per check; true if all passed."""
+    from psp_ray.run.output import versions
+
     for name, value in versions().items():
         click.echo(f"{name:16} {value or 'not found'}")
     click.echo(f"{'machine':16} {platform.platform()}, {os.cpu_count()} CPUs, {_memory()}")

@@ -1,4 +1,4 @@
-"""`psp-ray oracle`: one oracle for many experiments, and the books of any ledger."""
+"""`psp-ray oracle`: one oracle for many experiments, and the accounts of any ledger."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from psp_ray.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from psp_ray.labels.accounting import Accounting
 
 
 @click.group()
@@ -76,13 +78,13 @@ def start(
 ) -> None:
     """Start an oracle that outlives this command. A running one gets the caps that are given and keeps the others."""
     from psp_ray.labels import resolve_ledger_url
-    from psp_ray.labels.annotators.simulated import load_crowd
+    from psp_ray.labels.annotators.simulated import load_group
 
-    crowd = load_crowd(annotators) if annotators else None
+    group = load_group(annotators) if annotators else None
     resolve_ledger_url(ledger)
     path = ledger if "://" in ledger else str(Path(ledger).expanduser().absolute())
     with _cluster(ray_address) as actors:
-        found = actors.start_oracle(name, path, crowd, label_cap, cost_cap)
+        found = actors.start_oracle(name, path, group, label_cap, cost_cap)
     click.echo(f"oracle {name} runs with ledger {found['ledger']}; use it with --oracle shared --oracle-name {name}")
 
 
@@ -101,8 +103,8 @@ def stop(name: str, ray_address: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="the same as JSON")
 def status(name: str | None, ledger: str | None, ray_address: str | None, as_json: bool) -> None:
     """Labels bought, caps, and what each experiment used and paid."""
-    with _books(name, ledger, ray_address) as books:
-        found = books("status")
+    with _accounting(name, ledger, ray_address) as accounting:
+        found = accounting.status()
     click.echo(json.dumps(found, indent=2) if as_json else _shown(found))
 
 
@@ -112,8 +114,8 @@ def status(name: str | None, ledger: str | None, ray_address: str | None, as_jso
 @click.option("--each", is_flag=True, help="a line for each label in place of each round")
 def account(name: str | None, ledger: str | None, ray_address: str | None, experiment: str | None, each: bool) -> None:
     """Who paid for what, and when: a line for each experiment, round and annotator."""
-    with _books(name, ledger, ray_address) as books:
-        table = books("account", experiment)
+    with _accounting(name, ledger, ray_address) as accounting:
+        table = accounting.account(experiment)
     click.echo("\n".join(_each_label(table) if each else _each_round(table)))
 
 
@@ -136,8 +138,8 @@ def export_command(
     check_export(file)
     if corrections and experiment is not None:
         raise ConfigError("--corrections and --experiment: give one of them")
-    with _books(name, ledger, ray_address) as books:
-        table = books("history") if corrections else books("account", experiment)
+    with _accounting(name, ledger, ray_address) as accounting:
+        table = accounting.correction_history() if corrections else accounting.account(experiment)
     write_account(table, file)
     click.echo(f"{table.num_rows:,} {'correction' if corrections else 'label'}{'s'[: table.num_rows != 1]} in {file}")
 
@@ -150,8 +152,8 @@ def import_command(name: str | None, ledger: str | None, ray_address: str | None
     from psp_ray.labels.accounting import read_account
 
     table: pa.Table = read_account(file)
-    with _books(name, ledger, ray_address) as books:
-        new, known, differing = books("take_in", table, file.name)
+    with _accounting(name, ledger, ray_address) as accounting:
+        new, known, differing = accounting.import_labels(table, file.name)
     click.echo(f"{new:,} new labels, {known:,} known already")
     if differing:
         click.echo(f"warning: the ledger's labels stay where they differ ({differing:,})", err=True)
@@ -166,8 +168,8 @@ def drop_claims_command(name: str | None, ledger: str | None, ray_address: str |
     Until then they count against the caps of all experiments. A client that was only slow and still brings its labels
     overruns a cap by them, so make sure that it is dead.
     """
-    with _books(name, ledger, ray_address) as books:
-        dropped = books("drop_claims", experiment)
+    with _accounting(name, ledger, ray_address) as accounting:
+        dropped = accounting.drop_claims(experiment)
     click.echo(f"dropped {dropped:,} stale claim{'s'[: dropped != 1]}")
 
 
@@ -183,8 +185,8 @@ def correct_command(name: str | None, ledger: str | None, ray_address: str | Non
     from psp_ray.labels.accounting import read_account
 
     table: pa.Table = read_account(file)
-    with _books(name, ledger, ray_address) as books:
-        changed, right = books("correct", table, file.name, by)
+    with _accounting(name, ledger, ray_address) as accounting:
+        changed, right = accounting.correct_labels(table, file.name, by)
     click.echo(f"corrected {changed:,} of {changed + right:,} labels, the others were so already")
 
 
@@ -197,8 +199,8 @@ def backup_command(name: str | None, ledger: str | None, ray_address: str | None
 
     if file.exists() or not file.absolute().parent.is_dir():
         raise ConfigError(f"{file}: exists already, or its folder does not; choose another name")
-    with _books(name, ledger, ray_address) as books:
-        write_bytes(file, books("backup"))
+    with _accounting(name, ledger, ray_address) as accounting:
+        write_bytes(file, accounting.backup())
     click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB; go on with it as --ledger {file}")
 
 
@@ -219,19 +221,19 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _books(name: str | None, ledger: str | None, address: str | None) -> Iterator[Callable[..., Any]]:
-    """Calls a method of a running oracle, or its like on a ledger."""
+def _accounting(name: str | None, ledger: str | None, address: str | None) -> Iterator[Accounting]:
+    """The accounts of a ledger, or of the one that a running oracle has open."""
     if name is not None and ledger is not None:
         raise ConfigError("--name and --ledger: give one of them")
     if ledger is None:
         with _cluster(address) as actors:
-            yield lambda method, *arguments: actors.call_oracle(name or "default", method, *arguments)
+            yield actors.RemoteAccounting(name or "default")
         return
-    from psp_ray.labels.accounting import Books
+    from psp_ray.labels.accounting import LedgerAccounting
 
     _must_exist(ledger)
-    with Books(ledger) as books:
-        yield lambda method, *arguments: getattr(books, method)(*arguments)
+    with LedgerAccounting(ledger) as accounting:
+        yield accounting
 
 
 def _must_exist(ledger: str) -> None:
@@ -293,7 +295,7 @@ def _shown(found: dict[str, Any]) -> str:
                 f"{row['experiment']:34}{row['annotator']:18}{row['labels_used']:>8,}{row['labels_paid']:>8,}"
                 f"{row['cost_paid']:>10g}"
             )
-    if found.get("voters"):
-        lines += ["", f"{'annotator':18}{'voter':34}{'answers':>8}{'cost':>10}"]
-        lines += [f"{r['annotator']:18}{r['voter']:34}{r['answers']:>8,}{r['cost']:>10g}" for r in found["voters"]]
+    if found.get("votes"):
+        lines += ["", f"{'group':18}{'annotator':34}{'answers':>8}{'cost':>10}"]
+        lines += [f"{r['group']:18}{r['annotator']:34}{r['answers']:>8,}{r['cost']:>10g}" for r in found["votes"]]
     return "\n".join(lines)

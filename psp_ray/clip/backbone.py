@@ -10,6 +10,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from psp_ray.clip.architectures import register_bundled
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.clip.spec import BackboneSpec, ResolvedModel, resolve
 from psp_ray.clip.weights import file_hash, model_hash, read_checkpoint
@@ -128,17 +129,29 @@ def choose_device(device: str) -> str:
     Raises:
         ModelError: a device this machine doesn't have.
     """
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise ModelError(f"--device {device} is unknown; use auto, cpu, cuda, cuda:N or mps")
+    if kind == "cpu":
+        return device
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise ModelError(f"--device {device} is unknown; use auto, cpu, cuda, cuda:N or mps")
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
     if not present or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise ModelError(f"--device {device} is not available here; use --device cpu")
     return device
+
+
+def precision_on(device: str, precision: str) -> str:
+    """The precision that `load_backbone` would choose. torch is imported only where this machine has a say in it.
+
+    Raises:
+        ModelError: as `choose_device` and `choose_precision`.
+    """
+    free = device == "auto" and precision in ("auto", "fp32")  # the same on every device
+    return choose_precision(precision, device if free else choose_device(device))
 
 
 def choose_precision(precision: str, device: str) -> str:
@@ -168,6 +181,7 @@ def _build(spec: BackboneSpec, found: ResolvedModel) -> Any:
     # open_clip warns about activations and missing weights, both of which are settled here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        register_bundled()
         model = _create(open_clip, spec, found)
     _load(model, state, found)
     for parameter in model.parameters():

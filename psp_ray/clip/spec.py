@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psp_ray.clip.architectures import BUNDLED, BUNDLED_FOLDER, known_models, model_config
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.clip.weights import safetensors_metadata
 from psp_ray.core.errors import ModelError
 
-BUNDLED = "psp-lite"
-_BUNDLED_FOLDER = Path(__file__).parent / "psp_lite"
 _BUNDLED_PREPROCESSING = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": "bicubic"}
 _SCHEMAS = ("hf-hub:", "local-dir:")
 
@@ -89,16 +88,13 @@ def refuse_text_tower(name: str, config: dict[str, Any]) -> None:
 
 def _architecture(spec: BackboneSpec) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
     """(open_clip name, tag, model config, preprocessing overrides)."""
-    import open_clip
-
     model = spec.model.strip()
     for schema in _SCHEMAS:
         if model.startswith(schema):
             return _from_schema(model, schema)
-    register_bundled()
-    known = open_clip.list_models()
+    known = known_models()
     name, tag = _split(model, known)
-    config = open_clip.get_model_config(name)
+    config = model_config(name)
     if config is None:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
         raise ModelError(f"--model {model} is unknown; nearest matches: {', '.join(close) or 'none'}")
@@ -153,7 +149,7 @@ def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
             raise ModelError(f"--checkpoint {path} does not exist or is not a file; check the path")
         return path
     if name == BUNDLED:
-        path = _BUNDLED_FOLDER / f"{BUNDLED}.safetensors"
+        path = BUNDLED_FOLDER / f"{BUNDLED}.safetensors"
         if not path.is_file():
             raise ModelError(f"the bundled model's weights are missing ({path.name}); reinstall psp-ray")
         return path
@@ -283,12 +279,3 @@ def _read_json(path: Path, model: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ModelError(f"--model {model}: {path} is not a JSON object")
     return document
-
-
-def register_bundled() -> None:
-    """Tell open_clip the bundled architecture (once, and only where the asset is installed)."""
-    import open_clip
-
-    path = _BUNDLED_FOLDER / f"{BUNDLED}.json"
-    if BUNDLED not in open_clip.list_models() and path.is_file():
-        open_clip.add_model_config(path)

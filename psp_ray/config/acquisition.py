@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
 from pydantic import Field, field_validator
 
 from psp_ray.config.base import Settings
@@ -39,19 +40,56 @@ class AlfaMixSettings(Settings):
 class CBSQSettings(Settings):
     """Settings of `cbsq`."""
 
-    cbsq_clusters: int = Field(500, ge=1, description="most clusters of cbsq")
+    cbsq_multiple: int = Field(4, ge=1, description="clusters of cbsq for each query, beside one for each label")
+    cbsq_clusters: int = Field(5000, ge=1, description="most clusters of cbsq")
     cbsq_selective: bool = Field(True, description="pass over samples surer than their class's threshold")
 
 
-class TrustSetSettings(Settings):
-    """Settings of `trustset`."""
+class KMeansSettings(Settings):
+    """Settings of `kmeans`."""
 
-    trustset_share: float = Field(0.5, gt=0, le=1, description="share of each class's labels that enters the TrustSet")
-    trustset_temperature: float = Field(
+    kmeans_clusters: int = Field(5000, ge=1, description="most clusters of kmeans")
+
+
+class ProbCoverSettings(Settings):
+    """Settings of `probcover`."""
+
+    probcover_delta: float = Field(0.0, ge=0, description="radius of probcover's balls; 0: found by their purity")
+    probcover_purity: float = Field(
+        0.95, gt=0, le=1, description="share of balls that hold one cluster only at probcover's own radius"
+    )
+
+
+class MaxHerdingSettings(Settings):
+    """Settings of `maxherding`."""
+
+    maxherding_bandwidth: float = Field(1.0, gt=0, description="bandwidth of maxherding's Gaussian kernel")
+
+
+class UHerdingSettings(Settings):
+    """Settings of `uherding`."""
+
+    uherding_bandwidth: float = Field(
+        0.0, ge=0, description="bandwidth of uherding's kernel; 0: least distance of labeled samples (1 before any)"
+    )
+
+
+class DropQuerySettings(Settings):
+    """Settings of `dropquery`."""
+
+    dropquery_passes: int = Field(3, ge=1, description="predictions under dropout that dropquery compares")
+    dropquery_rate: float = Field(0.75, ge=0, lt=1, description="share of a feature's entries that dropquery drops")
+
+
+class El2nPolicySettings(Settings):
+    """Settings of `el2n-policy`."""
+
+    el2n_share: float = Field(0.5, gt=0, le=1, description="share of each class's labels that counts as worth buying")
+    el2n_temperature: float = Field(
         0.3, gt=0, description="weight of the policy's entropy against its reward of -1 or 1"
     )
-    trustset_sharpness: float = Field(2.0, ge=0, description="factor on the policy's log odds in the selection softmax")
-    trustset_steps: int = Field(300, ge=1, description="gradient steps of the policy per round")
+    el2n_sharpness: float = Field(2.0, ge=0, description="factor on the policy's log odds in the selection softmax")
+    el2n_steps: int = Field(300, ge=1, description="gradient steps of the policy per round")
 
 
 class BanditSettings(Settings):
@@ -126,7 +164,12 @@ class SamplerSettings(
     TypiClustSettings,
     AlfaMixSettings,
     CBSQSettings,
-    TrustSetSettings,
+    KMeansSettings,
+    ProbCoverSettings,
+    MaxHerdingSettings,
+    UHerdingSettings,
+    DropQuerySettings,
+    El2nPolicySettings,
     BanditSettings,
     PCBSettings,
     SubsampleSettings,
@@ -137,7 +180,21 @@ class SamplerSettings(
     strategy: str = Field(
         "psp", description="acquisition function (random, badge+pcb, vssp, ...) or preset (psp, psp-paper, full, ...)"
     )
+    strategy_settings: dict[str, bool | int | float | str] = Field(
+        {}, description="settings of a strategy of your own: KEY=VALUE, several with commas"
+    )
     preset: str | None = Field(None, description="the preset that --strategy named; set by the program")
+
+    @field_validator("strategy_settings", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """`KEY=VALUE,KEY=VALUE` as a mapping; values are read like those of a YAML file."""
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(equals and key.strip() for key, equals, _ in pairs):
+            raise ValueError("expected KEY=VALUE, several with commas")
+        return {key.strip().replace("-", "_"): yaml.safe_load(item) for key, _, item in pairs}
 
     @property
     def shown_strategy(self) -> str:

@@ -25,9 +25,10 @@ class LabelSettings(Settings):
         description="parts in which labels are left out to judge the final prompts; 0: don't; default: 4 without a "
         "test set, else 0",
     )
-    oracle: Literal["ground-truth", "file", "shared"] = Field(
+    oracle: str = Field(
         "ground-truth",
-        description="who labels: the data set's own labels, people by query.csv, or the cluster's --oracle-name",
+        description="who labels: ground-truth (the data set's own labels), file (people, by query.csv), shared (the "
+        "cluster's --oracle-name), simulated, or an annotator of yours",
     )
     suggest_labels: bool = Field(False, description="show the predicted class in query.csv (it may bias people)")
     ledger: str | None = Field(

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from psp_ray.config.base import Settings
+from psp_ray.config.kinds import ALIGNMENTS, INDICATORS, PRIORS, REWARDS, OneOf
 
 
 class PolicySettings(Settings):
@@ -20,7 +21,7 @@ class PolicySettings(Settings):
     sampling: Literal["gumbel", "topk"] = Field(
         "gumbel", description="exact draw without replacement (gumbel), or the most probable samples (topk)"
     )
-    prior: Literal["none", "entropy", "margin", "coverage"] = Field(
+    prior: Annotated[str, OneOf(PRIORS)] = Field(
         "coverage",
         description="added to the policy's log odds: uncertainty, or anchors that together cover what is uncertain",
     )
@@ -53,14 +54,14 @@ class PolicySettings(Settings):
     )
 
     # reward
-    ms: Literal["multinomial", "plackett-luce", "none"] = Field(
+    ms: Annotated[str, OneOf(INDICATORS)] = Field(
         "multinomial", description="indicator of the draw in the reward; none puts -1 in its place"
     )
     reward_scaling: Literal["normalized", "paper"] = Field(
         "normalized",
         description="divide the indicator by its size under uniform selection, or take it as it is",
     )
-    reward_gap: Literal["after", "before", "closed"] = Field(
+    reward_gap: Annotated[str, OneOf(REWARDS)] = Field(
         "closed",
         description="pay for a small gap of the student (after), a large one of the teacher (before), a closed one",
     )
@@ -86,9 +87,7 @@ class PolicySettings(Settings):
     )
     n_critics: int = Field(1, ge=1, le=2, description="Q networks; of two the smaller value counts")
     q_input: Literal["u", "log-odds"] = Field("u", description="what Q sees of the action: u, or the log odds log(n a)")
-    align: Literal["softdtw", "id", "pad", "vae"] = Field(
-        "softdtw", description="how Q and its shorter target are aligned"
-    )
+    align: Annotated[str, OneOf(ALIGNMENTS)] = Field("softdtw", description="how Q and its shorter target are aligned")
     sdtw_gamma: float = Field(0.01, gt=0, description="smoothing of Soft-DTW relative to the mean cost in the band")
     sdtw_band: bool = Field(True, description="align within the band that holds the true alignment")
     sdtw_backend: Literal["auto", "numba", "torch"] = Field(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from psp_ray.config.base import Settings
+from psp_ray.config.kinds import PSEUDO_SOURCES, OneOf
 
 
 class SelfTrainingSettings(Settings):
@@ -31,7 +32,7 @@ class SelfTrainingSettings(Settings):
     include_center: bool = Field(
         default=False, description="the unaugmented image counts as a view (the note averages the augmented ones only)"
     )
-    pseudo_source: Literal["prompt", "graph", "both"] = Field(
+    pseudo_source: Annotated[str, OneOf(PSEUDO_SOURCES)] = Field(
         default="graph",
         description="whose labels: the last round's prompt (the note), bought labels spread over the graph of nearest "
         "neighbors, or the prompt's where the graph agrees",

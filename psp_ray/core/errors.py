@@ -37,3 +37,7 @@ class OutputError(UserError):
 
 class ResourceError(UserError):
     """The cluster can't satisfy what the run needs, or an actor did not answer in time."""
+
+
+class Interrupted(BaseException):
+    """The process was asked to end (SIGTERM): what is under way ends cleanly, as after Ctrl-C, and can be resumed."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import click
 
 from psp_ray.core.errors import UserError
 
+AWAITING = 3
+"""Exit code of a run that waits for labels."""
 
-def exit_code(command: Callable[[], Any], interrupted: str = "interrupted") -> int:
+
+def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call a click command that is not in standalone mode; returns 0, 2 (a mistake of the user) or 130 (Ctrl-C).
 
     `interrupted` is what an interrupt says. An exit that the command asks for itself passes through.

@@ -97,8 +97,10 @@ def read_tensors(path: Path) -> StateDict:
 
 
 @contextmanager
-def alone(folder: Path, wait: float = 0.0) -> Iterator[None]:
+def alone(folder: Path, wait: float = 0.0) -> Iterator[bool]:
     """Only one process works in a folder; the lock ends with it. Waits `wait` seconds for another one to end.
+
+    Gives False where the file system knows no locks: then nothing keeps a second process out, and the caller says so.
 
     Raises:
         OutputError: another one is at work, or the folder can't be written.
@@ -110,22 +112,23 @@ def alone(folder: Path, wait: float = 0.0) -> Iterator[None]:
         raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
     try:
         deadline = time.monotonic() + wait
-        while not _locked(descriptor):
+        while (locked := _locked(descriptor)) is False:
             if time.monotonic() >= deadline:
                 raise OutputError(
                     f"--out {folder}: another process is at work there; wait for it, or choose another folder"
                 )
             time.sleep(0.2)
-        yield
+        yield locked is True
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int) -> bool | None:
+    """Whether the lock is ours now; None where the file system has none."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
-        pass
+    except OSError:
+        return None
     return True

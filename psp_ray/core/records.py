@@ -52,9 +52,13 @@ class PoolReader(Protocol):
     def n_views(self) -> int: ...
     @property
     def n_blocks(self) -> int: ...
+    @property
+    def block_size(self) -> int:
+        """Samples per block: `BLOCK_SIZE`, but in small tests."""
+        ...
 
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
-        """Block `index`: positions index * BLOCK_SIZE up to the next multiple or n."""
+        """Block `index`: positions index * block_size up to the next multiple or n."""
         ...
 
     def rows(self, positions: Int64Array) -> Float16Array:

@@ -18,7 +18,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -70,7 +72,8 @@ class Registry(Generic[T]):
     ) -> Callable[[T], T]:
         """Decorator that makes something known as `name`.
 
-        `summary` is one line; default: the first of its docstring. Raises ConfigError where the name is taken by
+        `summary` is one line; default: the first of its docstring. `source`: default: what the docstring says behind
+        "Source:". `settings`: default: its attribute `settings_class`. Raises ConfigError where the name is taken by
         something else, or is not lower case without spaces and plus signs.
         """
 
@@ -82,7 +85,8 @@ class Registry(Generic[T]):
             known = self._entries.get(name)
             if known is not None and known.value is not value:
                 raise ConfigError(f"{self.kind} {name!r} is registered already; choose another name")
-            self._entries[name] = Entry(name, value, summary or _first_line(value), source, settings)
+            kind = settings or getattr(value, "settings_class", None)
+            self._entries[name] = Entry(name, value, summary or _first_line(value), source or _source(value), kind)
             return value
 
         return decorate
@@ -109,18 +113,19 @@ class Registry(Generic[T]):
         """The thing itself. Raises ConfigError as `entry` does."""
         return self.entry(name).value
 
-    def unknown(self, name: str) -> str:
-        """The line for a name that nothing is registered under."""
+    def unknown(self, name: str, others: Iterable[str] = ()) -> str:
+        """The line for a name that nothing is registered under; `others` are names that would do as well."""
         broken = self._broken.get(name)
         if broken is not None:
-            return f"{self.kind} {name!r} can't be used: {broken.place}: {broken.reason}; mend or remove that file"
-        known = self.names()
+            return f"{self.kind} {name!r} can't be used: {broken.place}: {broken.reason}; mend or remove it"
+        known = sorted({*self.names(), *others})
         what = f"{self.option} {name}: unknown {self.kind}" if self.option else f"{self.kind} {name!r} is unknown"
         also = "".join(f"; {item.place} can't be imported ({item.reason})" for item in self._broken.values())
         return f"{what}{did_you_mean(name, known)}; known: {', '.join(known) or 'none'}{also}"
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        self._discover()
+        return name in self._entries or name in self._points()
 
     def __iter__(self) -> Iterator[Entry[T]]:
         """All entries by name; what can't be loaded is left out and found in `broken`."""
@@ -135,6 +140,16 @@ class Registry(Generic[T]):
         """Files and entry points that could not be imported so far."""
         self._discover()
         return list(self._broken.values())
+
+    @contextmanager
+    def temporary(self) -> Iterator[Registry[T]]:
+        """What is registered within is forgotten afterwards: for tests and notebooks."""
+        self._discover()
+        entries, broken = dict(self._entries), dict(self._broken)
+        try:
+            yield self
+        finally:
+            self._entries, self._broken = entries, broken
 
     def _discover(self) -> None:
         if self._discovered or self.package is None:
@@ -160,16 +175,19 @@ class Registry(Generic[T]):
         try:
             value = point.load()
         except Exception as error:
-            raise ConfigError(
-                f"{self.kind} {point.name} ({point.value}) can't be imported: {_one_line(error)}; repair or uninstall "
-                "its package"
-            ) from error
+            self._broken[point.name] = Broken(point.name, f"entry point {point.value}", _one_line(error))
+            return
         if point.name not in self._entries:  # the module may have registered it itself
-            self.register(point.name, source=point.value, settings=getattr(value, "settings_class", None))(value)
+            self.register(point.name)(value)
 
 
 def _first_line(value: object) -> str:
     return (inspect.getdoc(value) or "").strip().partition("\n")[0]
+
+
+def _source(value: object) -> str:
+    found = re.search(r"Sources?: (.*?)(?:[;.](?:\s|$)|\n\s*\n|$)", inspect.getdoc(value) or "", re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
 
 
 def _one_line(error: BaseException) -> str:

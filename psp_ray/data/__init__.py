@@ -5,7 +5,8 @@ Importing this package loads pyarrow and numpy only. torch is loaded when someth
 
 from __future__ import annotations
 
-from psp_ray.data.dataset import Dataset, load_dataset
+from psp_ray.data.dataset import Dataset
+from psp_ray.data.load import load_dataset
 from psp_ray.data.registry import dataset_names, register_dataset
 
 __all__ = ["Dataset", "dataset_names", "load_dataset", "register_dataset"]

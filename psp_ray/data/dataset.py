@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Int32Array
-from psp_ray.data import registry
 
 PARTS = ("pool", "val", "test")
 DEFAULT_TEMPLATES = ["a photo of a {}."]
@@ -79,7 +78,8 @@ class Dataset:
         found = pc.index_in(self.part(split)["sample_id"], value_set=self.ground_truth["sample_id"])
         if found.null_count:
             raise DatasetError(f"{self.name}: {found.null_count} images of {split} have no true label; add them")
-        return self.ground_truth["label"].to_numpy()[found.to_numpy()].astype(np.int32)
+        labels: Int32Array = self.ground_truth["label"].to_numpy()[found.to_numpy()].astype(np.int32)
+        return labels
 
     def known_labels(self, split: str) -> Int32Array:
         """True labels (n,) int32 of one part in manifest order, -1 where nobody knows."""
@@ -87,8 +87,9 @@ class Dataset:
         if self.ground_truth is None:
             return np.full(len(ids), -1, np.int32)
         found = pc.fill_null(pc.index_in(ids, value_set=self.ground_truth["sample_id"]), -1).to_numpy()
-        labels = np.append(self.ground_truth["label"].to_numpy(), -1)
-        return labels[found].astype(np.int32)
+        labels: Int32Array = np.append(self.ground_truth["label"].to_numpy(), -1).astype(np.int32)
+        known: Int32Array = labels[found]
+        return known
 
     def without(self, sample_ids: Iterable[str]) -> Dataset:
         """The data set with some images left out (broken ones, say)."""
@@ -125,44 +126,23 @@ def make_dataset(
     Raises:
         DatasetError: fewer than two classes, a class name twice, a sample_id twice, no pool image (`with_pool`).
     """
-    if len(classes) < 2:
-        only = f"only one class ({classes[0]!r})" if classes else "no class"
-        raise DatasetError(f"{name}: {only}; at least two are needed, one sub-folder per class")
-    twice = _first_repeated(classes)
-    if twice is not None:
-        raise DatasetError(f"{name}: class name {twice!r} occurs twice; give the classes distinct names")
+    check_classes(name, classes)
     order = sorted(range(len(sample_ids)), key=lambda i: sample_ids[i])
     ids = [sample_ids[i] for i in order]
-    twice = next((a for a, b in pairwise(ids) if a == b), None)
-    if twice is not None:
-        raise DatasetError(f"{name}: image {twice!r} is listed twice; keep one entry for each image")
-    if with_pool and "pool" not in set(splits):
-        raise DatasetError(f"{name}: no image to choose from (the train part is empty); add training images")
-    try:
-        id_column = pa.array(ids, pa.string())
-    except UnicodeEncodeError:
-        bad = next(i for i in ids if not _is_utf8(i))
-        raise DatasetError(f"{name}: file name {bad!a} is not valid UTF-8; rename the file") from None
     prefix = "" if root is None else os.path.abspath(root)
     if paths is not None:
         places: list[str | None] | None = [paths[i] for i in order]
     else:
         places = None if images is not None else [os.path.join(prefix, *i.split("/")) for i in ids]
-    manifest = pa.table(
-        {
-            "sample_id": id_column,
-            "path": pa.nulls(len(ids), pa.string()) if places is None else pa.array(places, pa.string()),
-            "image": pa.nulls(len(ids), pa.binary()) if images is None else [images[i] for i in order],
-            "split": [splits[i] for i in order],
-        },
-        schema=MANIFEST_SCHEMA,
+    manifest = _manifest(
+        name, ids, [splits[i] for i in order], places, None if images is None else [images[i] for i in order]
     )
+    if with_pool and "pool" not in set(splits):
+        raise DatasetError(f"{name}: no image to choose from (the train part is empty); add training images")
     truth = None
     if labels is not None and any(label is not None for label in labels):
-        truth = pa.table(
-            {"sample_id": id_column, "label": pa.array([labels[i] for i in order], pa.int32())},
-            schema=GROUND_TRUTH_SCHEMA,
-        ).drop_null()
+        columns = {"sample_id": manifest["sample_id"], "label": pa.array([labels[i] for i in order], pa.int32())}
+        truth = pa.table(columns, schema=GROUND_TRUTH_SCHEMA).drop_null()
     return Dataset(
         name=name,
         classes=list(classes),
@@ -175,69 +155,39 @@ def make_dataset(
     )
 
 
-def load_dataset(
-    dataset: str,
-    data_root: str | os.PathLike[str] | None = None,
-    split: str | os.PathLike[str] | None = None,
-    *,
-    classes: str | None = None,
-    test: str | None = None,
-    exclude: str | None = None,
-) -> Dataset:
-    """Find and list a data set; reads file names and split files, and opens images until one proves readable.
-
-    Args:
-        dataset: the name of a registered data set, a folder, `FOLDER:SPLIT.json`, or a CSV or Parquet manifest.
-        data_root: the folder that holds the folders of named data sets.
-        split: a CoOp-format split file; with a named data set it takes the place of its own.
-        classes: class names, or a file of them (see `psp_ray.data.classes`).
-        test: labeled test images: a folder of class folders, or a manifest.
-        exclude: a file that lists images to leave out.
-
-    Raises:
-        DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file,
-            or what `psp_ray.data.own` says of the last two.
-    """
-    from psp_ray.data.classes import read_classes
-    from psp_ray.data.own import excluding, with_test
-
-    folder, separator, tail = dataset.rpartition(":")
-    if separator and folder and tail.lower().endswith(".json"):
-        if split is not None:
-            raise DatasetError(f"dataset {dataset!r} names a split file and so does split; give one of them")
-        dataset, split = folder, tail
-    request = registry.Request(
-        name=dataset,
-        data_root=None if data_root is None else Path(data_root).expanduser(),
-        split=None if split is None else Path(split).expanduser(),
-        classes=None if classes is None else read_classes(classes),
-        has_test=test is not None,
-    )
-    loaded = registry.find_adapter(request)(request)
-    if test is not None:
-        loaded = with_test(loaded, test)
-    if exclude is not None:
-        loaded = excluding(loaded, exclude)
-    _require_readable(loaded)
-    return loaded
+def check_classes(name: str, classes: Sequence[str]) -> None:
+    """Raise a DatasetError for fewer than two classes, or a name twice."""
+    if len(classes) < 2:
+        only = f"only one class ({classes[0]!r})" if classes else "no class"
+        raise DatasetError(f"{name}: {only}; at least two are needed, one sub-folder per class")
+    twice = _first_repeated(classes)
+    if twice is not None:
+        raise DatasetError(f"{name}: class name {twice!r} occurs twice; give the classes distinct names")
 
 
-def _require_readable(dataset: Dataset) -> None:
-    """At least one pool image opens. Costs one look where all is well."""
-    from psp_ray.data.images import ImageError, check_header
-
-    pool = dataset.pool
-    reason = ""
-    for path, image in zip(pool["path"], pool["image"], strict=True):
-        try:
-            check_header(path.as_py() if path.is_valid else image.as_py())
-            return
-        except ImageError as error:
-            reason = reason or str(error)
-    raise DatasetError(
-        f"{dataset.name}: no readable image among {pool.num_rows} (the first: {reason}); "
-        "give files that Pillow reads, such as JPEG or PNG"
-    )
+def _manifest(
+    name: str,
+    ids: list[str],
+    splits: list[str],
+    paths: Sequence[str | None] | None,
+    images: Sequence[bytes | None] | None,
+) -> pa.Table:
+    """The manifest of sorted sample_ids. Raises DatasetError for one that is there twice, or is no text."""
+    twice = next((a for a, b in pairwise(ids) if a == b), None)
+    if twice is not None:
+        raise DatasetError(f"{name}: image {twice!r} is listed twice; keep one entry for each image")
+    try:
+        id_column = pa.array(ids, pa.string())
+    except UnicodeEncodeError:
+        bad = next(i for i in ids if not _is_utf8(i))
+        raise DatasetError(f"{name}: file name {bad!a} is not valid UTF-8; rename the file") from None
+    columns = {
+        "sample_id": id_column,
+        "path": pa.nulls(len(ids), pa.string()) if paths is None else pa.array(paths, pa.string()),
+        "image": pa.nulls(len(ids), pa.binary()) if images is None else pa.array(images, pa.binary()),
+        "split": pa.array(splits, pa.string()),
+    }
+    return pa.table(columns, schema=MANIFEST_SCHEMA)
 
 
 def _first_repeated(names: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core import noise
@@ -85,7 +85,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow reads"
     if isinstance(error, Image.DecompressionBombError):
         return "image too large (decompression bomb limit)"

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.core.errors import DatasetError, ModelError
 from psp_ray.core.files import write_tensors
+from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
 from psp_ray.data.images import ImageError, center_view, decode, image_extensions
 
@@ -164,9 +165,7 @@ class Classifier:
 
     def _probabilities(self, pixels: Any) -> Float32Array:
         features = self.tower.encode(pixels).numpy()
-        logits = self.text.logit_scale * (features @ self.text.features.T).astype(np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return class_probabilities(features, self.text.features, self.text.logit_scale).astype(np.float32)
 
 
 def _expand(images: Sequence[ImageSource]) -> Iterator[ImageSource]:

@@ -158,7 +158,7 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     Raises:
         ConfigError: no run there. DatasetError: the data set has gone.
     """
-    from psp_ray.data.dataset import load_dataset
+    from psp_ray.data.load import load_dataset
 
     file = Path(run) / "run.json"
     if not file.is_file():
@@ -176,6 +176,22 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
         test=given.get("test"),
         exclude=given.get("exclude"),
     )
+
+
+def classes_of_run(run: str | os.PathLike[str]) -> list[str]:
+    """The class names of a run that may still be under way.
+
+    Raises:
+        ConfigError: no run there.
+    """
+    file_of_classes = Path(run) / "prompts.safetensors"
+    if file_of_classes.is_file():
+        from safetensors import safe_open
+
+        with safe_open(file_of_classes, framework="numpy") as file:
+            names: list[str] = json.loads(file.metadata()["classes"])
+        return names
+    return dataset_of_run(run).classes
 
 
 # ---- the classifier --------------------------------------------------------------------------------------------------

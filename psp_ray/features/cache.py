@@ -10,13 +10,11 @@ need no lock, and a killed run leaves whole segments and at most a temporary fil
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import time
-import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -32,14 +30,22 @@ from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Float16Array, Int64Array
 from psp_ray.data.images import HASH_BYTES, ViewSettings
+from psp_ray.features.segments import (
+    HashArray,
+    as_strings,
+    checksum,
+    open_segment,
+    schema_of,
+    segment_name,
+    set_aside,
+    stored_checksum,
+    write_segment,
+)
 
-HashArray = NDArray[np.uint8]
-"""Content hashes, (n, 16) uint8."""
 FORMAT_VERSION = 1
 STALE_SECONDS = 86_400.0
 JOINED_BYTES = 64 << 20
 """Pieces of a stream are joined into segments of about this size."""
-_CHECKSUM = b"psp-ray-crc32"
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ class FeatureStore:
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([("content_hash", pa.binary(HASH_BYTES)), (self.column, pa.list_(pa.float16(), self.width))])
+        return schema_of(self.column, self.width)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -168,35 +174,14 @@ class FeatureStore:
         for name in present:
             if name in known:
                 continue
-            opened = self._open_segment(folder / name)
+            opened = open_segment(folder / name, self.schema)
             if opened is None:
-                _set_aside(folder / name)
+                set_aside(folder / name)
                 continue
             self._names.append(name)
             self._hashes.append(opened[0])
             self._rows.append(opened[1])
             self._index = None
-
-    def _open_segment(self, path: Path) -> tuple[NDArray[Any], Float16Array] | None:
-        try:
-            # Closing the file keeps the mapping but frees the descriptor: a large pool has thousands of segments.
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-            if not table.schema.equals(self.schema) or table.num_rows == 0:
-                return None
-            hashes, rows = _columns(table)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno is None:  # Arrow's own word for a file that is cut short
-                return None
-            raise OutputError(
-                f"cache segment {path} can't be opened ({os.strerror(error.errno)}); see to that, or set --cache to "
-                "another folder"
-            ) from None
-        except (pa.ArrowInvalid, ValueError):
-            return None
-        return hashes, rows.reshape(-1, self.width)
 
     def _lookup(self) -> tuple[NDArray[Any], Int64Array, Int64Array]:
         if self._index is None:
@@ -220,7 +205,7 @@ class FeatureStore:
         """
         if not self._names:
             self.refresh()
-        wanted = _as_strings(hashes)
+        wanted = as_strings(hashes)
         while True:
             known, segments, rows = self._lookup()
             segment = np.full(len(wanted), -1, np.int64)
@@ -241,12 +226,12 @@ class FeatureStore:
             if int(segment) in self._checked:
                 continue
             path = Path(self.folder) / self._names[segment]
-            if _stored_checksum(path) == _checksum(self._hashes[segment], self._rows[segment]):
+            if stored_checksum(path) == checksum(self._hashes[segment], self._rows[segment]):
                 self._checked.add(int(segment))
             else:
                 bad.append(path)
         for path in bad:
-            _set_aside(path)
+            set_aside(path)
         if bad:  # positions of segments shift: start afresh
             self.__setstate__(self.__getstate__())
             self.refresh()
@@ -270,38 +255,8 @@ class FeatureStore:
         Raises:
             OutputError: the disk is full or the folder can't be written.
         """
-        if not len(hashes):
-            return
-        hashes = np.ascontiguousarray(hashes, np.uint8).reshape(-1, HASH_BYTES)
-        vectors = np.ascontiguousarray(vectors, np.float16)
-        if vectors.shape != (len(hashes), self.width):
-            raise ValueError(f"vectors {vectors.shape} for {len(hashes)} hashes and width {self.width}")
-        schema = self.schema.with_metadata({_CHECKSUM: str(_checksum(hashes, vectors)).encode()})
-        table = pa.Table.from_arrays(
-            [
-                pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASH_BYTES), len(hashes), [None, pa.py_buffer(hashes)]),
-                half_lists(vectors),
-            ],
-            schema=schema,
-        )
-        name = _segment_name(hashes)
-        folder = Path(self.folder)
-        temporary = folder / f".{name}-{uuid4().hex}.tmp"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as handle:
-                with pa.ipc.new_file(handle, schema) as writer:
-                    writer.write_table(table)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, folder / f"{name}.arrow")
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            what = "disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
-            raise OutputError(
-                f"cache folder {folder} can't be written ({what}); make room or set --cache to another folder"
-            ) from None
+        if len(hashes):
+            write_segment(Path(self.folder), self.schema, hashes, vectors)
 
     def append(self, hashes: HashArray, vectors: Float16Array) -> None:
         """As `write`, for a stream of small pieces: each is durable at once, and pieces are joined by and by.
@@ -320,7 +275,7 @@ class FeatureStore:
             self.write(np.concatenate([h for h, _ in pieces]), np.concatenate([v for _, v in pieces]))
             for piece, _ in pieces:
                 with suppress(OSError):  # another process was quicker
-                    os.unlink(Path(self.folder) / f"{_segment_name(piece)}.arrow")
+                    os.unlink(Path(self.folder) / f"{segment_name(piece)}.arrow")
 
     def remove_stale_files(self) -> None:
         """Delete temporary files that a killed run left more than a day ago."""
@@ -334,57 +289,6 @@ class FeatureStore:
                     os.unlink(entry.path)
             except OSError:
                 continue  # another process was quicker
-
-
-def _segment_name(hashes: HashArray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(hashes, np.uint8).tobytes(), digest_size=12).hexdigest()
-
-
-def half_lists(vectors: Float16Array) -> pa.FixedSizeListArray:
-    """(n, width) float16 as an Arrow column of fixed_size_list<halffloat>[width], without copying."""
-    vectors = np.ascontiguousarray(vectors, np.float16)
-    flat = pa.Array.from_buffers(pa.float16(), vectors.size, [None, pa.py_buffer(vectors)])
-    kind = pa.list_(pa.float16(), vectors.shape[1])
-    return pa.FixedSizeListArray.from_buffers(kind, len(vectors), [None], children=[flat])
-
-
-def half_matrix(column: pa.Array | pa.ChunkedArray) -> Float16Array:
-    """The (n, width) float16 of such a column, read-only and without copying where it is one chunk."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    width = column.type.list_size
-    flat = column.flatten().to_numpy(zero_copy_only=True)
-    return flat.reshape(len(column), width)
-
-
-def _columns(table: pa.Table) -> tuple[NDArray[Any], Float16Array]:
-    hashes = table.column(0).combine_chunks() if table.column(0).num_chunks > 1 else table.column(0).chunk(0)
-    raw = np.frombuffer(hashes.buffers()[1], np.uint8, count=len(hashes) * HASH_BYTES, offset=hashes.offset)
-    return _as_strings(raw), half_matrix(table.column(1))
-
-
-def _as_strings(hashes: NDArray[Any]) -> NDArray[Any]:
-    """(n, 16) uint8 as n strings of 16 bytes, which numpy can sort and search."""
-    return np.ascontiguousarray(hashes, np.uint8).reshape(-1).view(f"S{HASH_BYTES}")
-
-
-def _checksum(hashes: NDArray[Any], vectors: Float16Array) -> int:
-    return zlib.crc32(vectors.reshape(-1).view(np.uint8).data, zlib.crc32(hashes.tobytes()))
-
-
-def _stored_checksum(path: Path) -> int | None:
-    try:
-        with pa.memory_map(str(path)) as source:
-            return int((pa.ipc.open_file(source).schema.metadata or {})[_CHECKSUM])
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError):
-        return None
-
-
-def _set_aside(path: Path) -> None:
-    try:
-        os.replace(path, path.with_name(path.name + ".corrupt"))
-    except OSError:
-        return  # another process has done so, or the folder is read-only: either way it is not used
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -30,7 +30,7 @@ from psp_ray.data.images import (
     read_file,
     view_noise,
 )
-from psp_ray.features.cache import HashArray
+from psp_ray.features.segments import HashArray
 
 SMALL_IMAGE = 128 * 128
 """Pixels up to which a batch of 32 still fits a CPU's caches; above it is 16. Measured: `benchmarks/featurize.py`."""
@@ -166,7 +166,8 @@ class ChunkEncoder:
             self._loading += time.perf_counter() - start
         out = np.asarray(self._tower.encode(pixels.transpose(0, 3, 1, 2)), np.float32)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return (out / np.linalg.norm(out, axis=1, keepdims=True)).astype(np.float16)
+            unit: Float16Array = (out / np.linalg.norm(out, axis=1, keepdims=True)).astype(np.float16)
+        return unit
 
     def _decoded(self, task: ChunkTask) -> Iterator[tuple[bytes, Any]]:
         """(hash, (center or None, views or None) or ImageError) in task order, a batch ahead of the tower."""

@@ -7,7 +7,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from psp_ray.core.files import write_text
 from psp_ray.core.noise import sample_keys
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.images import HASH_BYTES, ViewSettings
-from psp_ray.features.cache import EncoderSpec, FeatureCache, HashArray
+from psp_ray.features.cache import EncoderSpec, FeatureCache, FeatureStore
 from psp_ray.features.encoder import NOT_FINITE, TASK_SCHEMA, ChunkEncoder, ChunkResult, ChunkTask
 from psp_ray.features.hashes import Hashes, hash_manifest
 from psp_ray.features.pool import CachedPool, SplitFeatures
+from psp_ray.features.segments import HashArray
 
 CHUNK_SIZE = 128
 """Images per task: the unit of resuming and of progress."""
@@ -92,10 +93,10 @@ class FeaturizedDataset:
     """Pool sample_ids by position."""
     content_hashes: list[str]
     """Pool content hashes by position, 32 hex digits."""
-    broken: list[BrokenImage]
-    n_encoded: int
+    broken: list[BrokenImage] = field(default_factory=list)
+    n_encoded: int = 0
     """Encodings done now (0 where all was cached)."""
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -174,68 +175,92 @@ def featurize(
     """
     start = time.perf_counter()
     work = plan.work if plan is not None and plan.work is not None else _find_work(dataset, spec, cache, views)
-    features = cache.features(spec)
-    view_store = None if views is None else cache.views(spec, views)
     broken_hashes: dict[str, str] = {}
-    n_views = 0 if views is None else views.count
-    total = int(work.center.sum()) + int(work.views.sum()) * n_views
     encoded = 0
     if len(work.rows):
-        _require_space(spec, cache, work, n_views)
-        cache.describe(spec, views)
-        for store in (features, view_store):
-            if store is not None:
-                store.remove_stale_files()
-        tell = _Meter(total, progress)
+        _require_space(spec, cache, work, 0 if views is None else views.count)
         tasks = _tasks(dataset, spec, work, views, chunk_size)
-        run = map_fn or _inline(encoder_factory)
-        for result in run(tasks):
-            features.append(result.feature_hashes, result.features)
-            if view_store is not None and len(result.view_hashes):
-                view_store.append(result.view_hashes, result.views)
-            broken_hashes.update((digest, reason) for digest, reason in result.broken)
-            encoded += result.encodings
-            tell(result)
-        features.refresh()
-        if view_store is not None:
-            view_store.refresh()
+        total = int(work.center.sum()) + int(work.views.sum()) * (0 if views is None else views.count)
+        results = (map_fn or _inline(encoder_factory))(tasks)
+        broken_hashes, encoded = _store(results, spec, cache, views, _Meter(total, progress))
     broken = _broken(dataset, work.hashes, broken_hashes)
     kept = dataset.without(image.sample_id for image in broken)
-    if not kept.pool.num_rows:
-        if all(image.reason == NOT_FINITE for image in broken):
-            raise ModelError("the image tower gives no finite feature; check the weights or set precision to fp32")
-        raise DatasetError(
-            f"{dataset.name}: no readable image among {dataset.pool.num_rows} of the pool (the first: "
-            f"{broken[0].sample_id}, {broken[0].reason}); give files that Pillow reads, such as JPEG or PNG"
-        )
+    _require_pool(dataset, kept, broken)
     alive = np.ones(dataset.manifest.num_rows, bool)
     alive[_rows_of(dataset, broken)] = False
-    hashes = work.hashes.values[alive]
-    split = np.asarray(kept.manifest["split"].to_pylist())
+    found = open_features(
+        kept, work.hashes.values[alive], cache.features(spec), None if views is None else cache.views(spec, views)
+    )
+    return replace(found, broken=broken, n_encoded=encoded, seconds=time.perf_counter() - start)
+
+
+def open_features(
+    dataset: Dataset, hashes: HashArray, features: FeatureStore, views: FeatureStore | None
+) -> FeaturizedDataset:
+    """Readers over cached features.
+
+    Args:
+        hashes: content hashes (n, 16) in manifest order. features: holds all of them. views: those of the pool.
+    """
+    split = np.asarray(dataset.manifest["split"].to_pylist())
     readers = {
         part: CachedPool(
             features,
             np.ascontiguousarray(hashes[split == part]),
-            sample_keys(kept.part(part)["sample_id"].to_pylist()),
-            view_store if part == "pool" else None,
+            sample_keys(dataset.part(part)["sample_id"].to_pylist()),
+            views if part == "pool" else None,
         )
         for part in PARTS
     }
 
     def evaluated(part: str) -> SplitFeatures:
-        ids = kept.part(part)["sample_id"].to_pylist()
-        return SplitFeatures(ids, readers[part], None if kept.ground_truth is None else kept.labels(part))
+        ids = dataset.part(part)["sample_id"].to_pylist()
+        return SplitFeatures(ids, readers[part], None if dataset.ground_truth is None else dataset.labels(part))
 
     return FeaturizedDataset(
-        dataset=kept,
+        dataset=dataset,
         pool=readers["pool"],
         val=evaluated("val"),
         test=evaluated("test"),
-        sample_ids=kept.pool["sample_id"].to_pylist(),
+        sample_ids=dataset.pool["sample_id"].to_pylist(),
         content_hashes=[row.tobytes().hex() for row in readers["pool"].hashes],
-        broken=broken,
-        n_encoded=encoded,
-        seconds=time.perf_counter() - start,
+    )
+
+
+def _store(
+    results: Iterable[ChunkResult],
+    spec: EncoderSpec,
+    cache: FeatureCache,
+    views: ViewSettings | None,
+    tell: Callable[[ChunkResult], None],
+) -> tuple[dict[str, str], int]:
+    """Write results as they come: (reason by content hash of what could not be encoded, encodings)."""
+    features = cache.features(spec)
+    view_store = None if views is None else cache.views(spec, views)
+    cache.describe(spec, views)
+    for store in (features, view_store):
+        if store is not None:
+            store.remove_stale_files()
+    broken: dict[str, str] = {}
+    encoded = 0
+    for result in results:
+        features.append(result.feature_hashes, result.features)
+        if view_store is not None and len(result.view_hashes):
+            view_store.append(result.view_hashes, result.views)
+        broken.update((digest, reason) for digest, reason in result.broken)
+        encoded += result.encodings
+        tell(result)
+    return broken, encoded
+
+
+def _require_pool(dataset: Dataset, kept: Dataset, broken: list[BrokenImage]) -> None:
+    if kept.pool.num_rows:
+        return
+    if all(image.reason == NOT_FINITE for image in broken):
+        raise ModelError("the image tower gives no finite feature; check the weights or set precision to fp32")
+    raise DatasetError(
+        f"{dataset.name}: no readable image among {dataset.pool.num_rows} of the pool (the first: "
+        f"{broken[0].sample_id}, {broken[0].reason}); give files that Pillow reads, such as JPEG or PNG"
     )
 
 

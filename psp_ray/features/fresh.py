@@ -10,8 +10,8 @@ import pyarrow as pa
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Float16Array, Int64Array
 from psp_ray.data.images import ViewSettings
-from psp_ray.features.cache import HashArray
 from psp_ray.features.encoder import TASK_SCHEMA, ChunkEncoder, ChunkTask
+from psp_ray.features.segments import HashArray
 
 
 @dataclass

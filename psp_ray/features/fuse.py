@@ -30,7 +30,7 @@ def fuse_conv_bn(visual: nn.Module, size: tuple[int, int]) -> nn.Module:
     """
     fused = copy.deepcopy(visual)
     if not _fold(fused):
-        return visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return visual.to(memory_format=torch.channels_last)
     fused = fused.to(memory_format=torch.channels_last)
     parameter = next(visual.parameters())
     noise = torch.randn((2, 3, *size), generator=torch.Generator().manual_seed(0)).to(parameter)
@@ -38,7 +38,7 @@ def fuse_conv_bn(visual: nn.Module, size: tuple[int, int]) -> nn.Module:
     scale = before.square().mean().sqrt().clamp_min(torch.finfo(before.dtype).tiny)
     if bool(((after - before).abs().max() / scale) <= TOLERANCE):  # false for NaN too
         return fused
-    return visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return visual.to(memory_format=torch.channels_last)
 
 
 def _fold(module: nn.Module) -> int:
@@ -49,7 +49,7 @@ def _fold(module: nn.Module) -> int:
             continue
         if norm.running_mean is None or norm.running_var is None or norm.num_features != conv.out_channels:
             continue
-        conv.weight, conv.bias = fuse_conv_bn_weights(  # type: ignore[assignment]
+        conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         # timm's norm layers hold the activation that follows them.
@@ -61,4 +61,5 @@ def _fold(module: nn.Module) -> int:
 
 def _output(visual: nn.Module, images: torch.Tensor) -> torch.Tensor:
     out = visual(images)
-    return out[0] if isinstance(out, tuple) else out
+    features: torch.Tensor = out[0] if isinstance(out, tuple) else out
+    return features

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psp_ray.data.images import HASH_BYTES, ImageError, content_hash, is_url, read_file
-from psp_ray.features.cache import HashArray
+from psp_ray.features.segments import HashArray
 
 RACY_NS = 2_000_000_000
 """A file changed this recently may change again without its time stamp showing it: its hash is not remembered."""

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int32Array, Int64Array, UInt64Array
-from psp_ray.features.cache import FeatureStore, HashArray, half_lists, half_matrix
+from psp_ray.features.cache import FeatureStore
+from psp_ray.features.segments import HashArray, half_lists, half_matrix
 
 
 @dataclass
@@ -54,6 +55,10 @@ class CachedPool:
     @property
     def n_blocks(self) -> int:
         return -(-self.n // BLOCK_SIZE)
+
+    @property
+    def block_size(self) -> int:
+        return BLOCK_SIZE
 
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
         """Block `index`: features (m, d), with `views` (m, L, d), where the pool has views."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from psp_ray.core.errors import OutputError
 from psp_ray.features.cache import FeatureCache
@@ -67,7 +68,7 @@ def _entry(store: Path, what: str) -> Entry:
     return Entry(store, what, images, size, used)
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

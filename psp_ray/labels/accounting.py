@@ -1,41 +1,26 @@
-"""The ledger's books: who paid for what and when, labels out and in as tables, whole copies, caps of all together."""
+"""The ledger's accounts: who paid for what and when, as tables and files, and all that is asked of a ledger besides
+labels."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from psp_ray.core.answers import answer_name
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_bytes, write_parquet
-from psp_ray.labels import limits
-from psp_ray.labels.annotators.base import Item
-from psp_ray.labels.annotators.simulated import CrowdAnnotator, CrowdSettings, Vote
-from psp_ray.labels.corrections import correct_labels, correction_history
-from psp_ray.labels.imports import import_labels
+from psp_ray.labels import claims, limits
+from psp_ray.labels.backup import backup_bytes
+from psp_ray.labels.imports import correct_labels, import_labels
 from psp_ray.labels.ledger import Ledger
-from psp_ray.labels.purchase import insert_of, now_of
-from psp_ray.labels.schema import (
-    SCHEMA_VERSION,
-    label_space_of,
-    label_spaces,
-    labels,
-    metadata,
-    open_engine,
-    requests,
-    resolve_ledger_url,
-    schema_version,
-    votes,
-)
+from psp_ray.labels.schema import corrections, label_spaces, labels, requests
+from psp_ray.labels.votes import vote_counts
 
 ACCOUNT_SCHEMA = pa.schema(
     [
@@ -53,7 +38,20 @@ ACCOUNT_SCHEMA = pa.schema(
     ]
 )
 """One row a purchase: which image, what it is, who paid how much in which round, and when; `classes` is a JSON list."""
-_CHUNK = 1000
+HISTORY_SCHEMA = pa.schema(
+    [
+        ("content_hash", pa.string()),
+        ("number", pa.int32()),
+        ("previous_class", pa.string()),
+        ("class", pa.string()),
+        ("annotator", pa.string()),
+        ("corrected_by", pa.string()),
+        ("corrected_at", pa.timestamp("ms", tz="UTC")),
+        ("label_space", pa.string()),
+        ("classes", pa.string()),
+    ]
+)
+"""One row a change, numbered from 1 for each image: what it was, what it became, who said so, and when."""
 
 
 def account(ledger: Ledger, experiment: str | None = None) -> pa.Table:
@@ -94,6 +92,28 @@ def account(ledger: Ledger, experiment: str | None = None) -> pa.Table:
     )
 
 
+def correction_history(ledger: Ledger) -> pa.Table:
+    """All corrections, oldest first (`HISTORY_SCHEMA`)."""
+    statement = (
+        sa.select(corrections, label_spaces.c.class_names)
+        .join(label_spaces, label_spaces.c.label_space == corrections.c.label_space)
+        .order_by(corrections.c.corrected_at, corrections.c.content_hash, corrections.c.number)
+    )
+    rows = ledger.transact(lambda connection: connection.execute(statement).mappings().all())
+    names = {row["class_names"]: json.loads(row["class_names"]) for row in rows}
+    columns: dict[str, Any] = {
+        name: [row[name] for row in rows] for name in ("content_hash", "number", "annotator", "corrected_by")
+    }
+    columns["previous_class"] = [answer_name(row["previous"], names[row["class_names"]]) for row in rows]
+    columns["class"] = [answer_name(row["label"], names[row["class_names"]]) for row in rows]
+    columns["corrected_at"] = pa.array(
+        [round(1000 * row["corrected_at"]) for row in rows], pa.timestamp("ms", tz="UTC")
+    )
+    columns["label_space"] = [row["label_space"] for row in rows]
+    columns["classes"] = [row["class_names"] for row in rows]
+    return pa.table({field.name: columns[field.name] for field in HISTORY_SCHEMA}, schema=HISTORY_SCHEMA)
+
+
 def check_export(path: Path) -> None:
     """Raises OracleError for a name that isn't .parquet or .csv, or a folder that isn't there."""
     if path.suffix not in (".parquet", ".csv"):
@@ -131,175 +151,88 @@ def read_account(path: Path) -> pa.Table:
         raise OracleError(f"{path}: can't be read ({str(error).splitlines()[0]})") from None
 
 
-def backup(ledger: Ledger, path: Path) -> int:
-    """Copy the whole ledger, at one moment, into a new SQLite file; returns the number of rows.
+class Accounting(Protocol):
+    """What can be asked of a ledger, whether it is at hand (`LedgerAccounting`) or a running oracle has it open."""
 
-    The file is itself a ledger: give it as --ledger to go on with it, on another machine or instead of a lost database.
+    def status(self) -> dict[str, Any]:
+        """Counts of the ledger and each experiment, caps, stale claims, and what each of several annotators earned."""
+        ...
 
-    Raises:
-        OracleError: the file exists or can't be written.
-    """
-    if path.exists():
-        raise OracleError(f"backup {path}: exists already; choose another name")
-    copy = open_engine(resolve_ledger_url(path))
-    total = 0
-    try:
-        with copy.begin() as target, ledger.snapshot() as source:
-            target.execute(schema_version.delete())
-            for table in metadata.sorted_tables:
-                result = source.execute(sa.select(table))
-                while batch := result.mappings().fetchmany(_CHUNK):
-                    target.execute(table.insert(), [dict(row) for row in batch])
-                    total += len(batch) if table is not schema_version else 0
-            newest = target.execute(sa.select(sa.func.max(schema_version.c.version))).scalar()
-            if newest is None or newest < SCHEMA_VERSION:
-                raise OracleError(f"backup {path}: the ledger was changed while it was copied; try again")
-    except BaseException:
-        copy.dispose()
-        path.unlink(missing_ok=True)
-        raise
-    copy.dispose()
-    return total
+    def account(self, experiment: str | None = None) -> pa.Table:
+        """All purchases (`ACCOUNT_SCHEMA`), of one experiment where it is named."""
+        ...
 
+    def correction_history(self) -> pa.Table:
+        """All corrections, oldest first (`HISTORY_SCHEMA`)."""
+        ...
 
-# -- votes and caps ----------------------------------------------------------------------------------------------------
+    def import_labels(self, table: pa.Table, origin: str) -> tuple[int, int, int]:
+        """Take in an account: (new, known already, known otherwise)."""
+        ...
 
+    def correct_labels(self, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
+        """Make labels what the table says: (changed, right already)."""
+        ...
 
-def record_votes(ledger: Ledger, label_space: str, annotator: str, paid_by: str, new: Sequence[Vote]) -> None:
-    """Make the answers of several people durable; a person's first answer about an image stays."""
+    def drop_claims(self, experiment: str | None = None) -> int:
+        """Drop claims whose lease is over, of one experiment where it is named; returns how many.
 
-    def write(connection: Connection) -> None:
-        now = now_of(connection)
-        rows = [
-            {
-                "label_space": label_space,
-                "annotator": annotator,
-                "content_hash": vote.content_hash,
-                "voter": vote.voter,
-                "label": vote.label,
-                "cost": vote.cost,
-                "paid_by": paid_by,
-                "voted_at": now,
-            }
-            for vote in sorted(new, key=lambda vote: (vote.content_hash, vote.voter))
-        ]
-        connection.execute(insert_of(connection, votes).on_conflict_do_nothing(), rows)
+        They count against the ledger's caps until then, because their client may only be slow: one that comes back
+        with its labels after all overruns the cap by them.
+        """
+        ...
 
-    if new:
-        ledger.transact(write)
+    def change_limits(self, label_cap: float | None, cost_cap: float | None) -> None:
+        """Set what all experiments together may buy: None leaves a cap as it is, infinity lifts it."""
+        ...
+
+    def backup(self) -> bytes:
+        """The whole ledger as a SQLite file's content."""
+        ...
 
 
-def load_votes(ledger: Ledger, label_space: str, annotator: str) -> list[Vote]:
-    """All answers given so far to `annotator`'s questions over a label space."""
-    statement = (
-        sa.select(votes.c.content_hash, votes.c.voter, votes.c.label, votes.c.cost)
-        .where(votes.c.label_space == label_space, votes.c.annotator == annotator)
-        .order_by(votes.c.content_hash, votes.c.voter)
-    )
-    return ledger.transact(lambda connection: [Vote(*row) for row in connection.execute(statement)])
-
-
-class RecordedCrowd:
-    """Simulated annotators whose votes are entered in the ledger, under the experiment that pays for them.
-
-    Votes of earlier requests, of this process or another one, count in what later votes are made into, so that a
-    resumed run gets the labels of one that wasn't interrupted.
-    """
-
-    def __init__(
-        self, ledger: Ledger, labels: Mapping[str, int], crowd: CrowdSettings, classes: Sequence[str], experiment: str
-    ) -> None:
-        self._ledger, self._experiment = ledger, experiment
-        self._space = label_space_of(classes)
-        earlier = load_votes(ledger, self._space, crowd.digest)
-        self._crowd = CrowdAnnotator(labels, crowd, len(classes), earlier)
-        self.name, self.cost, self.batch_size = self._crowd.name, self._crowd.cost, self._crowd.batch_size
-
-    def annotate(self, items: Sequence[Item]) -> list[int | None]:
-        """As `CrowdAnnotator.annotate`; new votes are durable before they count."""
-
-        def record(new: Sequence[Vote]) -> None:
-            record_votes(self._ledger, self._space, self.name, self._experiment, new)
-
-        return self._crowd.annotate(items, record)
-
-
-def voters(ledger: Ledger) -> list[dict[str, Any]]:
-    """Answers and pay of each person, as plain values."""
-    statement = (
-        sa.select(votes.c.annotator, votes.c.voter, sa.func.count(), sa.func.sum(votes.c.cost))
-        .group_by(votes.c.annotator, votes.c.voter)
-        .order_by(votes.c.annotator, votes.c.voter)
-    )
-    rows = ledger.transact(lambda connection: connection.execute(statement).all())
-    return [{"annotator": a, "voter": v, "answers": int(n), "cost": float(c)} for a, v, n, c in rows]
-
-
-def set_limits(ledger: Ledger, label_cap: int | None, cost_cap: float | None) -> None:
-    """What all experiments together may buy; None lifts a cap."""
-    ledger.transact(lambda connection: limits.set_limits(connection, label_cap, cost_cap))
-
-
-def change_limits(ledger: Ledger, label_cap: float | None, cost_cap: float | None) -> None:
-    """Set the caps that are given: None leaves one as it is, infinity lifts it."""
-    ledger.transact(lambda connection: limits.change_limits(connection, label_cap, cost_cap))
-
-
-def stale_claims(ledger: Ledger) -> list[dict[str, Any]]:
-    """Claims whose lease is over, for each experiment: `labels` claimed and `since` when (seconds since the epoch)."""
-    return ledger.transact(limits.stale_claims)
-
-
-def drop_claims(ledger: Ledger, experiment: str | None = None) -> int:
-    """Drop claims whose lease is over, of one experiment where it is named; returns how many.
-
-    They count against the ledger's caps until then, because their client may only be slow: one that comes back with
-    its labels after all overruns the cap by them.
-    """
-    return ledger.transact(lambda connection: limits.drop_claims(connection, experiment))
-
-
-def get_limits(ledger: Ledger) -> tuple[int | None, float | None]:
-    return ledger.transact(limits.get_limits)
-
-
-class Books:
-    """The books of one ledger, by the names that a running oracle gives them."""
+class LedgerAccounting:
+    """The accounts of a ledger at hand. See `Accounting` for the methods."""
 
     def __init__(self, ledger: Ledger | str) -> None:
         self._ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
 
-    def __enter__(self) -> Books:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *unused: object) -> None:
         self._ledger.close()
 
     def status(self) -> dict[str, Any]:
-        """Counts of the ledger and each experiment, caps, stale claims, and what each of several people earned."""
-        label_cap, cost_cap = get_limits(self._ledger)
+        label_cap, cost_cap = self.limits()
         caps = {"label_cap": label_cap, "cost_cap": cost_cap}
-        more = {"stale_claims": stale_claims(self._ledger), "voters": voters(self._ledger)}
-        return self._ledger.status() | caps | more
+        return self._ledger.status() | caps | {"stale_claims": self.stale_claims(), "votes": vote_counts(self._ledger)}
 
     def account(self, experiment: str | None = None) -> pa.Table:
         return account(self._ledger, experiment)
 
-    def take_in(self, table: pa.Table, origin: str) -> tuple[int, int, int]:
-        return import_labels(self._ledger, table, origin)
-
-    def drop_claims(self, experiment: str | None = None) -> int:
-        return drop_claims(self._ledger, experiment)
-
-    def correct(self, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
-        return correct_labels(self._ledger, table, origin, by)
-
-    def history(self) -> pa.Table:
+    def correction_history(self) -> pa.Table:
         return correction_history(self._ledger)
 
+    def import_labels(self, table: pa.Table, origin: str) -> tuple[int, int, int]:
+        return import_labels(self._ledger, table, origin)
+
+    def correct_labels(self, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
+        return correct_labels(self._ledger, table, origin, by)
+
+    def stale_claims(self) -> list[dict[str, Any]]:
+        """Claims whose lease is over, by experiment: `labels` claimed, and `since` when (seconds since the epoch)."""
+        return self._ledger.transact(claims.stale_claims)
+
+    def drop_claims(self, experiment: str | None = None) -> int:
+        return self._ledger.transact(lambda connection: claims.drop_claims(connection, experiment))
+
+    def limits(self) -> tuple[int | None, float | None]:
+        """(label_cap, cost_cap) of all experiments together."""
+        return self._ledger.transact(limits.get_limits)
+
+    def change_limits(self, label_cap: float | None, cost_cap: float | None) -> None:
+        self._ledger.transact(lambda connection: limits.change_limits(connection, label_cap, cost_cap))
+
     def backup(self) -> bytes:
-        """The whole ledger as a SQLite file."""
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "ledger.sqlite"
-            backup(self._ledger, path)
-            return path.read_bytes()
+        return backup_bytes(self._ledger)

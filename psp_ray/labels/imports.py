@@ -1,4 +1,4 @@
-"""Labels of an exported account into another ledger."""
+"""Tables into a ledger: labels of another one's account, and corrections of its own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
+from psp_ray.labels.corrections import correct
+from psp_ray.labels.database import insert_of, now_of
 from psp_ray.labels.ledger import Ledger
-from psp_ray.labels.purchase import insert_of, now_of
+from psp_ray.labels.orders import Order
 from psp_ray.labels.schema import label_space_of, label_spaces, labels
 
 _NEEDED = ("content_hash", "label", "annotator", "classes")
+_NEEDED_TO_CORRECT = ("content_hash", "class", "annotator", "classes")
+Key = tuple[str, str]
+"""A label space and an annotator."""
 
 
 def import_labels(ledger: Ledger, table: pa.Table, origin: str) -> tuple[int, int, int]:
@@ -33,7 +39,7 @@ def import_labels(ledger: Ledger, table: pa.Table, origin: str) -> tuple[int, in
     missing = [name for name in _NEEDED if name not in table.column_names]
     if missing:
         raise OracleError(f"{where}: lacks column {missing[0]!r}; it needs {', '.join(_NEEDED)}")
-    table = with_texts(table, ("content_hash", "annotator", "classes"), where)
+    table = _with_texts(table, ("content_hash", "annotator", "classes"), where)
     kinds = {"cost": (pa.float64(), "numbers"), "paid_at": (pa.timestamp("ms", tz="UTC"), "times")}
     for name, (kind, word) in kinds.items():
         if name in table.column_names:
@@ -46,7 +52,7 @@ def import_labels(ledger: Ledger, table: pa.Table, origin: str) -> tuple[int, in
     spaces: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 1):
         if row["classes"] not in spaces:
-            spaces[row["classes"]] = class_list(row["classes"], f"{where}: row {number}")
+            spaces[row["classes"]] = _class_list(row["classes"], f"{where}: row {number}")
         label = _whole(row["label"])
         if label is None or not -2 <= label < len(spaces[row["classes"]]):
             raise OracleError(
@@ -58,7 +64,7 @@ def import_labels(ledger: Ledger, table: pa.Table, origin: str) -> tuple[int, in
     return ledger.transact(lambda connection: _import(connection, rows, spaces, origin))
 
 
-def with_texts(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
+def _with_texts(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
     """`table` with columns `names` as texts. Raises OracleError where one can't be, or has an empty cell."""
     for name in names:
         try:
@@ -72,7 +78,7 @@ def with_texts(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
     return table
 
 
-def class_list(text: str, where: str) -> list[str]:
+def _class_list(text: str, where: str) -> list[str]:
     """Class names from an account's column `classes`. Raises OracleError."""
     try:
         names = json.loads(text)
@@ -129,3 +135,65 @@ def _import(
         known += held == row["label"]
         differing += held != row["label"]
     return new, known, differing
+
+
+def correct_labels(ledger: Ledger, table: pa.Table, origin: str, by: str) -> tuple[int, int]:
+    """Make the ledger's labels what the column `class` of an account says: (changed, right already).
+
+    All rows or none; every change is kept in the history under the name `by`, and every experiment that uses the
+    image is told with its next request.
+
+    Raises:
+        OracleError: a column is missing, a class is unknown, an image was never bought, or is there twice with
+            different classes.
+    """
+    missing = [name for name in _NEEDED_TO_CORRECT if name not in table.column_names]
+    if missing:
+        raise OracleError(f"correct {origin}: lacks column {missing[0]!r}; it needs {', '.join(_NEEDED_TO_CORRECT)}")
+    table = _with_texts(table.select(_NEEDED_TO_CORRECT), ("content_hash", "annotator", "classes"), f"correct {origin}")
+    spaces: dict[str, list[str]] = {}
+    readers: dict[str, AnswerReader] = {}
+    wanted: dict[Key, dict[str, int]] = {}
+    for number, row in enumerate(table.to_pylist(), 1):
+        where = f"correct {origin}: row {number}"
+        if row["classes"] not in spaces:
+            spaces[row["classes"]] = _class_list(row["classes"], where)
+            readers[row["classes"]] = AnswerReader(spaces[row["classes"]])
+        names = spaces[row["classes"]]
+        changes = wanted.setdefault((label_space_of(names), row["annotator"]), {})
+        label = _label(row["class"], readers[row["classes"]], where)
+        if changes.setdefault(row["content_hash"], label) != label:
+            raise OracleError(f"{where}: image {row['content_hash']} is there twice, with different classes")
+    by_space = {label_space_of(names): tuple(names) for names in spaces.values()}
+    return ledger.transact(lambda connection: _correct(connection, ledger.name, wanted, by_space, origin, by))
+
+
+def _label(text: Any, read: AnswerReader, where: str) -> int:
+    try:
+        label = read(str(text or ""))
+    except UnknownLabel as error:
+        raise OracleError(f"{where}: {error}") from None
+    if label is None:
+        raise OracleError(f"{where}: class is empty; give a class, skip or ignore, or leave the row out")
+    return label
+
+
+def _correct(
+    connection: Connection,
+    ledger: str,
+    wanted: Mapping[Key, Mapping[str, int]],
+    names: Mapping[str, tuple[str, ...]],
+    origin: str,
+    by: str,
+) -> tuple[int, int]:
+    changed = 0
+    for (space, annotator), changes in sorted(wanted.items()):
+        bought = (labels.c.label_space == space, labels.c.annotator == annotator, labels.c.label.is_not(None))
+        held = dict(connection.execute(sa.select(labels.c.content_hash, labels.c.cost).where(*bought)).tuples().all())
+        unknown = next((content_hash for content_hash in sorted(changes) if content_hash not in held), None)
+        if unknown is not None:
+            raise OracleError(f"correct {origin}: nobody has bought a label of image {unknown} from {annotator!r}")
+        # A skip cost nothing; where it becomes a label it costs what the annotator's labels cost.
+        order = Order("", by, 0, space, names[space], annotator, max(held.values()), (), (), ledger=ledger)
+        changed += correct(connection, order, changes)
+    return changed, sum(len(changes) for changes in wanted.values()) - changed

@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import mimetypes
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -19,31 +19,14 @@ from xml.sax.saxutils import quoteattr
 from psp_ray.core.answers import WORDS, AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError, OutputError
 from psp_ray.core.files import read_json, write_json, write_text
-from psp_ray.labels.annotators.file import QUERY, query_files
+from psp_ray.labels.query import QUERY, query_files, read_table
 
 TASKS = "label_studio_tasks.json"
 INTERFACE = "label_studio_interface.xml"
 FROM, TO = "class", "image"
 
 
-def classes_of(run: Path) -> list[str]:
-    """The class names of a run that may still be under way.
-
-    Raises:
-        OracleError: no run there.
-    """
-    from psp_ray.export.files import dataset_of_run
-
-    if (run / "prompts.safetensors").is_file():
-        from safetensors import safe_open
-
-        with safe_open(run / "prompts.safetensors", framework="numpy") as file:
-            names: list[str] = json.loads(file.metadata()["classes"])
-        return names
-    return dataset_of_run(run).classes
-
-
-def interface(classes: list[str]) -> str:
+def interface(classes: Sequence[str]) -> str:
     """The labeling interface (XML) for single-choice classification with `skip` and `ignore`."""
     taken = {name.lower() for name in classes}
     words = [word for word in WORDS if word not in taken]
@@ -69,9 +52,13 @@ def open_query(run: Path) -> Path:
 
 
 def export_tasks(
-    run: str | os.PathLike[str], *, url: str | None = None, out: str | os.PathLike[str] | None = None
+    run: str | os.PathLike[str],
+    classes: Sequence[str],
+    *,
+    url: str | None = None,
+    out: str | os.PathLike[str] | None = None,
 ) -> list[str]:
-    """Write the tasks that are still open, and the interface beside them; returns lines that say so.
+    """Write the tasks of a run that are still open, and the interface beside them; returns lines that say so.
 
     Without `url` images are put into the task file as data URLs, so that nothing needs to be served; with it, a task
     names `URL/round_NN/images/...`.
@@ -81,11 +68,12 @@ def export_tasks(
     """
     folder = Path(run)
     query = open_query(folder)
-    classes = classes_of(folder)
     tasks: list[dict[str, Any]] = []
     for row in _rows(query):
         if (row.get("label") or "").strip():
             continue
+        if not row.get("image") and not row.get("path"):
+            raise OracleError(f"{query}: sample {row['sample_id']!r} has no image to show; label it in that file")
         image = query.parent / row["image"] if row.get("image") else Path(row["path"])
         data = {"sample_id": row["sample_id"], "round": query.parent.name}
         task: dict[str, Any] = {"data": {"image": _address(image, query, url), **data}}
@@ -120,7 +108,9 @@ def _address(image: Path, query: Path, url: str | None) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def import_annotations(run: str | os.PathLike[str], annotations: str | os.PathLike[str]) -> list[str]:
+def import_annotations(
+    run: str | os.PathLike[str], classes: Sequence[str], annotations: str | os.PathLike[str]
+) -> list[str]:
     """Write what was annotated into the label column of the run's query files; returns lines that say so.
 
     Takes Label Studio's exports JSON and JSON-MIN. Labels that are there already are replaced where they differ.
@@ -130,7 +120,6 @@ def import_annotations(run: str | os.PathLike[str], annotations: str | os.PathLi
     """
     folder = Path(run)
     open_query(folder)
-    classes = classes_of(folder)
     try:
         content = read_json(Path(annotations))
     except (OSError, ValueError) as error:
@@ -198,8 +187,6 @@ def _answer(task: dict[str, Any]) -> str | None:
 
 
 def _rows(query: Path) -> list[dict[str, str]]:
-    from psp_ray.labels.annotators.file import read_table
-
     _, header, records = read_table(query)
     return [
         {name: record[place] if place < len(record) else "" for place, name in enumerate(header)}

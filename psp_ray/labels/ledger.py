@@ -29,20 +29,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from psp_ray.core.answers import SKIP
 from psp_ray.core.errors import OracleError
+from psp_ray.labels import corrections as correcting
 from psp_ray.labels import purchase
+from psp_ray.labels.counts import count_paid, count_used
+from psp_ray.labels.database import one_line, open_engine, resolve_ledger_url, shown
 from psp_ray.labels.limits import is_own
-from psp_ray.labels.purchase import Order, Progress, count_paid, count_used
-from psp_ray.labels.schema import (
-    corrections,
-    experiments,
-    labels,
-    one_line,
-    open_engine,
-    requests,
-    resolve_ledger_url,
-    shown,
-    uses,
-)
+from psp_ray.labels.orders import Order, Progress
+from psp_ray.labels.schema import corrections, experiments, labels, requests, uses
 
 T = TypeVar("T")
 _ATTEMPTS = 6  # tries of a transaction that lost a deadlock, a serialization conflict or its connection
@@ -120,11 +113,11 @@ class Ledger:
         history. Content that nobody has bought, and labels that are so already, are left alone. Returns how many
         labels changed.
         """
-        return self.transact(lambda connection: purchase.correct(connection, order, changes))
+        return self.transact(lambda connection: correcting.correct(connection, order, changes))
 
     def corrected(self, order: Order) -> dict[str, int]:
         """{sample_id: label} of all samples of the experiment, up to and with the order's round, ever corrected."""
-        return self.transact(lambda connection: purchase.corrected(connection, order))
+        return self.transact(lambda connection: correcting.corrected(connection, order))
 
     def corrections(self, content_hash: str | None = None) -> list[Correction]:
         """The history of corrections, oldest first; of one image where its hash is given."""

@@ -1,19 +1,19 @@
-"""Caps over all experiments of a ledger, kept in the ledger itself, so that they hold across clusters."""
+"""Caps: of one experiment, and of all together, kept in the ledger itself so that they hold across clusters."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from psp_ray.core.answers import SKIP
 from psp_ray.core.errors import BudgetError
-from psp_ray.labels.schema import labels, limits, requests
-
-if TYPE_CHECKING:
-    from psp_ray.labels.purchase import Order
+from psp_ray.labels.claims import stale_claims
+from psp_ray.labels.counts import is_skip
+from psp_ray.labels.orders import Order
+from psp_ray.labels.schema import labels, limits, requests, uses
 
 
 def set_limits(connection: Connection, label_cap: int | None, cost_cap: float | None) -> None:
@@ -38,7 +38,33 @@ def get_limits(connection: Connection) -> tuple[int | None, float | None]:
     return (None, None) if row is None else (row.label_cap, row.cost_cap)
 
 
-def check(connection: Connection, order: Order, claimed: int) -> None:
+def check_experiment(connection: Connection, order: Order, more: int) -> None:
+    """Refuse `more` samples of `order` where its experiment's own caps would be overrun.
+
+    Caps count labels used at their price, bought or reused, so that a reused label never changes the course. Raises
+    BudgetError.
+    """
+    counted = sa.case((is_skip(uses.c.label), 0), else_=1)
+    used, cost = connection.execute(
+        sa.select(sa.func.coalesce(sa.func.sum(counted), 0), sa.func.coalesce(sa.func.sum(uses.c.cost), 0.0)).where(
+            uses.c.experiment == order.experiment
+        )
+    ).one()
+    if order.label_cap is not None and used + more > order.label_cap:
+        raise BudgetError(
+            f"label_cap {order.label_cap}: experiment {order.experiment!r} has {used} labels and round "
+            f"{order.round} needs {more} more; raise label_cap or ask for fewer labels per round"
+        )
+    total = cost + more * order.cost
+    # The slack forgives rounding in a sum of prices, never a whole label.
+    if order.cost_cap is not None and total > order.cost_cap * (1 + 1e-12) + 1e-9 * min(order.cost, 1.0):
+        raise BudgetError(
+            f"cost_cap {order.cost_cap:g}: experiment {order.experiment!r} has used labels worth {cost:g} and "
+            f"round {order.round} needs {more} more at {order.cost:g} each; raise cost_cap or ask for fewer"
+        )
+
+
+def check_ledger(connection: Connection, order: Order, claimed: int) -> None:
     """Refuse what `order` has just claimed where all purchases and claims together overrun a cap.
 
     Claims count as if bought, imported labels don't count. The row lock makes transactions that claim pass here one
@@ -69,36 +95,6 @@ def check(connection: Connection, order: Order, claimed: int) -> None:
 def is_own() -> Any:
     """True for labels that this ledger's requests bought or claimed, false for imported ones."""
     return labels.c.request_id.in_(sa.select(requests.c.request_id))
-
-
-def stale_claims(connection: Connection) -> list[dict[str, Any]]:
-    """Claims whose lease is over, for each experiment that made them: `labels` claimed, `since` when they are stale."""
-    from psp_ray.labels.purchase import now_of
-
-    statement = (
-        sa.select(labels.c.paid_by, sa.func.count(), sa.func.max(labels.c.lease_until))
-        .where(_is_stale(now_of(connection)))
-        .group_by(labels.c.paid_by)
-        .order_by(labels.c.paid_by)
-    )
-    return [
-        {"experiment": name, "labels": int(count), "since": float(since)}
-        for name, count, since in connection.execute(statement)
-    ]
-
-
-def drop_claims(connection: Connection, experiment: str | None) -> int:
-    """Drop claims whose lease is over, of one experiment where it is named; returns how many."""
-    from psp_ray.labels.purchase import now_of
-
-    statement = labels.delete().where(_is_stale(now_of(connection)))
-    if experiment is not None:
-        statement = statement.where(labels.c.paid_by == experiment)
-    return connection.execute(statement).rowcount
-
-
-def _is_stale(now: float) -> Any:
-    return sa.and_(labels.c.label.is_(None), labels.c.lease_until < now)
 
 
 def _hint(connection: Connection) -> str:

@@ -14,12 +14,12 @@ import numpy as np
 from pydantic import Field
 
 from psp_ray.config.base import Settings
-from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels
+from psp_ray.core.answers import IGNORE, SKIP, AnswerReader, AwaitingLabels, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.core.records import Int32Array
-from psp_ray.labels.annotators.base import Annotator, Item
+from psp_ray.labels.annotators.base import Annotator, Item, RevisingAnnotator
 from psp_ray.labels.ledger import Ledger
-from psp_ray.labels.purchase import Order
+from psp_ray.labels.orders import Order
 from psp_ray.labels.schema import label_space_of
 
 
@@ -100,6 +100,7 @@ class Oracle:
         self._owned = self.ledger is not ledger
         self.annotator = annotator
         self.class_names = tuple(class_names)
+        self._read = AnswerReader(self.class_names)
         self.settings = settings or OracleSettings()
         self.label_space = label_space_of(self.class_names)
         # One request at a time per oracle: a retried call finds the first one's answer instead of racing it.
@@ -184,15 +185,13 @@ class Oracle:
         )
 
     def _revise(self, order: Order) -> int:
-        ask = getattr(self.annotator, "revisions", None)
-        if ask is None:
+        if not isinstance(self.annotator, RevisingAnnotator):
             return 0
         told = {use.sample_id: use.label for use in self.ledger.history(order.experiment)}
         if not told:
             return 0
-        changed = self.correct(order.experiment, ask(told))
-        if settled := getattr(self.annotator, "settled", None):
-            settled()
+        changed = self.correct(order.experiment, self.annotator.revisions(told))
+        self.annotator.settled()
         return changed
 
     def _buy(self, order: Order, hints: Mapping[str, str]) -> dict[str, int]:
@@ -230,15 +229,19 @@ class Oracle:
         return progress.answer
 
     def _ask(self, batch: Sequence[Item]) -> list[tuple[str, int | None]]:
-        labels = list(self.annotator.annotate(batch))
-        if len(labels) != len(batch):
-            raise OracleError(f"annotator {self.annotator.name!r} gave {len(labels)} labels for {len(batch)} images")
-        for item, label in zip(batch, labels, strict=True):
-            self._check(item.sample_id, label)
-        return [
-            (item.content_hash, None if label is None else int(label))
-            for item, label in zip(batch, labels, strict=True)
-        ]
+        answers = list(self.annotator.answer(batch))
+        if len(answers) != len(batch):
+            raise OracleError(f"annotator {self.annotator.name!r} gave {len(answers)} labels for {len(batch)} images")
+        return [(item.content_hash, self._label(item, answer)) for item, answer in zip(batch, answers, strict=True)]
+
+    def _label(self, item: Item, answer: int | str | None) -> int | None:
+        if isinstance(answer, str):
+            try:
+                return self._read(answer)
+            except UnknownLabel as error:
+                raise OracleError(f"annotator {self.annotator.name!r}: sample {item.sample_id!r}: {error}") from None
+        self._check(item.sample_id, answer)
+        return None if answer is None else int(answer)
 
     def _check(self, sample: str, label: int | None) -> None:
         if label is not None and (
@@ -250,7 +253,7 @@ class Oracle:
             )
 
     def _awaiting(self, missing: int, asked: int) -> AwaitingLabels:
-        place = str(getattr(self.annotator, "place", "") or self.annotator.name)
+        place = self.annotator.place or self.annotator.name
         return AwaitingLabels(
             f"waiting for {missing} of {asked} labels: {place}; answer, then run the same command with --resume",
             missing,

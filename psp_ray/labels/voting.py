@@ -1,8 +1,8 @@
-"""Several people's answers made into one label: majority vote and Dawid-Skene.
+"""Several annotators' votes made into one label: majority vote and Dawid-Skene.
 
 Dawid and Skene, "Maximum likelihood estimation of observer error-rates using the EM algorithm", Applied Statistics 28
-(1979): the true class of each image is latent, each voter has a confusion matrix, EM fits both. The library crowd-kit
-has it too (tests compare with it) but brings the whole of transformers with it, too much for one loop.
+(1979): the true class of each image is latent, each annotator has a confusion matrix, EM fits both. The library
+crowd-kit has it too (tests compare with it) but brings the whole of transformers with it, too much for one loop.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ def majority(items: Int64Array, votes: Int32Array, n_items: int, n_classes: int)
     Returns:
         (n_items,) int32; class 0 for an item without votes.
     """
-    return _counts(items, votes, n_items, n_classes).argmax(axis=1).astype(np.int32)
+    best: Int32Array = _counts(items, votes, n_items, n_classes).argmax(axis=1).astype(np.int32)
+    return best
 
 
 def dawid_skene(
     items: Int64Array,
-    voters: Int64Array,
+    annotators: Int64Array,
     votes: Int32Array,
     n_items: int,
-    n_voters: int,
+    n_annotators: int,
     n_classes: int,
     *,
     n_iter: int = 100,
@@ -42,25 +43,25 @@ def dawid_skene(
     """EM of Dawid and Skene, begun at the shares of votes.
 
     Args:
-        items, voters, votes: (v,) what voter `voters[i]` said about item `items[i]`.
+        items, annotators, votes: (v,) what annotator `annotators[i]` said about item `items[i]`.
         n_iter: most EM steps; fewer where no probability moves by more than `tolerance`.
         smoothing: pseudo-count of each cell of the confusion matrices, so that no answer is impossible.
 
     Returns:
-        (labels (n_items,) int32, probabilities (n_items, C), confusion (n_voters, C, C): rows are true classes).
+        (labels (n_items,) int32, probabilities (n_items, C), confusion (n_annotators, C, C): rows are true classes).
     """
     counts = _counts(items, votes, n_items, n_classes)
     truth = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
     truth[counts.sum(axis=1) == 0] = 1.0 / n_classes
-    confusion = np.empty((n_voters, n_classes, n_classes))
+    confusion = np.empty((n_annotators, n_classes, n_classes))
     for _ in range(n_iter):
         prior = truth.mean(axis=0)
         confusion[:] = smoothing
-        np.add.at(confusion.transpose(0, 2, 1), (voters, votes), truth[items])
+        np.add.at(confusion.transpose(0, 2, 1), (annotators, votes), truth[items])
         confusion /= confusion.sum(axis=2, keepdims=True)
         with np.errstate(divide="ignore"):
             evidence = np.tile(np.log(prior), (n_items, 1))
-            np.add.at(evidence, items, np.log(confusion)[voters, :, votes])
+            np.add.at(evidence, items, np.log(confusion)[annotators, :, votes])
         evidence -= evidence.max(axis=1, keepdims=True)
         new = np.exp(evidence)
         new /= new.sum(axis=1, keepdims=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_ray.core.probability import softmax
 from psp_ray.core.records import BLOCK_SIZE, Evaluation, FeatureBlock, Float32Array, TextState
 
 
@@ -18,11 +19,7 @@ def similarities(text: TextState, features: NDArray[Any]) -> Float32Array:
 
 def predict_proba(text: TextState, features: NDArray[Any]) -> Float32Array:
     """Class probabilities `softmax(logit_scale * cos)`: features (n, d) -> (n, C) float32."""
-    logits = np.float32(text.logit_scale) * similarities(text, features)
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
+    return softmax(np.float32(text.logit_scale) * similarities(text, features))
 
 
 def evaluate(text: TextState, blocks: Iterable[FeatureBlock | NDArray[Any]], labels: NDArray[Any]) -> Evaluation:

@@ -22,10 +22,20 @@ import heapq
 import numpy as np
 
 from psp_ray.config.policy import PolicySettings
-from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
+from psp_ray.core.pool import finite
+from psp_ray.core.probability import class_probabilities
+from psp_ray.core.records import (
+    BLOCK_SIZE,
+    Float32Array,
+    Float64Array,
+    Int32Array,
+    Int64Array,
+    PoolReader,
+    PoolState,
+    TextState,
+)
 from psp_ray.neighbors.graph import class_masses, neighbor_graph
-from psp_ray.neighbors.space import ImageSpace, averaged, finite, subset
-from psp_ray.policy.state import PoolView
+from psp_ray.neighbors.space import ImageSpace, averaged, subset
 
 SPREAD_NEIGHBOR = 8
 """sigma is `coverage_width` times the mean distance to the neighbor of this rank."""
@@ -39,27 +49,27 @@ class Coverage:
         self._space: ImageSpace | None = None
         self._whole: tuple[Float32Array, Float32Array] | None = None
 
-    def plan(self, view: PoolView, n_query: int, round: int) -> tuple[Int64Array, Float64Array]:
+    def plan(self, state: PoolState) -> tuple[Int64Array, Float64Array]:
         """Anchors of a round, sorted positions (k,), k <= 2 n_query, and their log odds (k,) float64.
 
         The first `n_query` greedy choices each outweigh all n unlabeled samples of log odds 0 together by a factor
         `exp(prior_weight)`; those behind fade by `coverage_fade`, so that the policy can exchange some.
         """
-        order = self.order(view, min(2 * n_query, len(view.alive)), round)
-        behind = np.maximum(np.arange(len(order)) + 1 - n_query, 0) / n_query
-        odds = np.log(len(view.alive)) + self.settings.prior_weight - self.settings.coverage_fade * behind
+        order = self.order(state, min(2 * state.n_query, len(state.unlabeled)))
+        behind = np.maximum(np.arange(len(order)) + 1 - state.n_query, 0) / state.n_query
+        odds = np.log(len(state.unlabeled)) + self.settings.prior_weight - self.settings.coverage_fade * behind
         by_position = np.argsort(order)
         return order[by_position], odds[by_position]
 
-    def order(self, view: PoolView, k: int, round: int) -> Int64Array:
+    def order(self, state: PoolState, k: int) -> Int64Array:
         """The first `k` greedy choices among the unlabeled, as positions: fewer where `coverage_limit` is less."""
         limit = self.settings.coverage_limit
-        chosen = subset(self.pool, view.alive, limit, "coverage", round=round)
-        known = np.arange(len(view.labeled))
+        chosen = subset(self.pool, state.unlabeled, limit, "coverage", round=state.round)
+        known = np.arange(len(state.labeled))
         if len(known) > limit // 2:
-            some = subset(self.pool, np.sort(view.labeled), limit // 2, "coverage-labeled", round=round)
-            known = np.flatnonzero(np.isin(view.labeled, some))
-        places, encodings = self._embed(np.concatenate([chosen, view.labeled[known]]))
+            some = subset(self.pool, np.sort(state.labeled), limit // 2, "coverage-labeled", round=state.round)
+            known = np.flatnonzero(np.isin(state.labeled, some))
+        places, encodings = self._embed(np.concatenate([chosen, state.labeled[known]]))
         m = len(chosen)
         distances = 1.0 - places @ places.T
         np.maximum(distances, 0.0, out=distances)
@@ -68,12 +78,12 @@ class Coverage:
         width = self.settings.coverage_width * float(near.mean(dtype=np.float64))
         similar = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
         weight = np.ones(len(places))
-        if len(view.labeled) and self.settings.coverage_weight == "disagreement":
-            weight = disagreement(places, encodings, view.text, m, view.labels[known])
+        if len(state.labeled) and self.settings.coverage_weight == "disagreement":
+            weight = disagreement(places, encodings, state.text, m, state.labels[known])
         covered = similar[:, m:].max(axis=1, initial=0.0)
-        others = np.setdiff1d(np.arange(len(view.labeled)), known)
+        others = np.setdiff1d(np.arange(len(state.labeled)), known)
         for at in range(0, len(others), BLOCK_SIZE):
-            far = 1.0 - places @ self._embed(view.labeled[others[at : at + BLOCK_SIZE]])[0].T
+            far = 1.0 - places @ self._embed(state.labeled[others[at : at + BLOCK_SIZE]])[0].T
             near_one = np.maximum(far.min(axis=1), 0.0)
             np.maximum(covered, np.exp(near_one * np.float32(-1.0 / max(width, 1e-6))), out=covered)
         return chosen[greedy(similar[:, :m], weight.astype(np.float32), covered, k)]
@@ -98,9 +108,7 @@ def disagreement(
     places: Float32Array, encodings: Float32Array, text: TextState, m: int, labels: Int32Array
 ) -> Float64Array:
     """`1 - sum_c p_teacher p_graph` (k,) of k samples, the first `m` unlabeled, the rest labeled with `labels`."""
-    logits = text.logit_scale * (encodings @ text.features.T).astype(np.float64)
-    teacher = np.exp(logits - logits.max(axis=1, keepdims=True))
-    teacher /= teacher.sum(axis=1, keepdims=True)
+    teacher = class_probabilities(encodings, text.features, text.logit_scale)
     graph = neighbor_graph(places)
     mass = class_masses(graph, np.arange(m, len(places)), labels, len(text.features))
     total = mass.sum(axis=1, keepdims=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from psp_ray.core.pool import block_spans
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader
 from psp_ray.core.topk import StreamingTopK
 from psp_ray.neighbors.space import ImageSpace, subset
@@ -106,14 +107,12 @@ def knn_graph(
 
 def _places(pool: PoolReader, space: ImageSpace, positions: Int64Array) -> Float32Array:
     """Places (k, d) of sorted `positions` (k,), block by block."""
-    size = int(getattr(pool, "block_size", BLOCK_SIZE))
     places = [np.zeros((0, pool.dim), np.float32)]
-    for index in np.unique(positions // size).tolist():
-        lo, hi = np.searchsorted(positions, [index * size, (index + 1) * size])
+    for index, span in block_spans(positions, pool.block_size):
         # The whole block, then its rows: the bits of a product depend on how many rows it has, and which samples are
         # asked for at once depends on where a run was resumed.
         block = pool.block(index, views=space.views)
-        places.append(space.embed(block)[positions[lo:hi] - index * size])
+        places.append(space.embed(block)[positions[span] - block.start])
     return np.concatenate(places)
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from psp_ray.core import noise
-from psp_ray.core.errors import DatasetError
-from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float32Array, Int64Array, PoolReader
+from psp_ray.core.pool import finite, read_keys
+from psp_ray.core.records import FeatureBlock, Float32Array, Int64Array, PoolReader
 
 FIT_BLOCKS = 16
 """Blocks that mean and covariance are taken from; in larger pools evenly spaced ones."""
@@ -74,17 +74,6 @@ def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None)
     return _unit(rows)
 
 
-def finite(features: Float32Array, positions: Int64Array) -> Float32Array:
-    """`features` (k, d) of the samples at `positions` (k,); raises DatasetError naming the first that is not finite."""
-    good = np.isfinite(features).all(axis=1)
-    if not good.all():
-        raise DatasetError(
-            f"the feature of pool sample {int(positions[~good][0])} is not a finite number; clear the feature cache "
-            "and featurize again"
-        )
-    return features
-
-
 def fit_blocks(n_blocks: int) -> list[int]:
     """Indices of at most `FIT_BLOCKS` evenly spaced blocks."""
     return np.unique(np.linspace(0, n_blocks - 1, min(n_blocks, FIT_BLOCKS)).astype(int)).tolist()
@@ -94,12 +83,7 @@ def subset(pool: PoolReader, positions: Int64Array, limit: int, purpose: str, *,
     """`positions` (k,), or the `limit` of them that noise on their names puts first; sorted."""
     if len(positions) <= limit:
         return positions
-    size = int(getattr(pool, "block_size", BLOCK_SIZE))
-    words = np.empty(len(positions), np.uint64)
-    for index in np.unique(positions // size).tolist():
-        lo, hi = np.searchsorted(positions, [index * size, (index + 1) * size])
-        keys = pool.block(index).keys[positions[lo:hi] - index * size]
-        words[lo:hi] = noise.bits(0, purpose, keys, round=round)
+    words = noise.bits(0, purpose, read_keys(pool, positions), round=round)
     order = np.lexsort((positions, words))
     return np.sort(positions[order[:limit]])
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psp_ray.config.kinds import ALIGNMENTS
 from psp_ray.config.policy import PolicySettings
 from psp_ray.core import noise
 from psp_ray.core.records import Float32Array, Float64Array, StateDict
-from psp_ray.policy.align import SequenceVAE
-from psp_ray.policy.networks import Actor, Critic, Frame, load_module_state, module_state
+from psp_ray.policy.networks import Actor, Critic, load_module_state, module_state
 from psp_ray.policy.optim import Optimizer
-from psp_ray.policy.state import BlockState, StateReader
+from psp_ray.policy.state import BlockState, Normalization, StateReader
 
 
 class Agent:
@@ -52,10 +52,10 @@ class Agent:
             "critics": Optimizer([p for q in self.critics for p in q.parameters()], settings.critic_lr, norm),
             "alpha": Optimizer([self.log_alpha], settings.alpha_lr, math.inf),
         }
-        self.vae: SequenceVAE | None = None
-        if settings.align == "vae":
-            self.vae = SequenceVAE(min(reader.block_size, reader.pool.n), settings, seed).to(device)
-            self.optimizers["vae"] = Optimizer(self.vae.parameters(), settings.critic_lr, norm)
+        self.alignment = ALIGNMENTS.find(settings.align)(min(reader.block_size, reader.pool.n), settings, seed)
+        if self.alignment.module is not None:
+            learned = self.alignment.module.to(device)
+            self.optimizers[settings.align] = Optimizer(learned.parameters(), settings.critic_lr, norm)
 
     # -- action --------------------------------------------------------------------------------------------------
 
@@ -64,27 +64,28 @@ class Agent:
         """Temperature of the entropy term."""
         return float(torch.exp(self.log_alpha.detach()))
 
-    def set_frame(self, frame: Frame) -> None:
+    def normalize(self, constants: Normalization) -> None:
         """Center and scale the factors by these constants in all networks."""
         owners: list[Actor | Critic] = [self.actor, self.value, self.value_target, *self.critics]
         for owner in owners:
-            owner.network.first.set_frame(frame)
+            owner.network.first.normalize(constants)
 
     @torch.no_grad()
     def act(self, block: BlockState, purpose: str, round: int, draw: int = 0) -> Float32Array:
         """Actions u (m,) of a block, with noise keyed by the samples."""
-        u, _ = self.actor(block, self._noise(block, purpose, round, draw))
+        u, _ = self.actor(block, self.noise_of(block, purpose, round, draw))
         return np.asarray(u.cpu().numpy(), np.float32)
 
     def logits(self, u: Float32Array, block: BlockState) -> Float64Array:
         """Logits (m,) float64 of the selection softmax: `kappa u`, plus the prior's log odds if there is one."""
         return self.settings.kappa * u.astype(np.float64) + block.prior
 
-    def _noise(self, block: BlockState, purpose: str, round: int, draw: int) -> Tensor:
+    def noise_of(self, block: BlockState, purpose: str, round: int, draw: int) -> Tensor:
+        """Standard normal noise (m,), keyed by the samples."""
         values = noise.normal(self.seed, purpose, block.keys, round=round, draw=draw)
         return torch.from_numpy(values.astype(np.float32)).to(self.reader.device)
 
-    def _action_input(self, u: Tensor, block: BlockState, normalizer: float, n: int) -> Tensor:
+    def action_input(self, u: Tensor, block: BlockState, normalizer: float, n: int) -> Tensor:
         """What Q sees of the actions: u, or log(n a_i) with the pool's normalizer as a constant."""
         if self.settings.q_input == "u":
             return u
@@ -93,19 +94,22 @@ class Agent:
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def _modules(self) -> dict[str, torch.nn.Module]:
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Every network by its name in a checkpoint."""
         modules: dict[str, torch.nn.Module] = {
             "actor": self.actor,
             "value": self.value,
             "value_target": self.value_target,
             **{f"critic_{k}": q for k, q in enumerate(self.critics)},
         }
-        return modules if self.vae is None else {**modules, "vae": self.vae}
+        learned = self.alignment.module
+        return modules if learned is None else {**modules, self.settings.align: learned}
 
     def state_dict(self) -> StateDict:
         """Networks, target, temperature and optimizer moments as arrays."""
         state: StateDict = {"log_alpha": self.log_alpha.detach().numpy().copy()}
-        for name, module in self._modules().items():
+        for name, module in self.modules.items():
             state.update(module_state(f"net.{name}", module))
         for name, optimizer in self.optimizers.items():
             state.update(optimizer.state_dict(f"adam.{name}"))
@@ -115,7 +119,7 @@ class Agent:
         """Inverse of `state_dict`. Raises KeyError or RuntimeError where the settings were others."""
         with torch.no_grad():
             self.log_alpha.copy_(torch.from_numpy(np.array(state["log_alpha"])))
-        for name, module in self._modules().items():
+        for name, module in self.modules.items():
             load_module_state(f"net.{name}", module, state)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(f"adam.{name}", state)

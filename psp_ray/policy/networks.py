@@ -9,7 +9,6 @@ features share a large common part.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,20 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from psp_ray.config.policy import PolicySettings
-from psp_ray.core.records import Float32Array, StateDict
-from psp_ray.policy.state import BlockState
+from psp_ray.core.records import StateDict
+from psp_ray.policy.state import BlockState, Normalization
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Constants by which the factors are centered and scaled: means (d,) and (C,), root mean square distances."""
-
-    mean_f: Float32Array
-    mean_w: Float32Array
-    spread_f: float
-    spread_w: float
 
 
 def _linear(n_in: int, n_out: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:
@@ -66,12 +55,12 @@ class BilinearLayer(nn.Module):
         self.register_buffer("scale_f", torch.ones(()))
         self.register_buffer("scale_w", torch.ones(()))
 
-    def set_frame(self, frame: Frame) -> None:
+    def normalize(self, constants: Normalization) -> None:
         """Take over the constants of `centered`."""
-        self.shift_f.copy_(torch.from_numpy(frame.mean_f))
-        self.shift_w.copy_(torch.from_numpy(frame.mean_w))
-        self.scale_f.fill_(1.0 / frame.spread_f if frame.spread_f > 1e-4 else 1.0)
-        self.scale_w.fill_(1.0 / frame.spread_w if frame.spread_w > 1e-4 else 1.0)
+        self.shift_f.copy_(torch.from_numpy(constants.mean_f))
+        self.shift_w.copy_(torch.from_numpy(constants.mean_w))
+        self.scale_f.fill_(1.0 / constants.spread_f if constants.spread_f > 1e-4 else 1.0)
+        self.scale_w.fill_(1.0 / constants.spread_w if constants.spread_w > 1e-4 else 1.0)
 
     def forward(self, f: Tensor, w: Tensor, extra: Tensor) -> Tensor:
         if self.centered:

@@ -20,7 +20,8 @@ class Optimizer:
         # One plain loop over the parameters: the same operations on every machine.
         self.adam = torch.optim.Adam(self.parameters, lr=lr, foreach=False, fused=False)
         self.norm = 0.0
-        self._sums: list[Tensor] | None = None
+        self.gradients: list[Tensor] | None = None
+        """What was added since the last step."""
 
     def add(self, loss: Tensor) -> None:
         """Add the gradients of `loss` with respect to these parameters only."""
@@ -29,24 +30,24 @@ class Optimizer:
         self.add_gradients(filled)
 
     def add_gradients(self, grads: Sequence[Tensor]) -> None:
-        if self._sums is None:
-            self._sums = [g.clone() for g in grads]
+        if self.gradients is None:
+            self.gradients = [g.clone() for g in grads]
             return
-        for total, grad in zip(self._sums, grads, strict=True):
+        for total, grad in zip(self.gradients, grads, strict=True):
             total += grad
 
     def step(self) -> None:
         """Apply and clear what was added; `norm` is the gradient's length before clipping."""
-        if self._sums is None:
+        if self.gradients is None:
             return
-        squares = [float((g.double() ** 2).sum()) for g in self._sums]
+        squares = [float((g.double() ** 2).sum()) for g in self.gradients]
         self.norm = float(np.sqrt(sum(squares)))
         factor = min(1.0, self.max_norm / self.norm) if self.norm > 0 else 1.0
-        for parameter, grad in zip(self.parameters, self._sums, strict=True):
+        for parameter, grad in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = grad * factor
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
-        self._sums = None
+        self.gradients = None
 
     def state_dict(self, prefix: str) -> StateDict:
         state: StateDict = {}

@@ -1,7 +1,7 @@
 """The replay buffer: transitions in kilobytes. States are recomputed from the frozen features.
 
-A transition keeps the text features before and after, which samples were alive (packed bits), the actions u of those
-alive (float32), which were removed, what was labeled, and the reward.
+A transition keeps the text features before and after, which samples were unlabeled (packed bits), the actions u of
+those (float32), which were removed, what was labeled, and the reward.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Ar
 class Transition:
     """One round, seen by the policy.
 
-    `alive` (n_t,) and `removed` sorted positions; `u` (n_t,) the actions; `bought` (n_s,) positions and `own` (n_s,)
-    their own rewards; `labeled`, `labels` what was labeled before; `bought_labels` what the round's purchase said.
+    `unlabeled` (n_t,) and `removed` sorted positions; `u` (n_t,) the actions; `bought` (n_s,) positions and `own`
+    (n_s,) their own rewards; `labeled`, `labels` what was labeled before; `bought_labels` what the purchase said.
     `normalizer`: log-sum-exp of the round's logits over the pool; `final`: the round has no next state; `anchors`,
     `anchor_odds`: the prior `coverage` (see `PoolView`). The rewards are raw; `reward_scale` is applied at the update.
     """
@@ -27,7 +27,7 @@ class Transition:
     round: int
     text: TextState
     next_text: TextState
-    alive: Int64Array
+    unlabeled: Int64Array
     removed: Int64Array
     u: Float32Array
     normalizer: float
@@ -42,9 +42,9 @@ class Transition:
     anchor_odds: Float64Array
 
     @property
-    def alive_next(self) -> Int64Array:
+    def unlabeled_next(self) -> Int64Array:
         """Sorted positions that are still unlabeled afterwards."""
-        return np.setdiff1d(self.alive, self.removed, assume_unique=True)
+        return np.setdiff1d(self.unlabeled, self.removed, assume_unique=True)
 
     @property
     def labeled_next(self) -> tuple[Int64Array, Int32Array]:
@@ -87,7 +87,7 @@ class ReplayBuffer:
         return 1.0 / size if size > 1e-6 else 1.0
 
     def state_dict(self) -> StateDict:
-        """Plain arrays; `alive` as packed bits over the pool."""
+        """Plain arrays; `unlabeled` as packed bits over the pool."""
         state: StateDict = {"replay.count": np.asarray(len(self.transitions))}
         for index, item in enumerate(self.transitions):
             prefix = f"replay.{index}."
@@ -96,10 +96,10 @@ class ReplayBuffer:
                 if isinstance(value, TextState):
                     state[f"{prefix}{field.name}.features"] = np.array(value.features)
                     state[f"{prefix}{field.name}.logit_scale"] = np.asarray(value.logit_scale, np.float64)
-                elif field.name == "alive":
+                elif field.name == "unlabeled":
                     mask = np.zeros(self.n, bool)
                     mask[value] = True
-                    state[prefix + "alive"] = np.packbits(mask)
+                    state[prefix + "unlabeled"] = np.packbits(mask)
                 else:
                     state[prefix + field.name] = np.array(value)
         return state
@@ -116,9 +116,10 @@ class ReplayBuffer:
                     values[field.name] = TextState(
                         np.array(state[name + ".features"]), float(state[name + ".logit_scale"])
                     )
-                elif field.name == "alive":
-                    bits = np.unpackbits(np.asarray(state[name], np.uint8), count=self.n)
-                    values["alive"] = np.flatnonzero(bits).astype(np.int64)
+                elif field.name == "unlabeled":
+                    packed = state[name] if name in state else state[prefix + "alive"]  # its name until 2026
+                    bits = np.unpackbits(np.asarray(packed, np.uint8), count=self.n)
+                    values["unlabeled"] = np.flatnonzero(bits).astype(np.int64)
                 elif field.type in ("int", "float", "bool"):
                     values[field.name] = state[name].item()
                 else:

@@ -1,6 +1,6 @@
 """The reward of a round (method.md, step 7): what learning from a query set was worth, and how well it was meant.
 
-What a sample was worth has one of three forms (`reward_gap`):
+What a sample was worth has one of these forms (`reward_gap`), a file each in `psp_ray.policy.rewards`:
 
 - `after` (the note's): the gap that the student leaves, a loss >= 0. The reward is `indicator * mean loss`: both
   factors say how bad the round was, and a smaller loss or a more probable draw brings it nearer to 0.
@@ -19,13 +19,28 @@ Newly bought and pseudo-labeled samples enter alike, the latter with weight `bet
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from psp_ray.config.kinds import INDICATORS, REWARDS
 from psp_ray.config.policy import PolicySettings
-from psp_ray.core.records import Float32Array, Float64Array, LearnOutcome, Proposal
-from psp_ray.policy import indicator
+from psp_ray.core.records import Float64Array, LearnOutcome, Proposal
+
+
+@dataclass(frozen=True)
+class Worths:
+    """What samples were worth: `new` (n_s,) bought ones, `pseudo` (p,) pseudo-labeled ones; losses, or gains."""
+
+    new: NDArray[np.floating]
+    pseudo: NDArray[np.floating]
+    gains: bool = False
+
+
+Worth = Callable[[LearnOutcome], Worths]
+"""A reward as `REWARDS` knows it."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +54,11 @@ class Reward:
 
 def indicator_factor(proposal: Proposal, n: int, settings: PolicySettings) -> float:
     """The indicator in the reward, <= 0: raw, normalized (about -1) or -1; `n` samples were unlabeled."""
-    if settings.ms == "none":
-        return -1.0
-    raw = (indicator.plackett_luce if settings.ms == "plackett-luce" else indicator.multinomial)(proposal.log_prob)
+    indicator = INDICATORS.find(settings.ms)()
+    raw = indicator.of(proposal.log_prob)
     if settings.reward_scaling == "paper":
         return min(raw, 0.0)
-    size = abs(indicator.uniform(n, len(proposal.positions), settings.ms))
+    size = abs(indicator.uniform(n, len(proposal.positions)))
     # The one set of a pool of one has probability 1 whatever the policy: nothing to normalize.
     return min(raw, 0.0) / size if size > 1e-12 else -1.0
 
@@ -54,23 +68,14 @@ def reward(proposal: Proposal, n: int, outcome: LearnOutcome, settings: PolicySe
 
     Raises ValueError where the outcome's gaps don't belong to the proposal or are not finite.
     """
-    new = _worth(outcome.gap_new, outcome.gap_new_before, settings)
-    pseudo = _worth(outcome.gap_pseudo, outcome.gap_pseudo_before, settings)
+    worths = REWARDS.find(settings.reward_gap)(outcome)
+    new, pseudo = np.asarray(worths.new, np.float64), np.asarray(worths.pseudo, np.float64)
     if len(new) != len(proposal.positions):
         raise ValueError(f"{len(new)} gaps for {len(proposal.positions)} bought samples")
     if not (np.isfinite(new).all() and np.isfinite(pseudo).all()):
         raise ValueError("the student's gaps are not finite")
     factor = indicator_factor(proposal, n, settings)
-    if settings.reward_gap != "after":
+    if worths.gains:
         factor = 2.0 / (1.0 + abs(factor))
     rest = settings.beta * float(np.mean(pseudo)) if len(pseudo) else 0.0
     return Reward(total=factor * (float(np.mean(new)) + rest), own=factor * (new + rest))
-
-
-def _worth(after: Float32Array, before: Float32Array, settings: PolicySettings) -> Float64Array:
-    """What samples were worth: a loss for `after`, a gain for the other forms."""
-    if settings.reward_gap == "after":
-        return np.asarray(after, np.float64)
-    if settings.reward_gap == "before":
-        return np.asarray(before, np.float64)
-    return np.asarray(before, np.float64) - np.asarray(after, np.float64)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from psp_ray.core.records import Float64Array, Int64Array, UInt64Array
+from psp_ray.core.topk import StreamingTopK
 
 
 class LogSumExp:
@@ -44,47 +45,27 @@ def log_probabilities(logits: Float64Array, normalizer: float) -> Float64Array:
     return np.asarray(logits, np.float64) - normalizer
 
 
-class TopK:
-    """Running k largest (perturbed) keys over blocks; equal keys are ordered by the samples' own noise keys."""
-
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self.positions = np.zeros(0, np.int64)
-        self.log_prob = np.zeros(0, np.float64)
-        self.perturbed = np.zeros(0, np.float64)
-        self.keys = np.zeros(0, np.uint64)
-
-    def add(self, positions: Int64Array, log_prob: Float64Array, perturbed: Float64Array, keys: UInt64Array) -> None:
-        """Take in a block: positions, log probabilities, perturbed keys and sample keys, each (m,)."""
-        if len(self.perturbed) == self.k and self.k:
-            near = perturbed >= self.perturbed[-1]  # the rest can't enter
-            positions, log_prob, perturbed, keys = (
-                positions[near],
-                log_prob[near],
-                perturbed[near],
-                keys[near],
-            )
-        perturbed = np.concatenate([self.perturbed, perturbed])
-        keys = np.concatenate([self.keys, keys])
-        order = np.lexsort((keys, -perturbed))[: self.k]
-        self.perturbed, self.keys = perturbed[order], keys[order]
-        self.positions = np.concatenate([self.positions, positions])[order]
-        self.log_prob = np.concatenate([self.log_prob, log_prob])[order]
+Blocks = Iterable[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]
 
 
-def draw(
-    blocks: Iterable[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]], n_query: int
-) -> tuple[Int64Array, Float64Array, float]:
-    """Draw `n_query` distinct samples from blocks of (positions, log a, noise, sample keys).
+def draw(blocks: Blocks, n_query: int) -> tuple[Int64Array, Float64Array, float]:
+    """Draw `n_query` distinct samples from blocks of (positions, log a, noise, sample keys), in order of position.
 
-    `noise` are standard Gumbel draws, or zeros for plain top-k. Returns positions (n_query,) and log a (n_query,) in
-    draw order, and the (n_query+1)-th perturbed key (NaN if the pool holds no more than n_query).
+    `noise` are standard Gumbel draws, or zeros for plain top-k; equal sums go by the samples' keys. Returns positions
+    (n_query,) and log a (n_query,) in draw order, and the (n_query+1)-th perturbed key (NaN if the pool holds no more
+    than n_query).
     """
-    top = TopK(n_query + 1)
+    top = StreamingTopK(1, n_query + 1)
+    kept = np.zeros(0, np.int64)
+    kept_log_prob = np.zeros(0, np.float64)
     for positions, log_prob, noise, keys in blocks:
-        top.add(positions, log_prob, log_prob + noise, keys)
-    next_key = float(top.perturbed[n_query]) if len(top.perturbed) > n_query else float("nan")
-    return top.positions[:n_query], top.log_prob[:n_query], next_key
+        top.offer((log_prob + noise)[None, :], positions, keys)
+        near = np.isin(np.concatenate([kept, positions]), top.result()[2])
+        kept_log_prob = np.concatenate([kept_log_prob, log_prob])[near]
+        kept = np.concatenate([kept, positions])[near]
+    _, perturbed, chosen = top.result()
+    next_key = float(perturbed[n_query]) if len(perturbed) > n_query else float("nan")
+    return chosen[:n_query], kept_log_prob[np.searchsorted(kept, chosen[:n_query])], next_key
 
 
 def entropy(log_prob: Float64Array) -> float:

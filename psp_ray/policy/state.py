@@ -3,7 +3,7 @@
 `w_ic = 1[c = yhat_i] - cos_ic` with `yhat_i = argmax_c cos_ic` and `cos_ic = f_i . T_c` (method.md, step 1). Beside the
 factors a sample may have a few inputs that don't depend on the order of the classes: how sure the prompt is of it
 (`state_features`) and how it relates to the pool's mean and to what is labeled (`pooled_context`). They are
-standardized over the samples alive, so that they mean the same in every round.
+standardized over the unlabeled samples, so that they mean the same in every round.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psp_ray.config.kinds import PRIORS
 from psp_ray.config.policy import PolicySettings
-from psp_ray.core.errors import DatasetError
+from psp_ray.core.pool import block_spans, class_embeddings, finite
 from psp_ray.core.records import (
-    BLOCK_SIZE,
     Float32Array,
     Float64Array,
     Int32Array,
@@ -28,6 +28,7 @@ from psp_ray.core.records import (
     TextState,
     UInt64Array,
 )
+from psp_ray.policy.prior import Prior
 
 CACHE_BYTES = 256 << 20
 """Blocks of states kept in memory; the rest is recomputed from the features, to the same bits."""
@@ -39,13 +40,13 @@ _CLIP = 6.0
 
 @dataclass(frozen=True)
 class PoolView:
-    """What a state is computed from: a prompt, who is alive (sorted positions), and what is labeled.
+    """What a state is computed from: a prompt, who is unlabeled (sorted positions), and what is labeled.
 
     `anchors` (k,) sorted positions with log odds `anchor_odds` (k,): the prior `coverage`, where it is set.
     """
 
     text: TextState
-    alive: Int64Array
+    unlabeled: Int64Array
     labeled: Int64Array
     labels: Int32Array
     anchors: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -54,7 +55,7 @@ class PoolView:
     def digest(self) -> bytes:
         """Names the state: equal content, equal digest."""
         hasher = hashlib.blake2b(digest_size=16)
-        for array in (self.text.features, self.alive, self.labeled, self.labels, self.anchors, self.anchor_odds):
+        for array in (self.text.features, self.unlabeled, self.labeled, self.labels, self.anchors, self.anchor_odds):
             hasher.update(np.ascontiguousarray(array).tobytes() + b"\x00")
         hasher.update(np.float64(self.text.logit_scale).tobytes())
         return hasher.digest()
@@ -62,7 +63,7 @@ class PoolView:
 
 @dataclass(frozen=True)
 class BlockState:
-    """The alive samples of one block.
+    """The unlabeled samples of one block.
 
     `f` (m, d) and `w` (m, C) float32 factors; `extra` (m, k) float32, k = 0 where no extra inputs are set; `prior`
     (m,) float64 log odds added to the policy's (zeros without a prior); `positions` (m,); `keys` (m,) noise keys.
@@ -75,9 +76,26 @@ class BlockState:
     positions: Int64Array
     keys: UInt64Array
 
+    def part(self, rows: list[int]) -> BlockState:
+        """Some samples of the block."""
+        return BlockState(
+            self.f[rows], self.w[rows], self.extra[rows], self.prior[rows], self.positions[rows], self.keys[rows]
+        )
+
     @property
     def nbytes(self) -> int:
+        """Memory held."""
         return sum(t.numel() * t.element_size() for t in (self.f, self.w, self.extra)) + 24 * len(self.positions)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Constants by which the factors are centered and scaled: means (d,) and (C,), root mean square distances."""
+
+    mean_f: Float32Array
+    mean_w: Float32Array
+    spread_f: float
+    spread_w: float
 
 
 def class_factor(f: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,11 +111,6 @@ def squared_distances(f: Tensor, w: Tensor, other_f: Tensor, other_w: Tensor) ->
     norms = (f * f).sum(1) * (w * w).sum(1)
     other = (other_f * other_f).sum(1) * (other_w * other_w).sum(1)
     return (norms[:, None] + other[None, :] - 2.0 * (f @ other_f.T) * (w @ other_w.T)).clamp_min(0.0)
-
-
-def block_size_of(pool: PoolReader) -> int:
-    """Samples per block; pools other than `BLOCK_SIZE` ones (small tests) say so in `block_size`."""
-    return int(getattr(pool, "block_size", BLOCK_SIZE))
 
 
 def uncertainty_features(cos: Tensor, logit_scale: float) -> Tensor:
@@ -158,12 +171,15 @@ class StateReader:
         settings: PolicySettings,
         device: torch.device | str = "cpu",
         cache_bytes: int = CACHE_BYTES,
+        prior: Prior | None = None,
     ) -> None:
         self.pool, self.settings, self.device = pool, settings, torch.device(device)
-        self.block_size = block_size_of(pool)
+        self.prior = prior or PRIORS.find(settings.prior)(pool, settings)
+        self.block_size = pool.block_size
         self.cache_bytes = cache_bytes
         self._blocks: OrderedDict[tuple[bytes, int], BlockState] = OrderedDict()
-        self._bytes = 0
+        self.held_bytes = 0
+        """Memory of the blocks kept."""
         self._summaries: dict[bytes, _Summary] = {}
         self._texts: dict[bytes, Tensor] = {}
 
@@ -174,15 +190,15 @@ class StateReader:
 
     @property
     def _needs_summary(self) -> bool:
-        return self.n_extra > 0 or self.settings.prior in ("entropy", "margin")
+        return self.n_extra > 0 or self.prior.uses_uncertainty
 
-    def blocks(self, alive: Int64Array) -> list[int]:
-        """Indices of the blocks that hold any of the sorted positions `alive`."""
-        return np.unique(np.asarray(alive) // self.block_size).tolist()
+    def blocks(self, unlabeled: Int64Array) -> list[int]:
+        """Indices of the blocks that hold any of the sorted positions `unlabeled`."""
+        return [index for index, _ in block_spans(unlabeled, self.block_size)]
 
-    def inside(self, alive: Int64Array, index: int) -> slice:
-        """Where the samples of block `index` stand in the sorted positions `alive`."""
-        low, high = np.searchsorted(alive, [index * self.block_size, (index + 1) * self.block_size])
+    def inside(self, unlabeled: Int64Array, index: int) -> slice:
+        """Where the samples of block `index` stand in the sorted positions `unlabeled`."""
+        low, high = np.searchsorted(unlabeled, [index * self.block_size, (index + 1) * self.block_size])
         return slice(int(low), int(high))
 
     def read(self, view: PoolView, index: int, digest: bytes | None = None) -> BlockState:
@@ -202,9 +218,8 @@ class StateReader:
         prior = np.zeros(len(f))
         if summary is not None:
             values = self._standardize(self._extra(view, summary, f, w, cos), summary)
-            if self.settings.prior in ("entropy", "margin"):
-                column, sign = (4, 1.0) if self.settings.prior == "entropy" else (3, -1.0)
-                prior = sign * self.settings.prior_weight * values[:, column].cpu().double().numpy()
+            if self.prior.uses_uncertainty:
+                prior = self.prior.log_odds(values[:, :N_STATE_FEATURES])
             extra = values[:, self._wanted()]
         if len(view.anchors):
             found_at = np.minimum(np.searchsorted(view.anchors, positions), len(view.anchors) - 1)
@@ -213,10 +228,10 @@ class StateReader:
         self._remember((digest, index), state)
         return state
 
-    def spread(self, view: PoolView) -> tuple[Float32Array, Float32Array, float, float]:
-        """Mean of f (d,) and of w (C,) over the view, and root mean square distances of f and of w from them."""
+    def normalization(self, view: PoolView) -> Normalization:
+        """The constants of `centered`, from the samples of a view."""
         summary = self.summary(view, view.digest())
-        return summary.mean_f, summary.mean_w, summary.spread_f, summary.spread_w
+        return Normalization(summary.mean_f, summary.mean_w, summary.spread_f, summary.spread_w)
 
     def summary(self, view: PoolView, digest: bytes) -> _Summary:
         """Pool-wide constants of a state: one pass for the means and one for the extra inputs' moments."""
@@ -228,7 +243,7 @@ class StateReader:
         text = self._text(view, digest)
         n_classes, width = text.shape
         f_moments, w_moments = _Moments(width), _Moments(n_classes)
-        for index in self.blocks(view.alive):
+        for index in self.blocks(view.unlabeled):
             f, _, _ = self._features(view, index)
             f_moments.add(f)
             w_moments.add(class_factor(f, text)[0])
@@ -253,7 +268,7 @@ class StateReader:
         if not self._needs_summary:
             return blank
         moments = _Moments(k)
-        for index in self.blocks(view.alive):
+        for index in self.blocks(view.unlabeled):
             f, _, _ = self._features(view, index)
             moments.add(self._extra(view, blank, f, *class_factor(f, text)))
         # A column that is constant but for rounding must not be blown up.
@@ -287,41 +302,29 @@ class StateReader:
 
     def _text(self, view: PoolView, digest: bytes) -> Tensor:
         if digest not in self._texts:
-            features = np.array(view.text.features, np.float32)
-            if not np.isfinite(features).all():
-                raise DatasetError("the prompt's class embeddings are not finite: learning diverged")
-            if features.shape[1] != self.pool.dim:
-                raise DatasetError(
-                    f"class embeddings of width {features.shape[1]} and image features of width {self.pool.dim} come "
-                    "from different models; featurize with the model of the run"
-                )
+            features = class_embeddings(view.text, self.pool).copy()
             self._texts[digest] = torch.from_numpy(features).to(self.device)
         return self._texts[digest]
 
     def _features(self, view: PoolView, index: int) -> tuple[Tensor, Int64Array, UInt64Array]:
-        positions = view.alive[self.inside(view.alive, index)]
+        positions = view.unlabeled[self.inside(view.unlabeled, index)]
         block = self.pool.block(index)
         rows = np.asarray(positions) - block.start
-        features = np.asarray(block.features[rows], np.float32)
-        if not np.isfinite(features).all():
-            bad = int(positions[np.flatnonzero(~np.isfinite(features).all(1))[0]])
-            raise DatasetError(
-                f"the feature of pool sample {bad} is not a finite number; clear the feature cache and featurize again"
-            )
+        features = finite(np.asarray(block.features[rows], np.float32), positions)
         return torch.from_numpy(features).to(self.device), np.asarray(positions, np.int64), block.keys[rows]
 
     def _remember(self, key: tuple[bytes, int], state: BlockState) -> None:
         if state.nbytes > self.cache_bytes:
             return
         self._blocks[key] = state
-        self._bytes += state.nbytes
-        while self._bytes > self.cache_bytes:
+        self.held_bytes += state.nbytes
+        while self.held_bytes > self.cache_bytes:
             _, oldest = self._blocks.popitem(last=False)
-            self._bytes -= oldest.nbytes
+            self.held_bytes -= oldest.nbytes
 
     def forget(self, keep: set[bytes]) -> None:
         """Drop what is kept of states other than those named."""
         for key in [key for key in self._blocks if key[0] not in keep]:
-            self._bytes -= self._blocks.pop(key).nbytes
+            self.held_bytes -= self._blocks.pop(key).nbytes
         self._summaries = {key: value for key, value in self._summaries.items() if key in keep}
         self._texts = {key: value for key, value in self._texts.items() if key in keep}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float64Array, Int32Array
 from psp_ray.posterior.audit import Answers
 
@@ -65,13 +66,6 @@ def unseen_logits(answers: Answers, judged: Float64Array, logit_scale: float) ->
         oldest -= 1
     keep = usable & (answers.asked_in >= oldest)
     return Unseen(logit_scale * np.asarray(answers.cosines[keep], np.float64), answers.answers[keep])
-
-
-def softmax(logits: NDArray[Any]) -> Float64Array:
-    shifted = np.asarray(logits, np.float64)
-    shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    result: Float64Array = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
 
 
 def fit_temperature(logits: NDArray[Any], labels: Int32Array) -> float:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psp_ray.posterior.accuracy import telling
 from psp_ray.posterior.calibration import Reliability
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_learning_curve(
@@ -18,46 +22,33 @@ def plot_learning_curve(
     split: str,
     zero_shot_estimate: dict[str, float] | None = None,
 ) -> None:
-    """Draw accuracy against labels into the PNG file `path`, with zero-shot as the starting point.
+    """Draw `learning_curve` into the PNG file `path`."""
+    learning_curve(rows, zero_shot, title, split, zero_shot_estimate).savefig(path, dpi=150)
+
+
+def learning_curve(
+    rows: list[dict[str, Any]],
+    zero_shot: float,
+    title: str,
+    split: str,
+    zero_shot_estimate: dict[str, float] | None = None,
+) -> Figure:
+    """Accuracy (%) against labels, with zero-shot as the starting point.
 
     Beside accuracy on `split`, where it is known, stands the estimate from the draws with its 95 % interval.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     labels = [0, *(row["labels_total"] for row in rows)]
     estimates = [zero_shot_estimate, *(row["pool_accuracy_estimate"] for row in rows)]
     known = [(x, e) for x, e in zip(labels, estimates, strict=True) if telling(e)]
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    if known:
-        value = [100 * e["value"] for _, e in known]
-        reach = [[100 * (e["value"] - e["low"]) for _, e in known], [100 * (e["high"] - e["value"]) for _, e in known]]
-        axes.errorbar(
-            [x for x, _ in known],
-            value,
-            yerr=reach,
-            fmt="s--",
-            color="tab:orange",
-            alpha=0.8,
-            linewidth=1,
-            markersize=4,
-            capsize=3,
-            label="estimate for the pool (95 %)",
-        )
     tested = not math.isnan(zero_shot)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    if known:
+        _draw_estimates(axes, known)
     if tested:
-        accuracy = [100 * zero_shot, *(100 * row["test_accuracy"] for row in rows)]
-        axes.plot(labels, accuracy, marker="o", color="tab:blue", label=f"{split} accuracy")
-        axes.axhline(100 * zero_shot, color="tab:gray", linestyle="--", linewidth=1, label="zero-shot")
-        axes.annotate(
-            f"{accuracy[-1]:.1f} %",
-            (labels[-1], accuracy[-1]),
-            textcoords="offset points",
-            xytext=(0, 8),
-            ha="center",
-        )
+        _draw_tested(axes, labels, [zero_shot, *(row["test_accuracy"] for row in rows)], split)
     if not tested and not known:
         axes.text(0.5, 0.5, "no test set, and no estimate from the draws", ha="center", transform=axes.transAxes)
     axes.set_xlabel("labels")
@@ -69,18 +60,47 @@ def plot_learning_curve(
     axes.grid(alpha=0.3)
     if tested or known:
         figure.legend(loc="outside lower center", ncols=3, fontsize="small")  # no point or bar lies behind it
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
+
+
+def _draw_estimates(axes: Axes, known: list[tuple[int, dict[str, float]]]) -> None:
+    """Accuracy estimates of the pool at their numbers of labels, with bars for the intervals."""
+    value = [100 * e["value"] for _, e in known]
+    reach = [[100 * (e["value"] - e["low"]) for _, e in known], [100 * (e["high"] - e["value"]) for _, e in known]]
+    axes.errorbar(
+        [x for x, _ in known],
+        value,
+        yerr=reach,
+        fmt="s--",
+        color="tab:orange",
+        alpha=0.8,
+        linewidth=1,
+        markersize=4,
+        capsize=3,
+        label="estimate for the pool (95 %)",
+    )
+
+
+def _draw_tested(axes: Axes, labels: list[int], accuracies: list[float], split: str) -> None:
+    """Accuracy on labeled images, zero-shot first; the last point carries its number."""
+    percent = [100 * accuracy for accuracy in accuracies]
+    axes.plot(labels, percent, marker="o", color="tab:blue", label=f"{split} accuracy")
+    axes.axhline(percent[0], color="tab:gray", linestyle="--", linewidth=1, label="zero-shot")
+    axes.annotate(
+        f"{percent[-1]:.1f} %",
+        (labels[-1], percent[-1]),
+        textcoords="offset points",
+        xytext=(0, 8),
+        ha="center",
+    )
 
 
 def plot_calibration(path: Path, curves: dict[str, Reliability], title: str) -> None:
     """Draw reliability diagrams, one curve a name, into the PNG file `path`; the size of a point is its share."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5.0, 4.6), layout="constrained")
+    figure = Figure(figsize=(5.0, 4.6), layout="constrained")
+    axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="tab:gray", linestyle="--", linewidth=1, label="perfect")
     for (name, curve), color in zip(curves.items(), ("tab:orange", "tab:green", "tab:blue"), strict=False):
         axes.plot(curve.confidence, curve.accuracy, color=color, linewidth=1, label=f"{name}: error {curve.ece:.3f}")
@@ -90,4 +110,3 @@ def plot_calibration(path: Path, curves: dict[str, Reliability], title: str) -> 
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=150)
-    plt.close(figure)

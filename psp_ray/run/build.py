@@ -154,8 +154,8 @@ def config_of(text: str) -> Config:
 
 def build_sampler(settings: str, pool: PoolReader) -> Any:
     """The acquisition function that `strategy` names."""
-    from psp_ray.acquisition.audit import with_audit
     from psp_ray.acquisition.base import create
+    from psp_ray.acquisition.wrappers.audit import with_audit
 
     config = config_of(settings)
     return create(with_audit(config.policy.strategy, config.policy), pool, config.policy)
@@ -163,40 +163,60 @@ def build_sampler(settings: str, pool: PoolReader) -> Any:
 
 def build_oracle(given: OracleInput) -> Any:
     """The oracle over its ledger, with the annotator that `oracle` names."""
-    from psp_ray.labels import Ledger, Oracle, OracleSettings, make_annotator
+    from psp_ray.labels import AnnotatorInput, Ledger, Oracle, OracleSettings, make_annotator
 
     config = config_of(given.settings)
-    ledger: Any = given.ledger
     pairs = zip(given.sample_ids, given.labels.tolist(), strict=True)
-    truth = {name: label for name, label in pairs if label >= 0}
-    if config.labels.oracle == "file":
-        assert given.manifest is not None
-        annotator = make_annotator("file", folder=given.folder, class_names=given.classes, manifest=given.manifest)
-    elif config.labels.annotators is not None:
-        from psp_ray.labels.accounting import RecordedCrowd
-        from psp_ray.labels.annotators.simulated import load_crowd
-
-        ledger = Ledger(given.ledger)
-        annotator = RecordedCrowd(ledger, truth, load_crowd(config.labels.annotators), given.classes, given.experiment)
-    else:
-        annotator = make_annotator("ground-truth", labels=truth)
+    ledger = Ledger(given.ledger)
+    annotator = make_annotator(
+        annotator_name(config),
+        AnnotatorInput(
+            classes=given.classes,
+            truth={name: label for name, label in pairs if label >= 0},
+            pool=given.manifest,
+            folder=Path(given.folder),
+            settings_file=config.labels.annotators,
+            ledger=ledger,
+            experiment=given.experiment,
+        ),
+    )
     settings = OracleSettings(label_cap=config.labels.label_cap, cost_cap=config.labels.cost_cap)
     return Oracle(ledger, annotator, given.classes, settings)
 
 
+def annotator_name(config: Config) -> str:
+    """Who is asked: the true labels go through simulated annotators where some are described."""
+    if config.labels.oracle == "ground-truth" and config.labels.annotators is not None:
+        return "simulated"
+    return config.labels.oracle
+
+
 def check_annotators(config: Config, n_classes: int) -> None:
-    """Raise a ConfigError for simulated annotators that can't be used, or would not be."""
+    """Raise a ConfigError for an annotator that there isn't, or simulated ones that can't be used, or would not be."""
+    from psp_ray.labels import ANNOTATORS
+
+    ANNOTATORS.find(config.labels.oracle)
+    name = annotator_name(config)
+    if name == "simulated" and config.labels.annotators is None:
+        raise ConfigError("--oracle simulated: needs --annotators FILE, which says who they are")
     if config.labels.annotators is None:
         return
-    if config.labels.oracle == "shared":
+    if name == "shared":
         raise ConfigError(
             "--annotators: a shared oracle has its own; give them to `psp-ray oracle start`, or leave --oracle out"
         )
-    if config.labels.oracle != "ground-truth":
+    if name != "simulated":
         raise ConfigError(f"--annotators: --oracle {config.labels.oracle} would not ask them; leave one of them out")
-    from psp_ray.labels.annotators.simulated import CrowdAnnotator, load_crowd
+    from psp_ray.labels.annotators.simulated import SimulatedAnnotators, load_group
 
-    CrowdAnnotator({}, load_crowd(config.labels.annotators), n_classes)
+    SimulatedAnnotators({}, load_group(config.labels.annotators), n_classes)
+
+
+def answers_from_truth(config: Config) -> bool:
+    """Whether the annotator gives the data set's own labels, so that all of the pool must have one."""
+    from psp_ray.labels import ANNOTATORS
+
+    return ANNOTATORS.find(config.labels.oracle).needs_truth
 
 
 def build_learner(given: LearnerInput, pool: PoolReader) -> LearnerComponent:

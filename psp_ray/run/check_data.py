@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from psp_ray.acquisition.audit import with_audit
+from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.config import Config
 from psp_ray.core.records import TextState
 from psp_ray.data.dataset import PARTS, Dataset

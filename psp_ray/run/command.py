@@ -20,7 +20,8 @@ from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.files import LOCK, alone, read_json, write_json, write_text
 from psp_ray.core.threads import limit_threads
-from psp_ray.data.dataset import Dataset, load_dataset
+from psp_ray.data.dataset import Dataset
+from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited, readable
 from psp_ray.features.cache import EncoderSpec, FeatureCache
 from psp_ray.features.featurize import FeaturizedDataset, Progress, featurize, plan_featurize, write_broken
@@ -123,7 +124,7 @@ def check_budget(config: Config, dataset: Dataset) -> None:
     per_round = _with_pool_size(config, dataset).labels.labels_per_round
     assert isinstance(per_round, int)
     n, wanted = dataset.pool.num_rows, config.labels.rounds * per_round
-    if per_round > n or (wanted > n and config.labels.oracle != "file"):
+    if per_round > n or (wanted > n and components.answers_from_truth(config)):
         raise ConfigError(
             f"--rounds {config.labels.rounds} x --labels-per-round {config.labels.labels_per_round} = {wanted} labels, "
             f"but the pool has {n} images; lower one of them"
@@ -136,7 +137,7 @@ def check_budget(config: Config, dataset: Dataset) -> None:
 
 def _require_labels(config: Config, dataset: Dataset) -> None:
     """Ground truth, where it is to answer, can do so for all of the pool."""
-    if config.labels.oracle == "file":
+    if not components.answers_from_truth(config):
         return
     unknown = int((dataset.known_labels("pool") < 0).sum())
     if unknown:
@@ -171,12 +172,12 @@ def templates_of(config: Config, dataset: Dataset) -> list[str]:
 
 
 def _encoder_spec(config: Config) -> EncoderSpec:
-    from psp_ray.clip.backbone import backbone_hash, choose_device, choose_precision
+    from psp_ray.clip.backbone import backbone_hash, precision_on
     from psp_ray.clip.spec import resolve
 
     spec = components.backbone_spec(config)
     found = resolve(spec)
-    precision = choose_precision(config.model.precision, choose_device(config.model.device))
+    precision = precision_on(config.model.device, config.model.precision)
     return EncoderSpec(backbone_hash(spec), found.preprocessing, int(found.config["embed_dim"]), precision)
 
 
@@ -301,7 +302,9 @@ def run(config: Config, reporter: Reporter | None = None, wait: float = 0.0) -> 
     prepared = prepare(config)
     config = prepared.config
     _require_labels(config, prepared.dataset)
-    with alone(out, wait):
+    with alone(out, wait) as locked:
+        if not locked:
+            reporter.warn(f"--out {out}: its file system has no locks; start no second process there")
         return _run_alone(config, prepared, out, reporter, started)
 
 
@@ -493,15 +496,15 @@ def oracle_input(
 
     `content_hashes` of the pool's images: a shared oracle knows them by these.
     """
-    by_file = config.labels.oracle == "file"
+    asks = not components.answers_from_truth(config)
     return components.OracleInput(
         settings=components.settings_json(config),
         classes=list(dataset.classes),
         ledger=config.labels.ledger or os.environ.get("PSP_RAY_LEDGER") or str((out / "ledger.sqlite").resolve()),
         sample_ids=dataset.pool["sample_id"].to_pylist(),
         labels=dataset.known_labels("pool"),
-        folder=str(out.resolve()) if by_file else "",
-        manifest=dataset.pool if by_file else None,
+        folder=str(out.resolve()) if asks else "",
+        manifest=dataset.pool if asks else None,
         content_hashes=list(content_hashes),
         experiment=experiment,
     )
@@ -549,7 +552,7 @@ def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, rep
         ):
             return False
     finally:
-        oracle.close()
+        oracle.ledger.close()
     # In this order a crash in between does it all again, and drops no further round.
     summary = read_json(out / SUMMARY)
     drop_checkpoint(out / "checkpoints", len(summary["rounds"]))

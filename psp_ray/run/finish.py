@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from psp_ray.config.config import Config
+from psp_ray.core.probability import softmax
 from psp_ray.export.classifier import PROMPTS, save_prompts
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.posterior.accuracy import share_of_none
-from psp_ray.posterior.calibration import Calibration, Unseen, calibrate, reliability, softmax, unseen_logits
+from psp_ray.posterior.calibration import Calibration, Unseen, calibrate, reliability, unseen_logits
 from psp_ray.report.curve import plot_calibration
 from psp_ray.run import build as components
 from psp_ray.run.loop import Experiment, PoolNames, RunState

@@ -82,7 +82,7 @@ def folds_of(config: Config, tested: bool) -> int:
 
 def chance_share(config: Config) -> float:
     """The share of the labels that is drawn by chance alone."""
-    from psp_ray.acquisition.audit import with_audit
+    from psp_ray.acquisition.wrappers.audit import with_audit
 
     base, *wrappers = with_audit(config.policy.strategy, config.policy).split("+")
     if base == "random" and set(wrappers) <= {"audit"}:

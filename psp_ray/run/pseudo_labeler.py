@@ -57,7 +57,7 @@ class PseudoLabelerComponent:
 
         Returns how many images got theirs now, and how many are left.
         """
-        if self._views is None or (bought is None) != (self._settings.pseudo_source == "prompt"):
+        if self._views is None or (bought is not None) != self._labeler.source.uses_graph:
             return 0, 0
         chosen = self._candidates(text, unlabeled, bought, round, labeled, labels)
         return self._views.encode_some(chosen)
@@ -93,7 +93,7 @@ class PseudoLabelerComponent:
         """
         if self._views is not None:
             self._asked = text, unlabeled
-            if self._settings.pseudo_source != "prompt":
+            if self._labeler.source.uses_graph:
                 return PseudoLabels.empty()
             chosen, self._planned = self._candidates(text, unlabeled, None, round, labeled, labels), None
             return self._labeler.label(text, chosen, round, labeled, labels, self._views)
@@ -103,7 +103,7 @@ class PseudoLabelerComponent:
 
     def drop(self, positions: Int64Array, round: int, labeled: Int64Array, labels: Int32Array) -> PseudoLabels:
         """What `label` gave without the query set `positions`; `labeled`, `labels` now hold this round's purchase."""
-        if self._views is not None and self._settings.pseudo_source != "prompt":
+        if self._views is not None and self._labeler.source.uses_graph:
             assert self._asked is not None
             text, unlabeled = self._asked
             chosen, self._planned = self._candidates(text, unlabeled, positions, round, labeled, labels), None
@@ -148,6 +148,10 @@ class FreshPool:
     @property
     def n_blocks(self) -> int:
         return self._pool.n_blocks
+
+    @property
+    def block_size(self) -> int:
+        return self._pool.block_size
 
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
         block = self._pool.block(index)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import (
@@ -22,7 +23,7 @@ from psp_ray.core.records import (
     TextState,
 )
 from psp_ray.core.topk import StreamingTopK
-from psp_ray.neighbors.graph import PoolGraph, knn_graph, propagate
+from psp_ray.neighbors.graph import Opinion, PoolGraph, knn_graph, propagate
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
 from psp_ray.selftrain.ust import BlockScores, score_views
 
@@ -32,6 +33,9 @@ Views = Callable[[Int64Array], Float16Array] | Float16Array
 The function is called once a block, in block order, with the block's unlabeled positions; it must give the same
 answer when it is asked again in the same round.
 """
+
+NO_OPINION = Opinion(np.zeros(0, np.int32), np.zeros(0, np.float32))
+"""Of a graph that is not asked."""
 
 FILL_SPARE = 32
 """Candidates listed per class beyond its floor, for samples that are bought meanwhile or wanted by other classes."""
@@ -64,6 +68,7 @@ class PseudoLabeler:
         self.pool = pool
         self.graph_pool = graph_pool or pool
         self.settings = settings
+        self.source = PSEUDO_SOURCES.find(settings.pseudo_source)()
         self._graph: PoolGraph | None = None
         self._scores: _Scores | None = None
 
@@ -85,7 +90,7 @@ class PseudoLabeler:
         unlabeled = np.asarray(unlabeled, np.int64)
         if len(unlabeled) and ((np.diff(unlabeled) <= 0).any() or unlabeled[0] < 0 or unlabeled[-1] >= self.pool.n):
             raise ValueError(f"unlabeled must be sorted, distinct and within 0..{self.pool.n - 1}")
-        if self.settings.pseudo_source != "prompt":  # beside the oracle, rather than when its answer is there
+        if self.source.uses_graph:  # beside the oracle, rather than when its answer is there
             unlabeled = np.intersect1d(unlabeled, self.graph().positions, assume_unique=True)
         self._scores = self._score(text, unlabeled, round, views)
         return self._select(self._scores, np.zeros(0, np.int64), labeled, labels)
@@ -129,7 +134,7 @@ class PseudoLabeler:
             parts.append(part)
             if candidates is not None and scores.probabilities is not None:
                 values = scores.probabilities[rows].T
-                if self.settings.pseudo_source == "prompt":
+                if not self.source.uses_graph:
                     # Kept samples are no candidates; with a graph, who is kept depends on labels still to come.
                     kept = passes(part.confidence, part.uncertainty, self.settings)
                     values = np.where(kept[None, :], -np.inf, values)
@@ -193,18 +198,12 @@ class PseudoLabeler:
         self, scores: _Scores, dropped: Int64Array, labeled: Int64Array | None, labels: Int32Array | None
     ) -> PseudoLabels:
         settings = self.settings
-        alive = ~np.isin(scores.positions, dropped, assume_unique=True)
-        all_labels, all_confidence = scores.labels, scores.confidence
-        if settings.pseudo_source != "prompt":
-            opinion, share = self._opinion(scores, labeled, labels)
-            alive &= opinion >= 0
-            if settings.pseudo_source == "both":
-                alive &= opinion == scores.labels
-            else:
-                all_labels, all_confidence = opinion, share
-        index = np.flatnonzero(alive & passes(all_confidence, scores.uncertainty, settings))
-        position, label = scores.positions[index], all_labels[index]
-        confidence, uncertainty = all_confidence[index], scores.uncertainty[index]
+        graph = Opinion(*self.opinion(scores.positions, labeled, labels)) if self.source.uses_graph else NO_OPINION
+        opinion = self.source.choose(Opinion(scores.labels, scores.confidence), graph)
+        left = ~np.isin(scores.positions, dropped, assume_unique=True) & (opinion.labels >= 0)
+        index = np.flatnonzero(left & passes(opinion.confidence, scores.uncertainty, settings))
+        position, label = scores.positions[index], opinion.labels[index]
+        confidence, uncertainty = opinion.confidence[index], scores.uncertainty[index]
         chosen = within_cap(label, confidence, position, settings.pseudo_cap)
         columns: list[NDArray[Any]] = [position[chosen], label[chosen], confidence[chosen], uncertainty[chosen]]
         count = np.bincount(label, minlength=len(scores.text.features))
@@ -227,12 +226,6 @@ class PseudoLabeler:
             columns[2][order].astype(np.float32),
             columns[3][order].astype(np.float32),
         )
-
-    def _opinion(
-        self, scores: _Scores, labeled: Int64Array | None, labels: Int32Array | None
-    ) -> tuple[Int32Array, Float32Array]:
-        """What the bought labels say, by way of the graph, about the scored samples (-1: nothing), and how surely."""
-        return self.opinion(scores.positions, labeled, labels)
 
     def opinion(
         self, positions: Int64Array, labeled: Int64Array | None, labels: Int32Array | None

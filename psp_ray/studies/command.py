@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from psp_ray.config.config import Config
-from psp_ray.core.errors import ConfigError
+from psp_ray.core.errors import ConfigError, Interrupted
 from psp_ray.core.files import alone, write_text
 from psp_ray.core.threads import limit_threads
 from psp_ray.report.progress import Reporter
@@ -86,7 +86,7 @@ def carry_out(
         try:
             failed = _run(plan, where, request.parallel, console)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted":
+            if isinstance(error, (KeyboardInterrupt, Interrupted)):
                 write_csv(plan.out, *collect(plan))
                 console.print(f"interrupted; go on with the same command and --resume; so far: {plan.out / RESULTS}")
             raise

@@ -11,7 +11,8 @@ import pandas as pd
 from rich.console import Console
 
 from psp_ray.core.errors import ConfigError, UserError
-from psp_ray.data.dataset import Dataset, load_dataset
+from psp_ray.data.dataset import Dataset
+from psp_ray.data.load import load_dataset
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.command import Request, carry_out
 from psp_ray.studies.plan import make_plan

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from psp_ray.run.references import REFERENCES
 from psp_ray.studies.plan import slug
 from psp_ray.studies.tables import Key, Panel, labels_title, panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's eight colors without yellow, which is too pale on white; black is random's.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#666666"]
@@ -25,21 +29,14 @@ def picture_name(dataset: str) -> str:
 
 def draw_curves(path: Path, results: pd.DataFrame, curves: pd.DataFrame, dataset: str, split: str) -> None:
     """Draw one data set: a row of panels for each number of labels per class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     times: list[int | None] = [*sorted({int(item) for item in results.labels_per_class.dropna()})] or [None]
     parts = [panel(results, curves, [dataset], count) for count in times]
     keys = [key for key in parts[0].keys if key[0] not in REFERENCES]
     groups = _groups(keys)
     styles = _styles(keys)
     columns = max(1, len(groups))
-    figure, axes = plt.subplots(
-        len(times), columns, figsize=(5.2 * columns + 0.4, 4.6 * len(times)), sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    figure = Figure(figsize=(5.2 * columns + 0.4, 4.6 * len(times)), layout="constrained")
+    axes = figure.subplots(len(times), columns, sharey=True, squeeze=False)
     for row, (count, part) in enumerate(zip(times, parts, strict=True)):
         for column, group in enumerate(groups or [[]]):
             _draw_panel(axes[row][column], part, group, styles)
@@ -47,16 +44,14 @@ def draw_curves(path: Path, results: pd.DataFrame, curves: pd.DataFrame, dataset
                 axes[row][column].set_title(f"{labels_title(count)} per class and round", fontsize=10)
             if column == 0:
                 axes[row][column].set_ylabel(f"{split} accuracy (%)")
-    for column, group in enumerate(groups or [[]]):
+    for column in range(columns):
         handles, names = axes[0][column].get_legend_handles_labels()
         axes[-1][column].legend(
             handles, names, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, fontsize=8.5,
             handlelength=3.2,
         )  # fmt: skip
-        del group
     figure.suptitle(f"{dataset}: mean over seeds, band of one standard deviation", fontsize=11)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _groups(keys: list[Key]) -> list[list[Key]]:
@@ -92,7 +87,7 @@ def _styles(keys: list[Key]) -> dict[Key, dict[str, Any]]:
     return styles
 
 
-def _draw_panel(axes: Any, part: Panel, group: list[Key], styles: dict[Key, dict[str, Any]]) -> None:
+def _draw_panel(axes: Axes, part: Panel, group: list[Key], styles: dict[Key, dict[str, Any]]) -> None:
     drawn = [*([RANDOM] if RANDOM in part.keys else []), *group]
     both = len({key[1] for key in styles}) > 1
     for key in drawn:

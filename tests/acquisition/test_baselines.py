@@ -10,8 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from psp_ray.acquisition import _cluster, create
 from psp_ray.acquisition.alfa_mix import caps, class_means
 from psp_ray.acquisition.bandit import Bandit
-from psp_ray.acquisition.cbsq import thresholds
-from psp_ray.acquisition.trustset import context, train, trust_set
+from psp_ray.acquisition.el2n_policy import context, train, worth_it
 from psp_ray.config.acquisition import BanditSettings
 from psp_ray.config.config import Config
 from psp_ray.core.errors import UserError
@@ -117,72 +116,14 @@ def test_clusters_are_the_same_for_any_number_of_threads():
     np.testing.assert_array_equal(*results)
 
 
-def test_typiclust_takes_the_densest_point_of_the_largest_blobs_without_labels():
-    sizes = [30, 20, 12, 40]
-    x, which = blobs(sizes)
-    labeled = [int(np.flatnonzero(which == 3)[0])]
-    state = state_of(len(x), np.eye(5), 3, labeled, [0], round=2)
-    chosen = propose("typiclust", x, state, 32)
-    assert which[chosen].tolist() == [0, 1, 2]  # 4 clusters, the largest of those without a label first
-    for index, pick in enumerate(chosen):
-        members = np.flatnonzero(which == index)
-        k = min(20, len(members) // 2)
-        distance = NearestNeighbors(n_neighbors=k + 1).fit(half(x[members])).kneighbors(half(x[members]))[0]
-        assert pick == members[distance[:, 1:].mean(axis=1).argmin()]
-
-
-def test_typiclust_serves_small_clusters_last_and_caps_their_number():
-    coverage = _cluster.Coverage(np.repeat([0, 1, 2, 3], [4, 9, 6, 8]), np.ones(27, bool), np.arange(27) == 26, 5)
+def test_coverage_serves_the_cluster_with_fewest_labels_and_of_those_the_largest():
+    coverage = _cluster.Coverage(np.repeat([0, 1, 2], [4, 9, 6]), np.ones(19, bool), np.arange(19) == 18)
     order = []
     while (index := coverage.next()) >= 0:
         order.append(index)
         coverage.take(index)
-    # 1, 2 have no label and are larger than 5; 3 has one; then all have one: by size; cluster 0 is small
-    assert order[:6] == [1, 2, 1, 3, 2, 1]
-    assert order.index(0) == 23
-    x, _ = blobs([30, 20, 3])
-    chosen = propose("typiclust", x, state_of(53, np.eye(4), 4), typiclust_clusters=2)
-    assert len(set(chosen)) == 4
-
-
-def test_cbsq_clusters_images_with_their_text():
-    """Two blobs of images that the prompt tells apart only by a little: one query for each."""
-    sizes = [25, 15]
-    x, which = blobs(sizes)
-    state = state_of(40, np.eye(3)[:2], 2)
-    assert which[propose("cbsq", x, state)].tolist() == [0, 1]
-
-
-def test_cbsq_takes_the_sample_nearest_to_the_center():
-    x, _ = blobs([25], spread=0.3)
-    text = unit(np.array([[1.0, 0.1], [1.0, -0.1]]))
-    p = softmax(10.0 * half(x) @ text.T, axis=1)
-    guided = (half(x) + p @ text) / 2
-    nearest = np.linalg.norm(guided - guided.mean(0), axis=1).argmin()
-    assert propose("cbsq", x, state_of(25, text, 1)) == [nearest]
-
-
-def test_thresholds_by_hand():
-    p = np.array([[0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1]])
-    got = thresholds(p, np.array([0, 0, 1, 1]))
-    np.testing.assert_allclose(got, [0.8, 0.8, np.inf])  # the third is wrongly taken for class 0
-
-
-def test_cbsq_passes_over_the_sure_until_nothing_else_is_left():
-    text = np.eye(2)
-    angle = np.concatenate([np.linspace(0.02, 0.1, 10), np.linspace(0.5, 0.7, 10)])
-    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # ten surely class 0, ten not so
-    state = state_of(20, text, 8, labeled=[0, 10], labels=[0, 0], round=2)
-    p = softmax(10.0 * half(x) @ text.T, axis=1)
-    bar = p[[0, 10], 0].mean()
-    sure = np.flatnonzero(p[:, 0] >= bar)
-    chosen = propose("cbsq", x, state)
-    assert not set(chosen) & set(sure)
-    everything = propose("cbsq", x, state_of(20, text, 18, [0, 10], [0, 0], round=2))
-    last = [i for i in everything if i in sure]
-    assert everything[-len(last) :] == last  # asked about after all others, least sure first
-    assert last == sorted(last, key=lambda i: p[i, 0])
-    assert set(propose("cbsq", x, state, cbsq_selective=False)) & set(sure)
+    assert order[:5] == [1, 0, 1, 2, 0]  # cluster 2 has a label; then all have one: by size
+    assert np.bincount(order).tolist() == [4, 9, 6]
 
 
 # -- ALFA-Mix --------------------------------------------------------------------------------------------------------
@@ -278,14 +219,14 @@ def test_the_bandit_forgets_and_refuses_other_arms():
         bandit.load_state_dict({"wins": np.zeros(3), "losses": np.zeros(3), "seed": np.asarray(0)})
 
 
-def test_trust_set_by_hand():
+def test_labels_worth_it_by_hand():
     x = np.array([[0.0], [0.1], [5.0], [1.0], [2.0]], np.float32)
     worth = np.array([1.0, 0.9, 0.5, 0.2, 0.3])
     labels = np.array([0, 0, 0, 1, 1])
     # class 0 keeps 2 of 3: the worthiest, then 0.5 * 5 beats 0.9 * 0.1; class 1 keeps the worthier
-    assert trust_set(x, worth, labels, 0.67).tolist() == [True, False, True, False, True]
-    assert trust_set(x, worth, labels, 1.0).all()
-    assert trust_set(np.zeros((3, 1), np.float32), np.zeros(3), np.zeros(3, int), 0.67).sum() == 2
+    assert worth_it(x, worth, labels, 0.67).tolist() == [True, False, True, False, True]
+    assert worth_it(x, worth, labels, 1.0).all()
+    assert worth_it(np.zeros((3, 1), np.float32), np.zeros(3), np.zeros(3, int), 0.67).sum() == 2
 
 
 def test_the_trained_policy_points_where_logistic_regression_does():
@@ -329,10 +270,10 @@ def test_contexts_are_standardized_and_say_what_they_say():
     assert len(keys) == 90
 
 
-def test_trustset_learns_to_prefer_what_the_prompt_gets_wrong():
+def test_the_el2n_policy_learns_to_prefer_what_the_prompt_gets_wrong():
     """Labels are worth much where the prompt is unsure: after some rounds the policy asks there more than at first."""
     world = World(n=400, n_classes=4, spread=2.0)
-    strategy = create("trustset", world.pool, Config().policy)
+    strategy = create("el2n-policy", world.pool, Config().policy)
     log = list(world.rounds(strategy, 8, first=world.state(n_query=16)))
 
     def unsure(state, positions):

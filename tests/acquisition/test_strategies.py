@@ -166,7 +166,7 @@ def test_topk_takes_the_most_probable_and_claims_no_inclusion_probability():
     strategy = build("vssp", world, sampling="topk", prior="none")
     proposal = strategy.propose(world.state(n_query=6))
     assert np.isnan(proposal.next_key)
-    np.testing.assert_array_equal(np.sort(proposal.positions), np.sort(np.argsort(-strategy._actions.u)[:6]))
+    np.testing.assert_array_equal(np.sort(proposal.positions), np.sort(np.argsort(-strategy.actions.u)[:6]))
     assert np.all(np.diff(proposal.log_prob) <= 0)
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from psp_ray.acquisition import create, register
-from psp_ray.acquisition.audit import with_audit
-from psp_ray.acquisition.pcb import balanced, balanced_as_released
-from psp_ray.acquisition.sub import intensities
+from psp_ray.acquisition.wrappers.audit import with_audit
+from psp_ray.acquisition.wrappers.pcb import balanced, balanced_as_released
+from psp_ray.acquisition.wrappers.sub import intensities
 from psp_ray.config.acquisition import AuditSettings
 from psp_ray.config.config import Config
 from psp_ray.posterior.inclusion import inclusion_probabilities
@@ -27,8 +27,9 @@ def test_balanced_by_hand():
 def test_released_gives_up_when_the_least_labeled_class_runs_out():
     predicted = np.array([0, 0, 1, 0, 2, 1])
     counts = np.array([1, 0, 0, 0])
-    # 1 and 2, then class 3 is least for ever: the rest comes in the candidates' own (random) order
-    assert balanced_as_released(predicted, counts, 6).tolist() == [2, 4, 0, 1, 3, 5]
+    # 1 and 2 by the first order, then class 3 is least for ever: the rest comes in the second order
+    first, second = np.array([5, 4, 3, 2, 1, 0]), np.array([4, 1, 0, 2, 5, 3])
+    assert balanced_as_released(predicted, counts, 6, first, second).tolist() == [5, 4, 1, 0, 2, 3]
 
 
 @settings(max_examples=100, deadline=None)
@@ -39,7 +40,7 @@ def test_balancers_choose_distinct_and_agree_while_no_class_runs_out(seed, m, n_
     counts = rng.integers(4, size=n_classes)
     n_query = int(rng.integers(1, m + 1))
     intent = balanced(predicted, counts, n_query)
-    released = balanced_as_released(predicted, counts, n_query)
+    released = balanced_as_released(predicted, counts, n_query, np.arange(m), rng.permutation(m))
     for chosen in (intent, released):
         assert len(set(chosen.tolist())) == n_query
     running = counts.copy()
@@ -113,7 +114,7 @@ def test_pcb_asks_for_a_share_of_the_whole_pool():
             asked.append(state.n_query)
             return self.inner.propose(state)
 
-    from psp_ray.acquisition.pcb import PseudoClassBalance
+    from psp_ray.acquisition.wrappers.pcb import PseudoClassBalance
     from psp_ray.config.acquisition import PCBSettings
 
     for left, n_query, expected in ((190, 5, 20), (15, 5, 15), (190, 30, 30)):
@@ -198,7 +199,7 @@ def test_intensities_are_the_inverse_of_inclusion():
     np.testing.assert_allclose(inclusion_probabilities(intensities(q), 0.0), q)
 
 
-@pytest.mark.parametrize("name", ["random+sub", "trustset+sub"])
+@pytest.mark.parametrize("name", ["random+sub", "el2n-policy+sub"])
 def test_estimates_from_a_part_are_unbiased_for_the_pool(name):
     world = World(n=40)
     truth = np.random.default_rng(0).random(40)
@@ -282,7 +283,7 @@ def test_vssp_audits_without_being_told(strategy, fraction, run):
 
 def test_random_is_all_chance():
     assert build("random", World(n=20)).propose(World(n=20).state(n_query=5)).n_audit == 5
-    assert build("trustset", World(n=20)).propose(World(n=20).state(n_query=5)).n_audit == 0
+    assert build("el2n-policy", World(n=20)).propose(World(n=20).state(n_query=5)).n_audit == 0
 
 
 def test_vssp_behind_an_audit_learns_from_its_own_part():

@@ -14,10 +14,10 @@ from psp_ray.cli.main import cli
 from psp_ray.core.errors import BudgetError, ConfigError, OracleError, ResourceError
 from psp_ray.labels import Ledger
 from psp_ray.labels.accounting import account
-from psp_ray.labels.annotators.simulated import CrowdSettings
+from psp_ray.labels.annotators.simulated import SimulatedGroup
 from psp_ray.report.progress import Reporter
 from psp_ray.run import build as components
-from psp_ray.run.command import run
+from psp_ray.run.command import prepare, run
 from psp_ray.run.resolve import resolve
 from tests.labels.clients import request
 from tests.labels.conftest import CLASSES
@@ -67,13 +67,13 @@ def test_two_experiments_pay_once_and_a_restarted_actor_forgets_nothing(started,
     local_ray.kill(shared.find_oracle("one"), no_restart=False)
     third = b.submit("label", request("b2", "b", 2, range(15, 20))).result()
     assert third.labels.tolist() == [i % 3 for i in range(15, 20)], "the client enrolled again by itself"
-    status = shared.call_oracle("one", "status")
+    status = shared.RemoteAccounting("one").status()
     assert status["labels_bought"] == 20
-    table = shared.call_oracle("one", "account", None)
+    table = shared.RemoteAccounting("one").account()
     assert table["content_hash"][0].as_py() == "hash0"
     edited = table.set_column(1, "class", pa.array(["owl", *table["class"].to_pylist()[1:]]))
-    assert shared.call_oracle("one", "correct", edited, "account.csv", "somebody") == (1, 19)
-    assert shared.call_oracle("one", "history")["class"].to_pylist() == ["owl"]
+    assert shared.RemoteAccounting("one").correct_labels(edited, "account.csv", "somebody") == (1, 19)
+    assert shared.RemoteAccounting("one").correction_history()["class"].to_pylist() == ["owl"]
     fourth = a.submit("label", request("a2", "a", 2, [20])).result()
     assert dict(zip(fourth.corrected_ids, fourth.corrected_labels.tolist(), strict=True)) == {"s0": 2}
     paid = {row["experiment"]: row["labels_paid"] for row in status["experiments"]}
@@ -89,7 +89,7 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
     started("caps", label_cap=12, cost_cap=None)
     a, b = client("caps", label_cap=8), client("caps")
     started("caps", cost_cap=50.0)
-    status = shared.call_oracle("caps", "status")
+    status = shared.RemoteAccounting("caps").status()
     assert (status["label_cap"], status["cost_cap"]) == (12, 50.0), "a cap that isn't named stays"
     assert len(a.submit("label", request("a1", "a", 1, range(8))).result().labels) == 8
     with pytest.raises(BudgetError, match="label_cap 8: experiment 'a'"):
@@ -106,7 +106,7 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
     with pytest.raises(OracleError, match="runs already, with ledger"):
         shared.start_oracle("caps", str(tmp_path / "other.sqlite"))
     with pytest.raises(OracleError, match="runs already, with other annotators"):
-        started("caps", crowd=CrowdSettings(annotators=[{"name": "ann"}]))
+        started("caps", group=SimulatedGroup(annotators=[{"name": "ann"}]))
     (tmp_path / "garbage").write_text("not a database, and longer than a header of one would be: " * 10)
     with pytest.raises(OracleError, match=r"oracle broken: can't be started .*can't be opened"):
         shared.start_oracle("broken", str(tmp_path / "garbage"))
@@ -120,7 +120,7 @@ def test_whole_runs_share_an_oracle_with_noisy_annotators(
     started, local_ray, tmp_path, tiny_model, tiny_folder, cache_folder
 ):
     people = [{"name": name, "cost": 0.1, "accuracy": 0.8} for name in ("ann", "bob", "cem")]
-    started("noisy", crowd=CrowdSettings(annotators=people, aggregation="dawid-skene"))
+    started("noisy", group=SimulatedGroup(annotators=people, aggregation="dawid-skene"))
     options = {
         "dataset": str(tiny_folder),
         "model": tiny_model,
@@ -146,7 +146,7 @@ def test_whole_runs_share_an_oracle_with_noisy_annotators(
     status = json.loads(result.output)
     assert status["labels_bought"] == 6
     assert status["cost"] == pytest.approx(6 * 0.3)
-    assert [(row["voter"], row["answers"]) for row in status["voters"]] == [("ann", 6), ("bob", 6), ("cem", 6)]
+    assert [(row["annotator"], row["answers"]) for row in status["votes"]] == [("ann", 6), ("bob", 6), ("cem", 6)]
     runner = CliRunner()
     exported = runner.invoke(
         cli, ["oracle", "export", "--name", "noisy", str(tmp_path / "a.csv")], standalone_mode=False
@@ -179,5 +179,5 @@ def test_a_run_joins_the_cluster_of_its_oracle_before_it_does_anything(local_ray
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match="--oracle"):
-        resolve({"oracle": "somebody"})
+    with pytest.raises(ConfigError, match="--oracle somebody: unknown annotator; known: file, ground-truth, shared"):
+        prepare(resolve({"oracle": "somebody"}))

@@ -34,6 +34,20 @@ def test_streaming_equals_sorting(groups, k, blocks, levels, seed):
     assert top.truncated == (n > k)
 
 
+@settings(max_examples=100, deadline=None)
+@given(k=st.integers(0, 6), blocks=st.lists(st.integers(0, 9), max_size=5), seed=st.integers(0, 2**16))
+def test_keys_order_equal_values(k, blocks, seed):
+    draw = np.random.default_rng(seed)
+    n = sum(blocks)
+    values, keys = draw.integers(0, 3, n).astype(float), draw.permutation(n).astype(np.uint64) + np.uint64(2**63)
+    top = StreamingTopK(1, k)
+    at = 0
+    for m in blocks:
+        top.offer(values[None, at : at + m], np.arange(at, at + m), keys[at : at + m])
+        at += m
+    assert top.result()[2].tolist() == sorted(range(n), key=lambda i: (-values[i], keys[i]))[:k]
+
+
 @given(st.lists(st.integers(0, 3), max_size=20))
 def test_rank_in_group(values):
     values = sorted(values)

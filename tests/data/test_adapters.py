@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits as sklearn_digits
 
-from psp_ray.core.errors import DatasetError
-from psp_ray.data import dataset_names, load_dataset, register_dataset, registry
+from psp_ray.core import registry
+from psp_ray.core.errors import ConfigError, DatasetError
+from psp_ray.data import dataset_names, load, load_dataset, register_dataset
+from psp_ray.data.adapters.digits import gray_png
 from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, make_dataset
 from psp_ray.data.images import decode
 from psp_ray.data.parts import stratified_parts
@@ -324,16 +326,14 @@ def test_a_name_wins_over_a_folder_and_the_folder_can_be_had(tmp_path, monkeypat
 
 def test_a_name_can_be_taken_once():
     dataset_names()
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ConfigError, match="registered already"):
         register_dataset("digits")(lambda request: None)
 
 
 def test_entry_points_of_other_packages_are_found(monkeypatch):
-    point = EntryPoint("elsewhere", "tests.data.test_adapters:load_elsewhere", registry.ENTRY_POINT_GROUP)
+    point = EntryPoint("elsewhere", "tests.data.test_adapters:load_elsewhere", "psp_ray.data.adapters")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
-    monkeypatch.setattr(registry, "_adapters", dict(registry._adapters))
-    monkeypatch.setattr(registry, "_loaded", [])
-    dataset_names()
+    monkeypatch.setattr(load, "DATASETS", registry.Registry("data set", "psp_ray.data.adapters", option="--dataset"))
     assert load_dataset("elsewhere").name == "elsewhere"
 
 
@@ -344,7 +344,7 @@ def load_elsewhere(request):
         ["0", "1"],
         ["pool", "pool"],
         [0, 1],
-        images=[load_dataset("digits").manifest["image"][0].as_py()] * 2,
+        images=[gray_png(np.zeros((8, 8), np.uint8))] * 2,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.data.classes import read_classes
-from psp_ray.data.dataset import load_dataset
+from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited, readable
 from psp_ray.features.featurize import featurize
 from tests.data.made import PREP, class_folders, encoded, picture, save, toy_encoder

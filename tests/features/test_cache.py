@@ -24,10 +24,9 @@ from psp_ray.features.cache import (
     FeatureCache,
     FeatureStore,
     default_cache_folder,
-    half_lists,
-    half_matrix,
 )
 from psp_ray.features.hashes import hash_manifest
+from psp_ray.features.segments import half_lists, half_matrix
 from tests.data.made import class_folders
 
 SPEC = EncoderSpec("abc", Preprocessing(size=(16, 16)), 5)

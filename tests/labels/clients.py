@@ -21,15 +21,15 @@ class LoggingAnnotator(GroundTruthAnnotator):
         self.log, self.seconds, self.batch_size, self.die_after = log, seconds, batch_size, die_after
         self.calls = 0
 
-    def annotate(self, items):
-        answer = super().annotate(items)
+    def answer(self, items):
+        answers = super().answer(items)
         time.sleep(self.seconds)
         with open(self.log, "a") as log:
             log.write("".join(f"{item.content_hash}\n" for item in items))
         self.calls += 1
         if self.calls == self.die_after:
             os.kill(os.getpid(), signal.SIGKILL)  # paid for, and not yet in the ledger
-        return answer
+        return answers
 
 
 def truth(n=POPULATION):

@@ -1,6 +1,7 @@
 """Who paid for what; caps over all experiments; labels out, in and copied; older ledgers."""
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -15,21 +16,20 @@ from click.testing import CliRunner
 from psp_ray.cli.main import cli
 from psp_ray.core.errors import BudgetError, OracleError
 from psp_ray.labels import GroundTruthAnnotator, Ledger, Oracle
-from psp_ray.labels.accounting import (
-    account,
-    backup,
-    drop_claims,
-    get_limits,
-    import_labels,
-    read_account,
-    set_limits,
-    stale_claims,
-    write_account,
-)
-from psp_ray.labels.purchase import Order
-from psp_ray.labels.schema import label_space_of, metadata, open_engine, resolve_ledger_url
+from psp_ray.labels.accounting import LedgerAccounting, account, read_account, write_account
+from psp_ray.labels.backup import backup
+from psp_ray.labels.database import open_engine, resolve_ledger_url
+from psp_ray.labels.imports import import_labels
+from psp_ray.labels.orders import Order
+from psp_ray.labels.schema import label_space_of, metadata
 from tests.labels.clients import request, truth
 from tests.labels.conftest import CLASSES
+
+
+def set_limits(ledger, label_cap, cost_cap):
+    """Set both caps; None lifts one."""
+    lifted = (math.inf if cap is None else cap for cap in (label_cap, cost_cap))
+    LedgerAccounting(ledger).change_limits(*lifted)
 
 
 @pytest.fixture
@@ -151,8 +151,9 @@ def test_stale_claims_are_named_and_dropped(used, ledger_url):
 
 def test_a_claim_that_still_runs_is_left_alone(used):
     used.advance(order_of("busy", 20, 21))
-    assert stale_claims(used) == []
-    assert drop_claims(used) == 0
+    accounting = LedgerAccounting(used)
+    assert accounting.stale_claims() == []
+    assert accounting.drop_claims() == 0
     assert used.status()["labels_claimed"] == 2
 
 
@@ -165,7 +166,7 @@ def test_a_backup_is_a_ledger_that_can_be_gone_on_with(used, tmp_path):
     with Ledger(path) as copy:
         assert account(copy).equals(account(used))
         assert copy.status()["experiments"] == used.status()["experiments"]
-        assert get_limits(copy) == (100, None)
+        assert LedgerAccounting(copy).limits() == (100, None)
         again = Oracle(copy, GroundTruthAnnotator({}, cost=0.5), CLASSES).label(request("e2", "e", 2, range(5, 10)))
         assert again.labels.tolist() == [i % 3 for i in range(5, 10)]
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from psp_ray.core.answers import AnswerReader
+from psp_ray.core import answers
 from psp_ray.core.errors import BudgetError, OracleError
 from psp_ray.core.words import normalize_name
 from psp_ray.labels import (
@@ -19,23 +19,29 @@ from psp_ray.labels import (
     answer_name,
     parse_answer,
 )
+from psp_ray.labels.annotators.base import RevisingAnnotator
 from tests.labels.clients import request, truth
 from tests.labels.conftest import CLASSES
 
 
-class Person(GroundTruthAnnotator):
+class Person(RevisingAnnotator):
     """Answers what `answers` says, takes its time about the rest, and may change its mind."""
 
-    def __init__(self, answers, **arguments):
-        super().__init__({}, name="person", **arguments)
-        self.answers, self.asked, self.now = answers, [], {}
+    name = "person"
 
-    def annotate(self, items):
+    def __init__(self, answers, cost=1.0):
+        self.cost = cost
+        self.answers, self.asked, self.now, self.settlements = answers, [], {}, 0
+
+    def answer(self, items):
         self.asked.append([item.sample_id for item in items])
         return [self.answers.get(item.sample_id) for item in items]
 
     def revisions(self, told):
         return {sample: label for sample, label in self.now.items() if told.get(sample, label) != label}
+
+    def settled(self):
+        self.settlements += 1
 
 
 @pytest.fixture
@@ -135,6 +141,7 @@ def test_an_annotator_s_second_thoughts_are_asked_for(ledger):
     assert oracle.label(request("r2", "e", 2, [2])).corrected_labels.tolist() == [2]
     person.now = {"s2": IGNORE}
     assert oracle.revise("e") == 1
+    assert person.settlements == 2
     assert oracle.revise("e") == 0
 
 
@@ -167,6 +174,6 @@ def test_reading_takes_no_longer_with_many_classes(monkeypatch):
     texts = [name.replace(" ", "_") for name in names] + names
     calls = []
     monkeypatch.setattr(answers, "normalize_name", lambda name: calls.append(name) or normalize_name(name))
-    read = AnswerReader(names)
+    read = answers.AnswerReader(names)
     assert [read(text) for text in texts] == [*range(300), *range(300)]
     assert len(calls) == 600

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from psp_ray.core.errors import OracleError
-from psp_ray.labels import AwaitingLabels, Ledger, Oracle, make_annotator
-from psp_ray.labels.accounting import account, correct_labels
-from psp_ray.labels.annotators.file import TAKEN, query_files
+from psp_ray.labels import AnnotatorInput, AwaitingLabels, Ledger, Oracle, make_annotator
+from psp_ray.labels.accounting import account
+from psp_ray.labels.annotators.file import TAKEN
+from psp_ray.labels.imports import correct_labels
+from psp_ray.labels.query import query_files
 from psp_ray.labels.service import LabelRequest
 
 NAMES = ["cat", "dog"]
@@ -34,7 +36,7 @@ class Run:
         folder.mkdir()
 
     def oracle(self):
-        annotator = make_annotator("file", folder=self.folder, class_names=NAMES, manifest=self.manifest)
+        annotator = make_annotator("file", AnnotatorInput(NAMES, pool=self.manifest, folder=self.folder))
         return Oracle(self.ledger, annotator, NAMES)
 
     def ask(self, number, *ids):

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from psp_ray.cli.main import cli
 from psp_ray.core.errors import OracleError
 from psp_ray.labels import IGNORE, SKIP, Ledger, Oracle
-from psp_ray.labels.accounting import account, change_limits, get_limits, read_account, write_account
-from psp_ray.labels.corrections import correct_labels, correction_history
+from psp_ray.labels.accounting import LedgerAccounting, account, correction_history, read_account, write_account
+from psp_ray.labels.imports import correct_labels
 from tests.labels.clients import request
 from tests.labels.conftest import CLASSES
 from tests.labels.test_answers import Person
@@ -101,16 +101,16 @@ def test_what_is_wrong_in_an_edited_account_changes_nothing(asked):
 
 
 def test_a_cap_stays_unless_it_is_named(ledger_url):
-    with Ledger(ledger_url) as ledger:
-        change_limits(ledger, 20, 3.5)
-        change_limits(ledger, 30, None)
-        assert get_limits(ledger) == (30, 3.5)
-        change_limits(ledger, None, 4.0)
-        assert get_limits(ledger) == (30, 4.0)
-        change_limits(ledger, math.inf, None)
-        assert get_limits(ledger) == (None, 4.0)
-        change_limits(ledger, None, math.inf)
-        assert get_limits(ledger) == (None, None)
+    with LedgerAccounting(ledger_url) as accounting:
+        accounting.change_limits(20, 3.5)
+        accounting.change_limits(30, None)
+        assert accounting.limits() == (30, 3.5)
+        accounting.change_limits(None, 4.0)
+        assert accounting.limits() == (30, 4.0)
+        accounting.change_limits(math.inf, None)
+        assert accounting.limits() == (None, 4.0)
+        accounting.change_limits(None, math.inf)
+        assert accounting.limits() == (None, None)
 
 
 def test_commands(asked, ledger_url, tmp_path):

@@ -105,7 +105,7 @@ def test_commits_reach_the_disk(tmp_path):
     """A commit is synced (EXTRA = 3) before the answer leaves, and a second reader sees it at once."""
     path = tmp_path / "ledger.db"
     ledger = Ledger(path)
-    with ledger._engine.connect() as connection:
+    with ledger.snapshot() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 3
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     Oracle(ledger, GroundTruthAnnotator(truth()), CLASSES).label(request("r1", "e", 1, [0, 1]))

@@ -8,14 +8,18 @@ import pytest
 
 from psp_ray.core.errors import BudgetError, ConfigError, OracleError
 from psp_ray.labels import (
+    ANNOTATORS,
+    SKIP,
+    Annotator,
+    AnnotatorInput,
+    AwaitingLabels,
     GroundTruthAnnotator,
+    Item,
     LabelRequest,
     Ledger,
     Oracle,
     OracleSettings,
-    annotator_names,
     make_annotator,
-    register_annotator,
 )
 from tests.labels.clients import request, truth
 from tests.labels.conftest import CLASSES
@@ -26,9 +30,9 @@ class Counting(GroundTruthAnnotator):
         super().__init__(labels, **arguments)
         self.asked = []
 
-    def annotate(self, items):
+    def answer(self, items):
         self.asked += [item.content_hash for item in items]
-        return super().annotate(items)
+        return super().answer(items)
 
 
 @pytest.fixture
@@ -182,10 +186,10 @@ def test_what_was_bought_before_an_annotator_failed_stays(oracle):
     class Flaky(Counting):
         batch_size = 2
 
-        def annotate(self, items):
+        def answer(self, items):
             if len(self.asked) >= 4:
                 raise OracleError("the service is away")
-            return super().annotate(items)
+            return super().answer(items)
 
     flaky = other(oracle, Flaky(truth()))
     with pytest.raises(OracleError, match="away"):
@@ -202,7 +206,7 @@ def test_what_was_bought_before_an_annotator_failed_stays(oracle):
 @pytest.mark.parametrize("answer", [[3], [-3], [0.5], [], [0, 0]])
 def test_nonsense_from_an_annotator_is_not_bought(oracle, answer):
     class Broken(Counting):
-        def annotate(self, items):
+        def answer(self, items):
             return answer
 
     with pytest.raises(OracleError, match="'ground-truth' gave"):
@@ -214,10 +218,10 @@ def test_waits_for_another_clients_claim_and_reuses_it(oracle):
     started, proceed = threading.Event(), threading.Event()
 
     class Slow(Counting):
-        def annotate(self, items):
+        def answer(self, items):
             started.set()
             assert proceed.wait(30)
-            return super().annotate(items)
+            return super().answer(items)
 
     slow, answers = other(oracle, Slow(truth())), []
     buyer = threading.Thread(target=lambda: answers.append(slow.label(request("r1", "e", 1, [0, 1]))))
@@ -243,7 +247,7 @@ def test_late_answer_after_a_lost_lease_changes_nothing(oracle):
     rival = other(oracle)
 
     class Slow(Counting):
-        def annotate(self, items):
+        def answer(self, items):
             rival.label(request("q1", "f", 1, [0]))
             return [2]
 
@@ -289,19 +293,45 @@ def test_status(oracle):
 def test_ground_truth_from_a_table():
     table = pa.table({"sample_id": ["a", "b", "c"], "label": pa.array([2, None, 0], pa.int32())})
     annotator = GroundTruthAnnotator.from_table(table)
-    items = [type("I", (), {"sample_id": name, "content_hash": name})() for name in "ca"]
-    assert annotator.annotate(items) == [0, 2]
+    assert annotator.answer([Item("c", "c"), Item("a", "a")]) == [0, 2]
     with pytest.raises(OracleError, match="'b'"):
-        annotator.annotate([type("I", (), {"sample_id": "b", "content_hash": "b"})()])
+        annotator.answer([Item("b", "b")])
 
 
-def test_registry_of_annotators():
-    assert "ground-truth" in annotator_names()
-    assert make_annotator("ground-truth", labels={"a": 1}).cost == 1.0
-    with pytest.raises(ConfigError, match="did you mean 'ground-truth'"):
-        make_annotator("ground-thruth")
-    with pytest.raises(ValueError, match="twice"):
-        register_annotator("ground-truth")(GroundTruthAnnotator)
+def test_annotators_by_name():
+    assert {"ground-truth", "file", "simulated", "shared"} <= set(ANNOTATORS.names())
+    assert all(entry.summary for entry in ANNOTATORS)
+    assert ANNOTATORS.broken == []
+    assert make_annotator("ground-truth", AnnotatorInput(CLASSES, {"a": 1})).answer([Item("a", "x")]) == [1]
+    with pytest.raises(ConfigError, match="--oracle ground-thruth: unknown annotator; did you mean 'ground-truth'"):
+        make_annotator("ground-thruth", AnnotatorInput(CLASSES))
+    with pytest.raises(ConfigError, match="registered already"):
+        ANNOTATORS.register("ground-truth")(Counting)
+    with pytest.raises(ConfigError, match="needs --annotators FILE"):
+        make_annotator("simulated", AnnotatorInput(CLASSES))
+    with pytest.raises(OracleError, match="asked in its cluster"):
+        make_annotator("shared", AnnotatorInput(CLASSES))
+    with pytest.raises(OracleError, match="images are not known"):
+        make_annotator("file", AnnotatorInput(CLASSES))
+
+
+def test_an_annotator_of_ones_own_may_answer_with_names(ledger_url):
+    class Names(Annotator):
+        cost = 0.25
+
+        def answer(self, items):
+            return [{"s0": "Owl", "s1": "skip", "s2": None}.get(item.sample_id, "cow") for item in items]
+
+    names = Names.of(AnnotatorInput(CLASSES))
+    names.name = "names"
+    with Ledger(ledger_url) as ledger:
+        oracle = Oracle(ledger, names, CLASSES)
+        assert oracle.label(request("r1", "e", 1, [0, 1])).labels.tolist() == [2, SKIP]
+        assert ledger.cost_paid("e") == 0.25
+        with pytest.raises(AwaitingLabels, match="waiting for 1 of 1 labels: names"):
+            oracle.label(request("r2", "e", 2, [2]))
+        with pytest.raises(OracleError, match=r"'names': sample 's3': 'cow' is no class \(did you mean 'owl'\?\)"):
+            oracle.label(request("r3", "e", 2, [3]))
 
 
 @pytest.mark.parametrize("bad", [{"label_cap": -1}, {"cost_cap": float("nan")}, {"lease_seconds": 0}])

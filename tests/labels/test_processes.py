@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from psp_ray.labels import Ledger, Oracle
-from psp_ray.labels.schema import labels, resolve_ledger_url, uses
+from psp_ray.labels.database import resolve_ledger_url
+from psp_ray.labels.schema import labels, uses
 from tests.labels.clients import LoggingAnnotator, request, truth
 from tests.labels.conftest import CLASSES
 

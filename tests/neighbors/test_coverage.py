@@ -1,6 +1,7 @@
 """The prior `coverage` against plain greedy loops."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import TextState
 from psp_ray.neighbors import coverage as module
 from psp_ray.neighbors.coverage import Coverage, disagreement, greedy
-from psp_ray.policy.state import PoolView
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
@@ -59,15 +59,16 @@ def test_ties_and_what_is_covered_already():
     assert greedy(similar, np.array([1, 1, 9, 1], np.float32), np.zeros(4, np.float32), 1).tolist() == [2]
 
 
-def view_of(world, labeled=()):
+def state_of(world, labeled=(), round=1, n_query=5):
     labeled = np.asarray(labeled, np.int64)
-    alive = np.setdiff1d(np.arange(world.n), labeled)
-    return PoolView(TextState(world.text, 20.0), alive, labeled, world.truth[labeled])
+    rest = np.setdiff1d(np.arange(world.n), labeled)
+    state = world.state(round, n_query, rest, labeled, world.truth[labeled])
+    return replace(state, text=TextState(world.text, 20.0))
 
 
 def test_first_choices_cover_the_clusters():
     world = World(n=300, spread=0.25)
-    order = Coverage(world.pool, PolicySettings()).order(view_of(world), 5, 1)
+    order = Coverage(world.pool, PolicySettings()).order(state_of(world), 5)
     assert sorted(world.truth[order].tolist()) == [0, 1, 2, 3, 4]
 
 
@@ -91,11 +92,11 @@ def test_plan_gives_anchors_that_outweigh_the_pool():
     world = World(n=200)
     options = PolicySettings(prior_weight=2.0, coverage_fade=3.0)
     coverage = Coverage(world.pool, options)
-    view = view_of(world, [1, 5, 9])
-    positions, odds = coverage.plan(view, 6, 2)
-    order = coverage.order(view, 12, 2)
+    state = state_of(world, [1, 5, 9], round=2, n_query=6)
+    positions, odds = coverage.plan(state)
+    order = coverage.order(state, 12)
     assert positions.tolist() == sorted(order.tolist())
-    assert set(order) <= set(view.alive)
+    assert set(order) <= set(state.unlabeled)
     expected = dict(zip(order.tolist(), np.log(197) + 2.0 - 3.0 * np.r_[np.zeros(6), np.arange(1, 7) / 6], strict=True))
     np.testing.assert_allclose(odds, [expected[p] for p in positions.tolist()])
 
@@ -103,8 +104,7 @@ def test_plan_gives_anchors_that_outweigh_the_pool():
 def test_large_pools_are_judged_on_a_sample_that_changes_with_the_round():
     world = World(n=300, block_size=64)
     coverage = Coverage(world.pool, PolicySettings(coverage_limit=50))
-    view = view_of(world)
-    first, again, second = (coverage.order(view, 5, r) for r in (1, 1, 2))
+    first, again, second = (coverage.order(state_of(world, round=r), 5) for r in (1, 1, 2))
     assert first.tolist() == again.tolist()
     assert first.tolist() != second.tolist()
 
@@ -120,7 +120,7 @@ def test_draws_prefer_anchors_and_can_leave_them(labeled):
             labels=world.truth[list(labeled)],
         )  # fmt: skip
         positions = strategy.propose(state).positions
-        anchors = strategy._view(state).anchors
+        anchors = strategy.view(state).anchors
         drawn += np.isin(positions, anchors).sum()
         others += (~np.isin(positions, anchors)).sum()
     assert drawn > 0.6 * 180
@@ -151,7 +151,7 @@ def test_many_labels_cost_no_more_than_the_limit_and_all_of_them_cover():
     labeled = np.flatnonzero(world.truth != 4)[:2000]
     settings = PolicySettings(coverage_limit=200, coverage_weight="uniform")
     tracemalloc.start()
-    order = Coverage(world.pool, settings).order(view_of(world, labeled), 250, 1)
+    order = Coverage(world.pool, settings).order(state_of(world, labeled), 250)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 * 300**2 + 4 * 4096 * (300 + 8 * world.pool.dim)

@@ -151,7 +151,7 @@ def transition(round=1, reward=-0.5, own=(-0.4, -0.6)):
         round=round,
         text=text,
         next_text=TextState(text.features + 1, 21.0),
-        alive=np.array([0, 3, 4, 9, 18]),
+        unlabeled=np.array([0, 3, 4, 9, 18]),
         removed=np.array([3, 18]),
         u=np.linspace(-1, 1, 5).astype(np.float32),
         normalizer=1.5,
@@ -173,7 +173,7 @@ def test_replay_survives_its_state_dict_and_keeps_the_newest():
         replay.add(transition(number))
     assert [t.round for t in replay.transitions] == [2, 3]
     state = replay.state_dict()
-    assert state["replay.0.alive"].nbytes == 3
+    assert state["replay.0.unlabeled"].nbytes == 3
     other = ReplayBuffer(19, capacity=2)
     other.load_state_dict({k: np.array(v) for k, v in state.items()})
     for mine, theirs in zip(replay.transitions, other.transitions, strict=True):
@@ -189,7 +189,7 @@ def test_replay_survives_its_state_dict_and_keeps_the_newest():
 
 def test_next_state_of_a_transition():
     item = transition()
-    np.testing.assert_array_equal(item.alive_next, [0, 4, 9])
+    np.testing.assert_array_equal(item.unlabeled_next, [0, 4, 9])
     labeled, labels = item.labeled_next
     np.testing.assert_array_equal(labeled, [7, 18, 3])
     np.testing.assert_array_equal(labels, [1, 2, 0])

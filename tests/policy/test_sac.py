@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from psp_ray.acquisition.vssp import VSSP
+from psp_ray.config.kinds import ALIGNMENTS
 from psp_ray.config.policy import PSP_PAPER, PolicySettings
 from psp_ray.core import noise
-from psp_ray.policy.align import SequenceVAE, aligned_loss
+from psp_ray.policy.losses import critic_loss
 from psp_ray.policy.optim import Optimizer
+from psp_ray.policy.sac import Lesson, choose_batch, gradient_step, next_values, reward_scaling
+from psp_ray.policy.sequence_vae import SequenceVAE
 from psp_ray.policy.state import PoolView
 from tests.policy.worlds import World
 
@@ -28,13 +31,13 @@ def played(world, settings, count=2, **options):
 def trial_values(policy, item, settings, step_seed):
     """Q, V, V_bar and log pi of a transition, over the whole pool in one go."""
     reader = policy.reader
-    view = PoolView(item.text, item.alive, item.labeled, item.labels)
+    view = PoolView(item.text, item.unlabeled, item.labeled, item.labels)
     block = reader.read(view, 0)
     eps = noise.normal(policy.seed, "vssp-update", block.keys, round=step_seed[0], draw=step_seed[1])
     with torch.no_grad():
         u, log_pi = policy.actor(block, torch.from_numpy(eps.astype(np.float32)))
         old = torch.from_numpy(item.u)
-        next_view = PoolView(item.next_text, item.alive_next, *item.labeled_next)
+        next_view = PoolView(item.next_text, item.unlabeled_next, *item.labeled_next)
         following = policy.value_target(reader.read(next_view, 0))
         return {
             "q_old": policy.critics[0](block, old).double(),
@@ -50,11 +53,11 @@ def test_losses_equal_the_formulas(align):
     world = World(n=60)
     settings = PolicySettings(align=align, **{**SMALL, "update_steps": 0}, alpha=0.2, sdtw_gamma=1e-7)
     strategy, _ = played(world, settings, 1)
-    policy, item = strategy._policy, strategy.replay.transitions[0]
+    policy, item = strategy.agent, strategy.replay.transitions[0]
     values = trial_values(policy, item, settings, (9, 0))
-    shift, factor = policy._reward_frame(strategy.replay)
-    row = policy._gradient_step(policy._prepare(item, shift, factor), 9, 0)
-    r, n = (item.reward - shift) * factor, len(item.alive)
+    shift, factor = reward_scaling(policy, strategy.replay)
+    row = gradient_step(policy, Lesson.of(policy, item, shift, factor), 9, 0)
+    r, n = (item.reward - shift) * factor, len(item.unlabeled)
     v_target = values["q_new"] - 0.2 * values["log_pi"]
     assert row["loss_v"] == pytest.approx(float(0.5 * ((values["v"] - v_target) ** 2).mean()), rel=1e-4)
     assert row["loss_pi"] == pytest.approx(float((0.2 * values["log_pi"] - values["q_new"]).mean()), rel=1e-4)
@@ -66,7 +69,7 @@ def test_losses_equal_the_formulas(align):
         )
     elif align == "id":
         whole = torch.full((n,), r, dtype=torch.float64)
-        whole[torch.from_numpy(~np.isin(item.alive, item.removed))] = target
+        whole[torch.from_numpy(~np.isin(item.unlabeled, item.removed))] = target
         expected = float(((values["q_old"] - whole) ** 2).sum())
     else:  # as the smoothing vanishes: plain dynamic time warping within the band
         cost = (values["q_old"][:, None] - target[None, :]).numpy() ** 2
@@ -86,12 +89,12 @@ def test_final_round_fits_the_reward_alone(align):
     world = World(n=60)
     settings = PolicySettings(align=align, reward_centered=False, **{**SMALL, "update_steps": 0})
     strategy, _ = played(world, settings, 1, last_is_final=True)
-    policy, item = strategy._policy, strategy.replay.transitions[0]
-    block = policy.reader.read(PoolView(item.text, item.alive, item.labeled, item.labels), 0)
+    policy, item = strategy.agent, strategy.replay.transitions[0]
+    block = policy.reader.read(PoolView(item.text, item.unlabeled, item.labeled, item.labels), 0)
     with torch.no_grad():
         q = policy.critics[0](block, torch.from_numpy(item.u)).double()
-    shift, factor = policy._reward_frame(strategy.replay)
-    row = policy._gradient_step(policy._prepare(item, shift, factor), 9, 0)
+    shift, factor = reward_scaling(policy, strategy.replay)
+    row = gradient_step(policy, Lesson.of(policy, item, shift, factor), 9, 0)
     assert row["loss_q"] == pytest.approx(float(((q - item.reward * factor) ** 2).mean()) / 2, rel=1e-4)
 
 
@@ -100,19 +103,19 @@ def test_scalar_critic_compares_pool_means():
     settings = PolicySettings(critic="scalar", **{**SMALL, "update_steps": 0}, alpha=0.2)
     strategy, _ = played(World(n=60), settings, 1)  # one block, to compute the reference at once
     item = strategy.replay.transitions[0]
-    values = trial_values(strategy._policy, item, settings, (9, 0))
+    values = trial_values(strategy.agent, item, settings, (9, 0))
     expected_q = 0.5 * float(values["q_old"].mean() - (0.9 * values["v_next"].mean())) ** 2
     expected_v = 0.5 * float(values["v"].mean() - (values["q_new"] - 0.2 * values["log_pi"]).mean()) ** 2
     cut, _ = played(world, settings, 1)  # the same in three blocks: centered rewards make r = 0
     rows = []
     for one in (strategy, cut):
-        policy = one._policy
-        shift, factor = policy._reward_frame(one.replay)
-        rows.append(policy._gradient_step(policy._prepare(one.replay.transitions[0], shift, factor), 9, 0))
+        policy = one.agent
+        shift, factor = reward_scaling(policy, one.replay)
+        rows.append(gradient_step(policy, Lesson.of(policy, one.replay.transitions[0], shift, factor), 9, 0))
     for row in rows:
         assert row["loss_q"] == pytest.approx(expected_q, rel=1e-3)
         assert row["loss_v"] == pytest.approx(expected_v, rel=1e-3)
-    for mine, theirs in zip(strategy._policy.critics[0].parameters(), cut._policy.critics[0].parameters(), strict=True):
+    for mine, theirs in zip(strategy.agent.critics[0].parameters(), cut.agent.critics[0].parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-3)
 
 
@@ -121,16 +124,16 @@ def test_gradients_of_blocks_add_up_to_those_of_the_whole(align):
     settings = PolicySettings(align=align, **{**SMALL, "update_steps": 0}, update_sample=0)
 
     def keep(captured, name, optimizer):
-        captured[name] = [g.clone() for g in optimizer._sums]
+        captured[name] = [g.clone() for g in optimizer.gradients]
 
     grads = []
     for size in (4096, 25):
         strategy, _ = played(World(n=60, block_size=size), settings, 1)
-        policy, item = strategy._policy, strategy.replay.transitions[0]
+        policy, item = strategy.agent, strategy.replay.transitions[0]
         captured = {}
         for name, optimizer in policy.optimizers.items():
             optimizer.step = partial(keep, captured, name, optimizer)
-        policy._gradient_step(policy._prepare(item, 0.0, 1.0), 9, 0)
+        gradient_step(policy, Lesson.of(policy, item, 0.0, 1.0), 9, 0)
         grads.append(captured)
     # pad zeroes the end of every block, so there only the other losses agree
     for name in ("actor", "value", "alpha") + (("critics",) if align == "id" else ()):
@@ -151,12 +154,11 @@ def test_every_alignment_teaches_q_a_fixed_target(align):
     stayed = torch.ones(80, dtype=torch.bool)
     stayed[[3, 40, 41, 77]] = False
     target = (torch.sin(2 * inputs[:, 0]) + 0.5)[stayed]
-    here = torch.full((80,), 0.5)
-    vae = SequenceVAE(80, settings, 0) if align == "vae" else None
+    alignment = ALIGNMENTS.find(align)(80, settings, 0)
     optimizer = Optimizer(network.parameters(), 1e-2, 10.0)
 
     def loss():
-        return aligned_loss(network(inputs)[:, 0], target, stayed, here, settings, vae) / 160
+        return critic_loss(network(inputs)[:, 0], 0.5, target - 0.5, stayed, alignment, 80)
 
     def distance():
         with torch.no_grad():
@@ -172,12 +174,12 @@ def test_every_alignment_teaches_q_a_fixed_target(align):
 
 
 def test_softdtw_loss_finds_the_shift_that_padding_misses():
-    settings = {align: PolicySettings(align=align) for align in ("softdtw", "pad")}
+    kinds = {align: ALIGNMENTS.find(align)(100, PolicySettings(align=align), 0) for align in ("softdtw", "pad")}
     q = torch.from_numpy(np.repeat(np.random.default_rng(0).normal(size=20), 5))
     stayed = torch.ones(100, dtype=torch.bool)
     stayed[[10, 30, 31, 70]] = False
     args = (q, q[stayed], stayed, torch.zeros(100, dtype=torch.float64))
-    warped, padded = (float(aligned_loss(*args, settings[a], None)) for a in ("softdtw", "pad"))
+    warped, padded = (float(kinds[a].loss(*args)) for a in ("softdtw", "pad"))
     assert warped < 0.1 < 1.0 < padded
 
 
@@ -198,10 +200,10 @@ def test_vae_learns_to_rebuild_sequences():
 def test_target_critic_follows_by_tau():
     world = World(n=60)
     strategy, _ = played(world, PolicySettings(tau=0.25, **{**SMALL, "update_steps": 1}), 1)
-    policy = strategy._policy
+    policy = strategy.agent
     fresh = VSSP(world.pool, strategy.settings)
     fresh.propose(world.state())
-    start = dict(fresh._policy.value.named_parameters())
+    start = dict(fresh.agent.value.named_parameters())
     now = dict(policy.value.named_parameters())
     for name, target in policy.value_target.named_parameters():
         torch.testing.assert_close(target, 0.25 * now[name] + 0.75 * start[name], atol=1e-7, rtol=1e-5)
@@ -225,14 +227,14 @@ def test_log_odds_input_is_log_n_a():
     strategy = VSSP(world.pool, settings)
     state = world.state()
     strategy.propose(state)
-    policy, actions = strategy._policy, strategy._actions
-    block = policy.reader.read(strategy._view(state), 0)
-    found = policy._action_input(torch.from_numpy(actions.u), block, actions.normalizer, 80)
+    policy, actions = strategy.agent, strategy.actions
+    block = policy.reader.read(strategy.view(state), 0)
+    found = policy.action_input(torch.from_numpy(actions.u), block, actions.normalizer, 80)
     logits = settings.kappa * actions.u.astype(np.float64) + block.prior
     a = 0.8 * np.exp(logits) / np.exp(logits).sum() + 0.2 / 80
     np.testing.assert_allclose(found.numpy(), np.log(80 * a), atol=1e-4)
     u = torch.zeros(80, requires_grad=True)
-    policy._action_input(u, block, actions.normalizer, 80).sum().backward()
+    policy.action_input(u, block, actions.normalizer, 80).sum().backward()
     assert float(u.grad.min()) > 0.1  # a gradient reaches the actor
 
 
@@ -243,8 +245,8 @@ def test_variants_update_every_network(options):
     strategy, log = played(world, settings, 2)
     fresh = VSSP(world.pool, settings)
     fresh.propose(world.state())
-    for name, module in strategy._policy._modules().items():
-        before = dict(fresh._policy._modules()[name].named_parameters())
+    for name, module in strategy.agent.modules.items():
+        before = dict(fresh.agent.modules[name].named_parameters())
         moved = [not torch.equal(p, before[k]) for k, p in module.named_parameters()]
         assert np.mean(moved) > 0.9, name
     for _, _, observation in log:
@@ -262,21 +264,21 @@ def test_blocks_whose_samples_all_left_have_no_next_state():
     feedback = world.feedback(state, type(proposal)(chosen, np.full(40, -math.log(90))))
     observation = strategy.observe(feedback)
     assert all(np.isfinite(column).all() for column in observation.updates.values())
-    policy, item = strategy._policy, strategy.replay.transitions[0]
-    step = policy._prepare(item, 0.0, 1.0)
-    assert [len(policy._next_values(step, b)) for b in range(3)] == [20, 0, 30]
+    policy, item = strategy.agent, strategy.replay.transitions[0]
+    step = Lesson.of(policy, item, 0.0, 1.0)
+    assert [len(next_values(policy, step, b)) for b in range(3)] == [20, 0, 30]
 
 
 def test_update_sample_uses_that_many_blocks():
     world = World(n=300, block_size=30)
     settings = PolicySettings(**SMALL, update_sample=3)
     strategy, _ = played(world, settings, 1)
-    policy = strategy._policy
-    step = policy._prepare(strategy.replay.transitions[0], 0.0, 1.0)
-    picks = [tuple(policy._pick_blocks(step, 1, number)) for number in range(40)]
+    policy = strategy.agent
+    step = Lesson.of(policy, strategy.replay.transitions[0], 0.0, 1.0)
+    picks = [tuple(choose_batch(policy, step, 1, number).blocks) for number in range(40)]
     assert all(len(set(p)) == 3 and list(p) == sorted(p) for p in picks)
     assert set().union(*picks) == set(range(10))
-    assert picks == [tuple(policy._pick_blocks(step, 1, number)) for number in range(40)]
+    assert picks == [tuple(choose_batch(policy, step, 1, number).blocks) for number in range(40)]
 
 
 @pytest.mark.parametrize("gap", ["good-low", "good-high"])
@@ -292,8 +294,8 @@ def test_policy_moves_mass_to_what_it_is_paid_for(gap):
     ):
         del state
         strategy.propose(world.next)
-        weight = np.exp(settings.kappa * strategy._actions.u.astype(float))
-        alive = good[world.next.unlabeled]
-        shares.append((weight[alive].sum() / weight.sum()) / alive.mean())
+        weight = np.exp(settings.kappa * strategy.actions.u.astype(float))
+        paying = good[world.next.unlabeled]
+        shares.append((weight[paying].sum() / weight.sum()) / paying.mean())
     best = 1 / good.mean()
     assert shares[-1] > 1 + 0.6 * (best - 1)

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, logsumexp
 from scipy.stats import entropy as scipy_entropy
 from scipy.stats import multinomial
 
+from psp_ray.config.kinds import INDICATORS
 from psp_ray.core import noise
 from psp_ray.policy import indicator, sampling
 
@@ -97,15 +98,18 @@ def test_ms_indicator_equals_scipys_multinomial(n, k):
 
 def test_uniform_references_equal_the_indicators_at_uniform_probabilities():
     log_a = np.full(7, -np.log(20))
-    assert indicator.uniform(20, 7) == pytest.approx(indicator.multinomial(log_a))
-    assert indicator.uniform(20, 7, "plackett-luce") == pytest.approx(indicator.plackett_luce(log_a))
+    for entry in INDICATORS:
+        kind = entry.value()
+        assert kind.uniform(20, 7) == pytest.approx(kind.of(log_a))
+        assert kind.of(log_a) <= 0
     full = np.full(5, -np.log(5))
-    assert indicator.plackett_luce(full) == pytest.approx(-np.log(120))
+    assert INDICATORS.find("plackett-luce")().of(full) == pytest.approx(-np.log(120))
 
 
 def test_plackett_luce_is_a_distribution_over_ordered_draws():
     a = np.array([0.5, 0.2, 0.2, 0.1])
+    kind = INDICATORS.find("plackett-luce")()
     orders = list(itertools.permutations(range(4), 3))
-    chances = [np.exp(indicator.plackett_luce(np.log(a[list(order)]))) for order in orders]
+    chances = [np.exp(kind.of(np.log(a[list(order)]))) for order in orders]
     assert sum(chances) == pytest.approx(1.0)
     assert chances[0] == pytest.approx(0.5 * (0.2 / 0.5) * (0.2 / 0.3))

@@ -10,17 +10,24 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 from psp_ray.config.policy import PolicySettings
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import TextState
-from psp_ray.policy.networks import Actor, BilinearLayer, Critic, Frame, squashed_log_prob
-from psp_ray.policy.state import PoolView, StateReader, class_factor, squared_distances, uncertainty_features
+from psp_ray.policy.networks import Actor, BilinearLayer, Critic, squashed_log_prob
+from psp_ray.policy.state import (
+    Normalization,
+    PoolView,
+    StateReader,
+    class_factor,
+    squared_distances,
+    uncertainty_features,
+)
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
 PLAIN = PolicySettings(centered=False, state_features=False, pooled_context=False)
 
 
-def view_of(world, alive=None, labeled=(), labels=()):
-    alive = np.arange(world.n) if alive is None else np.asarray(alive)
-    return PoolView(TextState(world.text, 50.0), alive, np.asarray(labeled, np.int64), np.asarray(labels, np.int32))
+def view_of(world, unlabeled=None, labeled=(), labels=()):
+    unlabeled = np.arange(world.n) if unlabeled is None else np.asarray(unlabeled)
+    return PoolView(TextState(world.text, 50.0), unlabeled, np.asarray(labeled, np.int64), np.asarray(labels, np.int32))
 
 
 def materialized(world, rows):
@@ -84,7 +91,7 @@ def test_centered_layer_equals_a_bilinear_form_of_the_shifted_factors():
     f = torch.from_numpy(world.pool.rows(np.arange(30)).astype(np.float64))
     w, _ = class_factor(f, torch.from_numpy(world.text.astype(np.float64)))
     mean_f, mean_w = f.mean(0), w.mean(0)
-    layer.set_frame(Frame(mean_f.numpy(), mean_w.numpy(), 0.5, 2.0))
+    layer.normalize(Normalization(mean_f.numpy(), mean_w.numpy(), 0.5, 2.0))
     left = torch.cat([(f - mean_f) / 0.5 @ layer.image.T, torch.ones(30, 1)], 1)
     right = torch.cat([(w - mean_w) / 2.0 @ layer.classes.T, torch.ones(30, 1)], 1)
     expected = layer.core(torch.einsum("ip,iq->ipq", left, right).flatten(1))
@@ -121,12 +128,12 @@ def test_uncertainty_features_equal_their_definitions():
     np.testing.assert_allclose(uncertainty_features(torch.from_numpy(cos), 30.0).numpy(), expected, atol=1e-9)
 
 
-def test_extra_inputs_are_standardized_over_those_alive_and_bounded():
+def test_extra_inputs_are_standardized_over_the_unlabeled_and_bounded():
     world = World(n=200, block_size=64)
-    alive = np.setdiff1d(np.arange(200), np.arange(50, 80))
-    view = view_of(world, alive, labeled=np.arange(50, 80), labels=world.truth[50:80])
+    unlabeled = np.setdiff1d(np.arange(200), np.arange(50, 80))
+    view = view_of(world, unlabeled, labeled=np.arange(50, 80), labels=world.truth[50:80])
     reader = StateReader(world.pool, PolicySettings())
-    extra = torch.cat([reader.read(view, b).extra for b in reader.blocks(alive)])
+    extra = torch.cat([reader.read(view, b).extra for b in reader.blocks(unlabeled)])
     assert extra.shape == (170, 10)
     unclipped = (extra.abs() < 6).all(0)
     np.testing.assert_allclose(extra.mean(0)[unclipped].numpy(), 0, atol=1e-3)
@@ -149,17 +156,17 @@ def test_states_do_not_depend_on_the_cache():
     view = view_of(world, np.arange(0, 200, 2))
     kept, none = StateReader(world.pool, PolicySettings()), StateReader(world.pool, PolicySettings(), cache_bytes=0)
     for _ in range(2):
-        for index in kept.blocks(view.alive):
+        for index in kept.blocks(view.unlabeled):
             a, b = kept.read(view, index), none.read(view, index)
             assert torch.equal(a.f, b.f)
             assert torch.equal(a.w, b.w)
             assert torch.equal(a.extra, b.extra)
-    assert kept._bytes > 0
-    assert none._bytes == 0
-    tight = StateReader(world.pool, PolicySettings(), cache_bytes=kept._bytes // 2)
-    for index in tight.blocks(view.alive):
+    assert kept.held_bytes > 0
+    assert none.held_bytes == 0
+    tight = StateReader(world.pool, PolicySettings(), cache_bytes=kept.held_bytes // 2)
+    for index in tight.blocks(view.unlabeled):
         tight.read(view, index)
-    assert 0 < tight._bytes <= tight.cache_bytes
+    assert 0 < tight.held_bytes <= tight.cache_bytes
 
 
 @pytest.mark.parametrize("prior", ["entropy", "margin"])

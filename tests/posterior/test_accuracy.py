@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score, log_loss
 
 from psp_ray.core.errors import ConfigError
 from psp_ray.posterior.audit import Answers
-from psp_ray.posterior.calibration import Unseen, calibrate, fit_temperature, reliability, softmax, unseen_logits
+from psp_ray.posterior.calibration import Unseen, calibrate, fit_temperature, reliability, unseen_logits
 from psp_ray.run.stopping import agreement, expected_gain, outlook, parse_stop, reason_to_stop, stop_set
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
@@ -15,13 +16,13 @@ from psp_ray.run.stopping import agreement, expected_gain, outlook, parse_stop, 
 def test_temperature_of_a_world_whose_temperature_is_known():
     draw = np.random.default_rng(0)
     logits = 3.0 * draw.normal(size=(4000, 5))
-    chances = softmax(logits)
+    chances = softmax(logits, axis=1)
     labels = np.array([draw.choice(5, p=p) for p in chances], np.int32)
     found = calibrate(Unseen(2.5 * logits, labels))
     assert found.temperature == pytest.approx(2.5, rel=0.05)
     assert found.ece_after < 0.03 < found.ece_before
     grid = np.exp(np.linspace(np.log(1.5), np.log(4.0), 400))
-    best = grid[np.argmin([log_loss(labels, softmax(2.5 * logits / t)) for t in grid])]
+    best = grid[np.argmin([log_loss(labels, softmax(2.5 * logits / t, axis=1)) for t in grid])]
     assert found.temperature == pytest.approx(best, rel=0.02), "the prior is weak"
 
 

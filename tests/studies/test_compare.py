@@ -20,7 +20,7 @@ from psp_ray.acquisition.random import Random
 from psp_ray.cli.main import main
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import alone
-from psp_ray.data.dataset import load_dataset
+from psp_ray.data.load import load_dataset
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
 from psp_ray.run.resolve import resolve

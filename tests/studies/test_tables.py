@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from psp_ray.config.config import fields
-from psp_ray.config.presets import PRESETS
-from psp_ray.report.settings_table import ablation_table, renew, settings_table, shown
 from psp_ray.studies import tables
 from psp_ray.studies.collect import CURVE_COLUMNS, RESULT_COLUMNS
 from psp_ray.studies.paper import PUBLISHED, TABULATED
@@ -163,22 +159,6 @@ def test_sections_replace_themselves_only():
 # -- docs/method.md --------------------------------------------------------------------------------------------------
 
 
-def test_settings_in_the_docs_are_those_of_the_code():
-    text = METHOD.read_text()
-    assert renew(text) == text, "run: python -m psp_ray.report.settings_table docs/method.md"
-
-
-def test_the_settings_table_says_what_presets_do():
-    table = settings_table()
-    rows = {line.split("|")[2].strip(" `"): line for line in table.splitlines()[2:]}
-    for key, paper in PRESETS["psp-paper"].items():
-        ours = {**{key: fields()[key].default}, **PRESETS["psp"]}[key]
-        if ours != paper:
-            assert [cell.strip() for cell in rows[key].split("|")[3:5]] == [shown(ours), shown(paper)]
-    for name in set(PRESETS) - {"psp", "psp-paper"}:
-        assert f"| `{name}` |" in ablation_table()
-
-
 def test_the_papers_figures_in_the_docs_are_those_of_reproduce():
     lines = METHOD.read_text().splitlines()
     for line in PUBLISHED:
@@ -188,11 +168,3 @@ def test_the_papers_figures_in_the_docs_are_those_of_reproduce():
         assert len(found) == len(TABULATED) + 1
         for cell, value in zip(found, expected, strict=True):
             assert (cell == "–") if value is None else (float(cell) == value)
-
-
-def test_every_setting_named_in_the_docs_exists():
-    text = METHOD.read_text()
-    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*): [a-z-]+`", text)) | set(re.findall(r"`--([a-z-]+) ", text))
-    assert len(named) > 5
-    for key in named:
-        assert key.replace("-", "_") in fields(), key

@@ -1,13 +1,27 @@
-"""The contract of an annotator: whoever knows, or is paid to find out, the class of an image."""
+"""What an annotator is, and the registry of those that `--oracle` names. A new one is a new file in this folder:
+
+@ANNOTATORS.register("file-name", source="who says that this works")
+class FileNameAnnotator(Annotator):
+    \"""The first class whose name is part of the file's name.\"""
+
+    def answer(self, items):
+        return [next((name for name in self.given.classes if name in item.sample_id), SKIP) for item in items]
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from psp_ray.core.errors import ConfigError
+from psp_ray.core.registry import Registry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from psp_ray.labels.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -16,7 +30,7 @@ class Item:
 
     `content_hash` names its bytes; a paid service should use it as its idempotency key, since after a crash between
     the answer and the ledger's commit the same item is asked again. `round`: in which round it is asked. `suggestion`:
-    the class that the current prompts predict, where people are to be shown it; else empty.
+    the class that the current classifier predicts, where people are to be shown it; else empty.
     """
 
     sample_id: str
@@ -25,68 +39,79 @@ class Item:
     suggestion: str = ""
 
 
-class Annotator(Protocol):
-    """A source of labels.
+@dataclass(frozen=True)
+class AnnotatorInput:
+    """What a run gives to the annotator that it asks.
 
-    `name` is part of a bought label's key: labels of one annotator are never taken for another's. `cost` is the
-    price of one label, in any unit. `batch_size` is how many items are asked, and made durable, at a time; None for
-    all of them.
+    `classes` in the order of the labels. `truth`: {sample_id: class index} of the pool's images whose class is known,
+    empty where nobody knows one. `pool`: its images, columns `sample_id`, `path` (null where the data set holds the
+    bytes) and `image` (null where there is a path). `folder`: the run's output folder. `settings_file`: what
+    `--annotators` names. `ledger`, `experiment`: where votes are kept, and under which name.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def cost(self) -> float: ...
-    @property
-    def batch_size(self) -> int | None: ...
+    classes: Sequence[str]
+    truth: Mapping[str, int] = field(default_factory=dict)
+    pool: pa.Table | None = None
+    folder: Path = Path()
+    settings_file: str | None = None
+    ledger: Ledger | None = None
+    experiment: str = ""
 
-    def annotate(self, items: Sequence[Item]) -> Sequence[int | None]:
-        """One answer for each item, in their order: a class index (0..C-1), SKIP (can't tell), IGNORE (none of the
-        classes), or None where there is no answer yet: what was answered is kept, and the request waits.
+
+class Annotator(ABC):
+    """A source of labels; subclasses write `answer`, and whatever else they need.
+
+    `name` is part of a bought label's key: labels of one annotator are never taken for another's; default: the name it
+    is registered under. `cost` is the price of one label, in any unit. `batch_size` is how many items are asked, and
+    made durable, at a time; None for all of them. `place`: where people answer, for messages.
+    """
+
+    name: str = ""
+    cost: float = 1.0
+    batch_size: int | None = None
+    place: str = ""
+    needs_truth: ClassVar[bool] = False
+    """Answers from the data set's own labels: all of the pool must have one, and nothing is ever skipped."""
+
+    def __init__(self, given: AnnotatorInput) -> None:
+        self.given = given
+
+    @classmethod
+    def of(cls, given: AnnotatorInput) -> Self:
+        """The annotator of a run. Raises ConfigError or OracleError where something it needs is missing."""
+        return cls(given)
+
+    @abstractmethod
+    def answer(self, items: Sequence[Item]) -> Sequence[int | str | None]:
+        """One answer for each item, in their order: a class index (0..C-1) or a class name, SKIP (can't tell), IGNORE
+        (none of the classes), or None where there is no answer yet: what was answered is kept, the request waits.
 
         Raises OracleError where it fails.
         """
-        ...
 
 
-class RevisingAnnotator(Annotator, Protocol):
-    """An annotator that may change its mind: asked before each request about what it answered in earlier ones.
+class RevisingAnnotator(Annotator):
+    """An annotator that may change its mind: asked before each request about what it answered in earlier ones."""
 
-    Where it also has a method `settled()`, that is called once the revisions are durable in the ledger: an annotator
-    that must tell its own changes from those made elsewhere remembers there what it said.
-    """
-
+    @abstractmethod
     def revisions(self, told: Mapping[str, int]) -> Mapping[str, int]:
         """Given {sample_id: answer} of all earlier requests: the answers that are different now."""
-        ...
+
+    @abstractmethod
+    def settled(self) -> None:
+        """The revisions are durable in the ledger: an annotator that must tell its own changes from those made
+        elsewhere remembers here what it said."""
 
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
-_ANNOTATORS: dict[str, Callable[..., Any]] = {}
+ANNOTATORS: Registry[type[Annotator]] = Registry("annotator", "psp_ray.labels.annotators", option="--oracle")
 
 
-def register_annotator(name: str) -> Callable[[Factory], Factory]:
-    """Class decorator that makes an annotator available under `name`. Raises ValueError for a name already taken."""
+def make_annotator(name: str, given: AnnotatorInput) -> Annotator:
+    """The annotator that is registered as `name`, for a run.
 
-    def add(factory: Factory) -> Factory:
-        if name in _ANNOTATORS:
-            raise ValueError(f"annotator {name!r} is registered twice")
-        _ANNOTATORS[name] = factory
-        return factory
-
-    return add
-
-
-def annotator_names() -> list[str]:
-    """Names of all annotators, sorted."""
-    return sorted(_ANNOTATORS)
-
-
-def make_annotator(name: str, **arguments: Any) -> Annotator:
-    """The annotator called `name`. Raises ConfigError, with the nearest name, for an unknown one."""
-    if name not in _ANNOTATORS:
-        near = difflib.get_close_matches(name, _ANNOTATORS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"oracle: unknown {name!r}, known are {', '.join(annotator_names())}{hint}")
-    annotator: Annotator = _ANNOTATORS[name](**arguments)
+    Raises:
+        ConfigError: an unknown name, with the nearest known one; or as its `of` says.
+    """
+    annotator = ANNOTATORS.find(name).of(given)
+    annotator.name = annotator.name or name
     return annotator

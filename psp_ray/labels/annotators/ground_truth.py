@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Self
+
+import pyarrow as pa
 
 from psp_ray.core.errors import OracleError
-from psp_ray.labels.annotators.base import Item, register_annotator
-
-if TYPE_CHECKING:
-    import pyarrow
+from psp_ray.labels.annotators.base import ANNOTATORS, Annotator, AnnotatorInput, Item
 
 
-@register_annotator("ground-truth")
-class GroundTruthAnnotator:
-    """Answers from a table of known labels, all of a request at once.
+@ANNOTATORS.register("ground-truth")
+class GroundTruthAnnotator(Annotator):
+    """The data set's own labels, all of a request at once.
 
-    `labels` maps sample_id to class index. `cost` is the price of a label, `name` the annotator's name in the ledger.
+    Args:
+        labels: class index of each sample_id. cost: the price of a label. name: the annotator's name in the ledger.
     """
 
-    batch_size: int | None = None
+    needs_truth = True
 
     def __init__(self, labels: Mapping[str, int], *, cost: float = 1.0, name: str = "ground-truth") -> None:
         self.name = name
@@ -27,12 +27,16 @@ class GroundTruthAnnotator:
         self._labels = labels
 
     @classmethod
-    def from_table(cls, table: pyarrow.Table, *, cost: float = 1.0, name: str = "ground-truth") -> GroundTruthAnnotator:
+    def of(cls, given: AnnotatorInput) -> Self:
+        return cls(given.truth)
+
+    @classmethod
+    def from_table(cls, table: pa.Table, *, cost: float = 1.0, name: str = "ground-truth") -> Self:
         """From an Arrow table with columns `sample_id` (string) and `label` (integer, null where not known)."""
         pairs = zip(table.column("sample_id").to_pylist(), table.column("label").to_pylist(), strict=True)
         return cls({sample: label for sample, label in pairs if label is not None}, cost=cost, name=name)
 
-    def annotate(self, items: Sequence[Item]) -> list[int]:
+    def answer(self, items: Sequence[Item]) -> Sequence[int]:
         """Labels of `items` in their order. Raises OracleError naming the first sample that has none."""
         missing = [item.sample_id for item in items if self._labels.get(item.sample_id) is None]
         if missing:

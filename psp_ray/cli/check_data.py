@@ -1,0 +1,24 @@
+"""`psp-ray check-data`: a data set, looked through before a label is bought."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from psp_ray.cli.options import SettingsCommand, config_option, setting_options
+from psp_ray.run.resolve import resolve
+
+
+@click.command("check-data", cls=SettingsCommand)
+@config_option
+@setting_options
+def check_data(config_file: str | None, **given: Any) -> None:
+    """Look through a data set before labeling: classes, bad and double images, names CLIP confuses, time and cost.
+
+    Takes the options of `run`. Writes nothing but the cache's list of content hashes, and buys nothing.
+    """
+    from psp_ray.run.check_data import check
+
+    for line in check(resolve(given, config_file)):
+        click.echo(line)

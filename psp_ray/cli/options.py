@@ -1,0 +1,93 @@
+"""Options made from the settings: one for every key, in the help under the heading of its section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from psp_ray.config.base import option_name
+from psp_ray.config.config import SECTIONS, fields, section_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+HIDDEN_KEYS = frozenset({"preset"})
+"""Keys that the program sets itself."""
+
+
+class SettingOption(click.Option):
+    """The option of a setting. `section` is the name of the section that it is listed under in the help."""
+
+    def __init__(self, *arguments: Any, section: str, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.section = section
+
+
+class SettingsCommand(click.Command):
+    """A command whose help lists its own options first, then the settings, section by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {"": []} | {name: [] for name in SECTIONS}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                rows[parameter.section if isinstance(parameter, SettingOption) else ""].append(record)
+        for name, records in rows.items():
+            if records:
+                with formatter.section(heading(name)):
+                    formatter.write_dl(records)
+
+
+def heading(section: str) -> str:
+    """The heading of a section in the help, from the docstring of its settings."""
+    if not section:
+        return "Options"
+    words = (SECTIONS[section].__doc__ or "").split("\n\n")[0].split()
+    return f"{section.capitalize()} ({' '.join(words).rstrip('.')})"
+
+
+def setting_options(command: F, hidden: frozenset[str] = HIDDEN_KEYS) -> F:
+    """Decorator: one option for every key of the configuration but the hidden ones, in its order."""
+    for key, info in reversed(list(fields().items())):
+        if key not in hidden:
+            command = _option(key, info)(command)
+    return command
+
+
+def _option(key: str, info: FieldInfo) -> Callable[[F], F]:
+    section, shown = section_of(key), info.description or ""
+    if info.annotation is bool:
+        names = f"{option_name(key)}/--no-{key.replace('_', '-')}"
+        return click.option(
+            names, key, cls=SettingOption, section=section, default=None, help=f"{shown} [{info.default}]"
+        )
+    if info.default is not None:
+        shown += f" [{info.default}]"
+    metavar = metavar_of(info.annotation)
+    return click.option(
+        option_name(key), key, cls=SettingOption, section=section, default=None, metavar=metavar, help=shown
+    )
+
+
+def metavar_of(annotation: Any) -> str:
+    """What stands for a value in the help: choices, N, X or TEXT."""
+    if get_origin(annotation) is Literal:
+        return "|".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        return metavar_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return "|".join(metavar_of(kind) for kind in get_args(annotation) if kind is not type(None))
+    return {int: "N", float: "X"}.get(annotation, "TEXT")
+
+
+config_option = click.option(
+    "--config", "config_file", type=click.Path(), metavar="FILE", help="YAML file of settings; options win"
+)
+run_option = click.option(
+    "--run", "run_folder", required=True, type=click.Path(), metavar="DIR", help="output folder of a run"
+)
+checkpoint_option = click.option(
+    "--checkpoint", metavar="PATH", help="the model's weights, if they have moved since the run"
+)

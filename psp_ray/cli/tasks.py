@@ -1,0 +1,37 @@
+"""`psp-ray tasks`: query sets to Label Studio, and annotations back."""
+
+from __future__ import annotations
+
+import click
+
+from psp_ray.cli.options import run_option
+
+
+@click.group()
+def tasks() -> None:
+    """Take a round's query set to Label Studio and its annotations back."""
+
+
+@tasks.command("export")
+@run_option
+@click.option("--url", metavar="PREFIX", help="where Label Studio finds the images; default: inside the task file")
+@click.option("--out", type=click.Path(), metavar="FILE", help="JSON file to write; default: beside query.csv")
+def tasks_export(run_folder: str, url: str | None, out: str | None) -> None:
+    """Write the open round's images as Label Studio tasks, and the labeling interface that goes with them."""
+    from psp_ray.export.files import classes_of_run
+    from psp_ray.labels.label_studio import export_tasks
+
+    for line in export_tasks(run_folder, classes_of_run(run_folder), url=url, out=out):
+        click.echo(line)
+
+
+@tasks.command("import")
+@run_option
+@click.argument("annotations", type=click.Path())
+def tasks_import(run_folder: str, annotations: str) -> None:
+    """Fill ANNOTATIONS, Label Studio's JSON export, into the query files of a run."""
+    from psp_ray.export.files import classes_of_run
+    from psp_ray.labels.label_studio import import_annotations
+
+    for line in import_annotations(run_folder, classes_of_run(run_folder), annotations):
+        click.echo(line)

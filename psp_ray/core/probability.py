@@ -1,0 +1,30 @@
+"""Class probabilities: one softmax for everybody."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_ray.core.records import Float32Array, Float64Array
+
+F = TypeVar("F", np.float32, np.float64)
+
+
+def softmax(logits: NDArray[F]) -> NDArray[F]:
+    """`exp(z_c) / sum_c exp(z_c)` along the last axis, in the precision of `logits` (..., C)."""
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    odds /= odds.sum(axis=-1, keepdims=True)
+    return odds
+
+
+def class_probabilities(features: NDArray[Any], embeddings: Float32Array, logit_scale: float) -> Float64Array:
+    """`softmax(logit_scale * f_i . T_c)` (m, C) float64 of features (m, d) under class embeddings (C, d)."""
+    return softmax((features @ embeddings.T).astype(np.float64) * logit_scale)
+
+
+def entropies(p: Float64Array) -> Float64Array:
+    """`-sum_c p_ic log p_ic` (m,) in nats of probabilities (m, C)."""
+    result: Float64Array = -np.sum(p * np.log(np.maximum(p, np.finfo(np.float64).tiny)), axis=1)
+    return result

@@ -1,0 +1,107 @@
+"""Finding and listing the data set that a user names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from psp_ray.core.errors import DatasetError
+from psp_ray.core.words import did_you_mean
+from psp_ray.data.adapters.folder import load_folder
+from psp_ray.data.adapters.listed import load_listed
+from psp_ray.data.classes import read_classes
+from psp_ray.data.coop import load_split_folder
+from psp_ray.data.dataset import Dataset
+from psp_ray.data.images import ImageError, check_header
+from psp_ray.data.manifest import is_manifest
+from psp_ray.data.own import excluding, with_test
+from psp_ray.data.registry import DATASETS, Adapter, Request
+
+
+def load_dataset(
+    dataset: str,
+    data_root: str | os.PathLike[str] | None = None,
+    split: str | os.PathLike[str] | None = None,
+    *,
+    classes: str | None = None,
+    test: str | None = None,
+    exclude: str | None = None,
+) -> Dataset:
+    """Find and list a data set; reads file names and split files, and opens images until one proves readable.
+
+    Args:
+        dataset: the name of a registered data set, a folder, `FOLDER:SPLIT.json`, or a CSV or Parquet manifest.
+        data_root: the folder that holds the folders of named data sets.
+        split: a CoOp-format split file; with a named data set it takes the place of its own.
+        classes: class names, or a file of them (see `psp_ray.data.classes`).
+        test: labeled test images: a folder of class folders, or a manifest.
+        exclude: a file that lists images to leave out.
+
+    Raises:
+        DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file,
+            or what `psp_ray.data.own` says of the last two.
+    """
+    folder, separator, tail = dataset.rpartition(":")
+    if separator and folder and tail.lower().endswith(".json"):
+        if split is not None:
+            raise DatasetError(f"dataset {dataset!r} names a split file and so does split; give one of them")
+        dataset, split = folder, tail
+    request = Request(
+        name=dataset,
+        data_root=None if data_root is None else Path(data_root).expanduser(),
+        split=None if split is None else Path(split).expanduser(),
+        classes=None if classes is None else read_classes(classes),
+        has_test=test is not None,
+    )
+    loaded = find_adapter(request)(request)
+    if test is not None:
+        loaded = with_test(loaded, test)
+    if exclude is not None:
+        loaded = excluding(loaded, exclude)
+    _require_readable(loaded)
+    return loaded
+
+
+def _require_readable(dataset: Dataset) -> None:
+    """At least one pool image opens. Costs one look where all is well."""
+    pool = dataset.pool
+    reason = ""
+    for path, image in zip(pool["path"], pool["image"], strict=True):
+        try:
+            check_header(path.as_py() if path.is_valid else image.as_py())
+            return
+        except ImageError as error:
+            reason = reason or str(error)
+    raise DatasetError(
+        f"{dataset.name}: no readable image among {pool.num_rows} (the first: {reason}); "
+        "give files that Pillow reads, such as JPEG or PNG"
+    )
+
+
+def find_adapter(request: Request) -> Adapter:
+    """The adapter for a request: a registered name wins over a folder of that name (write `./name` for the folder).
+
+    Raises:
+        DatasetError: neither a known name nor a folder or manifest; class names for a data set that has its own.
+        ConfigError: the file of a data set of that name can't be imported.
+    """
+    name = request.name
+    if request.classes is not None and (name in DATASETS or request.split is not None):
+        raise DatasetError(f"dataset {name!r} brings its own class names; drop --classes")
+    if name in DATASETS:
+        return DATASETS.find(name)
+    if is_manifest(name):
+        return load_listed
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return load_split_folder if request.split is not None else load_folder
+    if folder.exists():
+        raise DatasetError(f"dataset {name!r} is a file; give a folder, or a manifest: .csv or .parquet")
+    if "/" in name or "\\" in name or name.startswith((".", "~")):
+        raise DatasetError(f"dataset folder {name!r} does not exist; check the path")
+    if any(broken.name == name for broken in DATASETS.broken):
+        return DATASETS.find(name)
+    raise DatasetError(
+        f"dataset {name!r} is neither a known data set nor a folder{did_you_mean(name, DATASETS.names())}; "
+        f"known: {', '.join(DATASETS.names())}"
+    )

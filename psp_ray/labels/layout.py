@@ -1,0 +1,83 @@
+"""A query set laid out for people: its images linked and numbered, a contact sheet, and the query.csv to fill in."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+
+from psp_ray.core.files import write_bytes
+from psp_ray.data.images import is_url, read_file
+from psp_ray.labels.annotators.base import Item
+from psp_ray.labels.contact_sheet import write_contact_sheets
+from psp_ray.labels.query import QUERY, write_table
+
+IMAGES = "images"
+_SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+
+class Layout:
+    """Lays query sets of a pool out. `pool`: columns `sample_id`, `path` and `image`, both null where a sample is known
+    by its embedding alone; such a sample has a line but no picture."""
+
+    def __init__(self, pool: pa.Table) -> None:
+        self._pool = pool
+        self._rows: dict[str, int] | None = None
+
+    def write(self, folder: Path, items: Sequence[Item]) -> None:
+        """Images and contact sheets first, `query.csv` last: where it is, all is. Raises OSError."""
+        shutil.rmtree(folder / IMAGES, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        width = max(3, len(str(len(items))))
+        lines, pictures = [], []
+        for number, item in enumerate(items, 1):
+            link, path = self._show(folder / IMAGES, f"{number:0{width}d}", item.sample_id)
+            lines.append([item.sample_id, path, f"{IMAGES}/{link.name}" if link is not None else ""])
+            if link is not None:
+                pictures.append((f"{number:0{width}d}", link))
+        write_contact_sheets(folder, pictures)
+        suggested = any(item.suggestion for item in items)
+        header = ["sample_id", "path", "image", *(["suggestion"] if suggested else []), "label"]
+        ends = [[item.suggestion, ""] if suggested else [""] for item in items]
+        write_table(folder / QUERY, [header, *([*line, *end] for line, end in zip(lines, ends, strict=True))])
+
+    def path_of(self, sample_id: str) -> str:
+        """Where the sample's image is; empty where the data set holds its bytes, or it has none."""
+        return str(self._pool["path"][self._row(sample_id)].as_py() or "")
+
+    def _row(self, sample_id: str) -> int:
+        if self._rows is None:
+            self._rows = {name: row for row, name in enumerate(self._pool["sample_id"].to_pylist())}
+        return self._rows[sample_id]
+
+    def _show(self, folder: Path, number: str, sample_id: str) -> tuple[Path | None, str]:
+        """Link the image (or write its bytes) as `NUMBER_name`; returns the new path and the original one."""
+        path = self.path_of(sample_id)
+        data: bytes | None = self._pool["image"][self._row(sample_id)].as_py()
+        if data is None and not path:
+            return None, ""
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = re.sub(r"[^\w.-]+", "_", os.path.basename(path or sample_id))[-80:]
+        target = folder / f"{number}_{stem}"
+        if data is not None or is_url(path):
+            data = read_file(path) if data is None else data
+            if target.suffix.lower() not in _SHOWN:
+                target = target.with_name(target.name + _suffix(data))
+            write_bytes(target, data)
+            return target, path or str(target)
+        try:
+            target.symlink_to(path)
+        except OSError:  # no links on this file system
+            shutil.copyfile(path, target)
+        return target, path
+
+
+def _suffix(data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as image:
+        return "." + (image.format or "png").lower()

@@ -1,0 +1,201 @@
+"""A sweep on disk: what it tries (`sweep.json`), its trials' results, and the reference runs they are measured by.
+
+DIR/sweep.json                    the plan; a resumed sweep must agree with it
+DIR/references/DATASET/           random and full, run once: 0 and 1 of the normalized scale
+DIR/trials/NAME/result.json       rewritten after every round: the ledger of what is done
+DIR/trials/NAME/DATASET/          the run itself, with its checkpoints
+DIR/ledger.sqlite                 one label ledger for all trials (unless PSP_RAY_LEDGER or the settings name another)
+DIR/tune/SESSION/                 Ray Tune's own files, TensorBoard events among them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from psp_ray.config.base import option_name
+from psp_ray.config.config import Config, fields
+from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.files import read_json, write_json
+from psp_ray.run.resolve import resolve
+from psp_ray.studies.sweep.space import BUDGET, Dimension, Point, parse_value
+
+PLAN = "sweep.json"
+LEDGER_VARIABLE = "PSP_RAY_LEDGER"
+RESULT = "result.json"
+DONE = ("finished", "stopped")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole sweep, as plain values.
+
+    `datasets` maps the short name of a data set to settings of its own (`dataset` among them); `settings` hold for
+    all; `space` maps a setting to its values in the form that `Dimension.parse` reads.
+    """
+
+    datasets: dict[str, dict[str, Any]]
+    labels_per_class: list[int]
+    space: dict[str, str]
+    settings: dict[str, Any]
+    searcher: str = "random"
+    scheduler: str = "none"
+    grace_rounds: int = 2
+    seed: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    """Classes of each data set, filled in when the plan is checked."""
+    ledger_from_environment: bool = False
+    """Whether PSP_RAY_LEDGER names the ledger. The URL itself may hold a password and is not written down."""
+
+    @property
+    def dimensions(self) -> list[Dimension]:
+        return [Dimension.parse(key, text) for key, text in self.space.items()]
+
+    @property
+    def rounds(self) -> int:
+        return int(self.settings.get("rounds", fields()["rounds"].default))
+
+    def config(self, dataset: str, point: Mapping[str, Any], **more: Any) -> Config:
+        """Settings of a trial's run on one data set: those of all < of the data set < of the point < `more`."""
+        given = {**self.settings, **self.datasets[dataset], **point}
+        budget = given.pop(BUDGET, None)
+        if budget is not None and dataset in self.classes:
+            given["labels_per_round"] = int(budget) * self.classes[dataset]
+        return resolve({**given, "evaluate_on": "val", **more})
+
+    def ledger(self, folder: Path) -> str | None:
+        """The ledger of all trials; None: the one that PSP_RAY_LEDGER names here.
+
+        Raises:
+            ConfigError: it was set where the sweep was started, and isn't on this node.
+        """
+        if "ledger" in self.settings:
+            return str(self.settings["ledger"])
+        if not self.ledger_from_environment:
+            return str((folder / "ledger.sqlite").resolve())
+        if not os.environ.get(LEDGER_VARIABLE):
+            raise ConfigError(
+                f"{LEDGER_VARIABLE}: set where the sweep was started, but not on this node; set it on all"
+            )
+        return None
+
+    def shown(self, dataset: str, point: Mapping[str, Any]) -> dict[str, Any]:
+        """beta, tau, gamma, labels_per_class and what else is varied, with the values in force."""
+        values = self.config(dataset, point).flat()
+        keys = [*("beta", "tau", "gamma"), *(key for key in self.space if key not in ("beta", "tau", "gamma"))]
+        return {key: values[key] for key in keys} | {BUDGET: point[BUDGET]}
+
+
+def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
+    """Write the plan into a fresh folder, or check that the folder's plan is the same.
+
+    Raises:
+        OutputError: the folder is used and not resumed, holds something else, or another sweep.
+    """
+    path = folder / PLAN
+    if path.exists():
+        if not resume:
+            raise OutputError(f"--out {folder}: holds a sweep; add --resume to go on with it, or choose another folder")
+        old = asdict(load_plan(folder))
+        new = json.loads(json.dumps(asdict(plan)))
+        changed = [key for key in new if key != "grace_rounds" and old[key] != new[key]]
+        if changed:
+            key = changed[0]
+            name = f"{LEDGER_VARIABLE} set:" if key == "ledger_from_environment" else option_name(key)
+            raise OutputError(
+                f"--resume: {folder} was begun with {name} {json.dumps(old[key])}, now it is "
+                f"{json.dumps(new[key])}; give the same options, or another --out"
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"--out {folder}: is not an empty folder; choose another one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(plan))
+    except OSError as error:
+        raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
+
+
+def load_plan(folder: Path) -> Plan:
+    """The plan of a sweep's folder.
+
+    Raises:
+        OutputError: there is none.
+    """
+    path = folder / PLAN
+    if not path.is_file():
+        raise OutputError(f"{folder}: holds no {PLAN}; give the --out folder of `psp-ray sweep`")
+    return Plan(**read_json(path))
+
+
+# -- trials ------------------------------------------------------------------------------------------------------------
+
+
+def trial_name(number: int, point: Point) -> str:
+    """`0007-1f3a9c02`: unique in a sweep, the same for the same point after a restart."""
+    digest = hashlib.blake2b(json.dumps(point, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return f"{number:04d}-{digest}"
+
+
+class RoundRow(TypedDict):
+    """A round of a trial: its number, the mean normalized accuracy, and what each data set came to."""
+
+    round: int
+    score: float
+    accuracy: dict[str, float]
+    labels: dict[str, int]
+
+
+@dataclass
+class TrialResult:
+    """What is known about a trial. `status`: running, finished, stopped (early, by the scheduler) or failed."""
+
+    name: str
+    point: Point
+    status: str = "running"
+    rounds: list[RoundRow] = field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float | None:
+        return self.rounds[-1]["score"] if self.rounds else None
+
+    def save(self, folder: Path) -> None:
+        path = folder / "trials" / self.name
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / RESULT, asdict(self))
+
+
+def load_trial(folder: Path, name: str) -> TrialResult | None:
+    path = folder / "trials" / name / RESULT
+    return TrialResult(**read_json(path)) if path.exists() else None
+
+
+def load_trials(folder: Path) -> list[TrialResult]:
+    """All trials of a sweep that have begun, by name."""
+    paths = sorted((folder / "trials").glob(f"*/{RESULT}"))
+    return [TrialResult(**read_json(path)) for path in paths]
+
+
+def parse_settings(items: tuple[str, ...], datasets: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """`KEY=VALUE` for all data sets, `DATASET:KEY=VALUE` for one.
+
+    Raises:
+        ConfigError: malformed, or an unknown data set.
+    """
+    common: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {name: {} for name in datasets}
+    for item in items:
+        key, equals, value = item.partition("=")
+        owner, colon, inner = key.partition(":")
+        if not equals or (colon and owner not in own):
+            raise ConfigError(f"--set {item}: give KEY=VALUE or DATASET:KEY=VALUE with DATASET of {', '.join(own)}")
+        target = own[owner] if colon else common
+        target[(inner if colon else key).strip().replace("-", "_")] = parse_value(value)
+    return common, own

@@ -1,0 +1,70 @@
+"""A line for every trial that ends, and its status in the sweep's folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from ray.tune import Callback
+
+from psp_ray.report.progress import duration
+from psp_ray.studies.sweep.plan import Plan, TrialResult, load_trial
+from psp_ray.studies.sweep.space import BUDGET
+
+
+class TrialLines(Callback):
+    """Prints how each trial ended. What a dead process couldn't write itself, this does."""
+
+    def __init__(self, folder: Path, plan: Plan, total: int):
+        self._folder, self._plan, self._total = folder, plan, total
+        self.ended = 0
+        self._started = time.monotonic()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = self._result(trial)
+        if result.status == "running":  # the scheduler's decision
+            result.status = "stopped"
+            result.save(self._folder)
+        self._say(result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = self._result(trial)
+        if result.status != "failed":
+            result.status = "failed"
+            result.error = _last_line(trial) or "its process died"
+            result.save(self._folder)
+            text = Path(trial.error_file).read_text() if trial.error_file else result.error
+            (self._folder / "trials" / result.name / "error.txt").write_text(text)
+        self._say(result)
+
+    def _result(self, trial: Any) -> TrialResult:
+        name, point = trial.config["name"], trial.config["point"]
+        return load_trial(self._folder, name) or TrialResult(name, point)
+
+    def _say(self, result: TrialResult) -> None:
+        self.ended += 1
+        elapsed = time.monotonic() - self._started
+        left = elapsed / self.ended * (self._total - self.ended)
+        point = " ".join(f"{key}={shown(value)}" for key, value in result.point.items() if key != BUDGET)
+        head = f"{self.ended}/{self._total} {result.name} {point} {BUDGET}={result.point[BUDGET]}"
+        if result.status == "failed" or not result.rounds:
+            click.echo(f"{head}: FAILED: {result.error}")
+            return
+        last = result.rounds[-1]
+        accuracies = ", ".join(f"{name} {value:.1%}" for name, value in last["accuracy"].items())
+        early = f" (stopped after round {last['round']})" if result.status == "stopped" else ""
+        rest = f", about {duration(left)} left" if self.ended < self._total else ""
+        click.echo(f"{head}: {accuracies}, score {last['score']:.3f}{early}, {duration(result.seconds)}{rest}")
+
+
+def shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _last_line(trial: Any) -> str:
+    if not trial.error_file:
+        return ""
+    lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
+    return lines[-1][:500] if lines else ""

@@ -1,0 +1,66 @@
+"""What scores of a sweep are measured by: random selection is 0, all labels are 1. Both run once for each data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from psp_ray.core.files import read_json, write_json
+from psp_ray.report.progress import Reporter
+from psp_ray.run.command import run
+from psp_ray.studies.sweep.plan import Plan
+from psp_ray.studies.sweep.space import BUDGET
+
+SMALLEST_SPAN = 0.01
+"""Least distance of random and full on the normalized scale, lest a tie blows noise up."""
+
+
+@dataclass(frozen=True)
+class References:
+    """Final validation accuracies of random sampling (smallest budget, no self-training) and of all labels."""
+
+    random: float
+    full: float
+    zero_shot: float
+
+    def normalized(self, accuracy: float) -> float:
+        """0 = random, 1 = full."""
+        return (accuracy - self.random) / max(self.full - self.random, SMALLEST_SPAN)
+
+
+def references_file(folder: Path, dataset: str) -> Path:
+    return folder / "references" / f"{dataset}.json"
+
+
+def load_references(folder: Path, plan: Plan) -> dict[str, References]:
+    """References of all data sets that have them."""
+    paths = {name: references_file(folder, name) for name in plan.datasets}
+    return {name: References(**read_json(path)) for name, path in paths.items() if path.exists()}
+
+
+def make_references(folder: Path, plan: Plan, dataset: str) -> References:
+    """Run both references of a data set, unless they are there; a killed one goes on from its checkpoint."""
+    path = references_file(folder, dataset)
+    if path.exists():
+        return References(**read_json(path))
+    base = {
+        "strategy": "random",
+        "self_training": "none",
+        "runner": "inline",
+        "resume": True,
+        "ledger": str((folder / "references" / "ledger.sqlite").resolve()),
+        "label_cap": None,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    summaries = []
+    for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
+        out = folder / "references" / dataset / kind
+        config = plan.config(dataset, {BUDGET: min(plan.labels_per_class)}, **base, **more, out=str(out))
+        summaries.append(run(config, Reporter(config.labels.rounds, Console(quiet=True))))
+    references = References(
+        summaries[0]["final_accuracy"], summaries[1]["final_accuracy"], summaries[0]["zero_shot_accuracy"]
+    )
+    write_json(path, asdict(references))
+    return references

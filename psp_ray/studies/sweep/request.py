@@ -1,0 +1,141 @@
+"""From the options of a sweep to its plan: what could fail later fails here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from psp_ray.config.base import read_yaml
+from psp_ray.core.errors import ConfigError
+from psp_ray.run.command import prepare
+from psp_ray.studies.sweep.plan import LEDGER_VARIABLE, Plan, parse_settings
+from psp_ray.studies.sweep.space import BUDGET, DEFAULT_SPACE, Dimension
+
+NOT_VARIED = ("out", "resume", "dataset", "evaluate_on", "runner", "ledger", "cache", "rounds", "labels_per_round")
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What the command line says of the search; texts are in the form of the options."""
+
+    datasets: str
+    """Data sets, parted by commas."""
+    labels_per_class: str = "1"
+    """Budgets, parted by commas."""
+    space: str | None = None
+    """A YAML file of settings and their values, in place of `DEFAULT_SPACE`."""
+    beta: str | None = None
+    tau: str | None = None
+    gamma: str | None = None
+    vary: tuple[str, ...] = ()
+    """`KEY=VALUES` for other settings."""
+    fixed: tuple[str, ...] = ()
+    """`KEY=VALUE` for all trials, `DATASET:KEY=VALUE` for those of one data set."""
+    searcher: str = "random"
+    scheduler: str = "none"
+    grace_rounds: int = 2
+    seed: int = 0
+    runner: str = "inline"
+
+
+def make_plan(request: SweepRequest) -> Plan:
+    """The plan that a request describes, checked against the data sets.
+
+    Raises:
+        UserError: an unknown setting or data set, a value out of range, a pool too small for the budget.
+    """
+    datasets = name_datasets(request.datasets)
+    settings, own = parse_settings(request.fixed, list(datasets))
+    space = _space(request)
+    for key in settings:
+        space.pop(key, None)  # a fixed setting is not searched
+    settings = {"threads": 1, **settings, "runner": request.runner}
+    for key in ("cache", "ledger"):
+        if key in settings and "://" not in str(settings[key]):
+            settings[key] = os.path.abspath(settings[key])
+    plan = Plan(
+        {name: own[name] | {"dataset": path} for name, path in datasets.items()},
+        _budgets(request.labels_per_class),
+        {key: Dimension.parse(key, text).text() for key, text in space.items()},
+        settings,
+        request.searcher,
+        request.scheduler,
+        request.grace_rounds,
+        request.seed,
+        ledger_from_environment="ledger" not in settings and bool(os.environ.get(LEDGER_VARIABLE)),
+    )
+    return _checked(plan)
+
+
+def _checked(plan: Plan) -> Plan:
+    """The plan with the classes of its data sets; every bound of every dimension makes a valid run."""
+    middle = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
+    classes = {name: len(prepare(plan.config(name, middle)).dataset.classes) for name in plan.datasets}
+    plan = replace(plan, classes=classes)
+    smallest, largest = plan.labels_per_class[0], plan.labels_per_class[-1]
+    for name in plan.datasets:
+        prepare(plan.config(name, middle | {BUDGET: largest}))
+        for dimension in plan.dimensions:
+            for value in dimension.bounds:
+                plan.config(name, middle | {dimension.key: value, BUDGET: smallest})
+    return plan
+
+
+def _budgets(text: str) -> list[int]:
+    items = text.split(",")
+    budgets = {int(item) for item in items if item.strip().isdecimal() and int(item) > 0}
+    if not budgets or not all(item.strip().isdecimal() and int(item) > 0 for item in items):
+        raise ConfigError(f"--labels-per-class {text}: give whole numbers of at least 1")
+    return sorted(budgets)
+
+
+def _space(request: SweepRequest) -> dict[str, str]:
+    """Every varied setting and its values as `Dimension.parse` reads them."""
+    space = dict(DEFAULT_SPACE) if request.space is None else read_space(request.space)
+    given = {"beta": request.beta, "tau": request.tau, "gamma": request.gamma}
+    space |= {key: text for key, text in given.items() if text}
+    for item in request.vary:
+        key, _, text = item.partition("=")
+        space[_varied(key, text, f"--vary {key}")] = text
+    return space
+
+
+def read_space(path: str | Path) -> dict[str, str]:
+    """A search space from a YAML file: lines of `setting: values`, values as `--vary` takes them, or a list.
+
+    Raises:
+        ConfigError: it can't be read, is not such lines, or names what can't be varied.
+    """
+    found = read_yaml(path, "--space")
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"--space {path}: expected lines of 'setting: values'")
+    texts = {
+        str(key): ",".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in found.items()
+    }
+    return {_varied(key, text, f"--space {path}: {key}"): text for key, text in texts.items()}
+
+
+def _varied(key: str, text: str, where: str) -> str:
+    dimension = Dimension.parse(key, text)
+    if dimension.key in (*NOT_VARIED, BUDGET):
+        raise ConfigError(f"{where}: can't be varied by a sweep; --datasets, --labels-per-class and --set do")
+    return dimension.key
+
+
+def name_datasets(text: str) -> dict[str, str]:
+    """Short names for data sets: a folder's last part, with a number behind it where that is taken."""
+    names: dict[str, str] = {}
+    for item in (part.strip() for part in text.split(",")):
+        if not item:
+            continue
+        path = os.path.abspath(item) if os.sep in item else item
+        base = Path(item.partition(":")[0]).name or "data"
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base}-{number}"
+        names[name] = path
+    if not names:
+        raise ConfigError("--datasets: name at least one")
+    return names

@@ -1,0 +1,166 @@
+"""Running a plan on Ray Tune: what the trials share first, then the trials, several at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import click
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from rich.console import Console
+
+from psp_ray.actors.cluster import start_ray
+from psp_ray.core.errors import UserError
+from psp_ray.report.progress import Reporter, duration
+from psp_ray.run.command import featurize_only
+from psp_ray.studies.sweep.halving import HalvingByBudget
+from psp_ray.studies.sweep.plan import (
+    DONE,
+    Plan,
+    TrialResult,
+    load_trials,
+    save_plan,
+)
+from psp_ray.studies.sweep.progress import TrialLines
+from psp_ray.studies.sweep.references import make_references, references_file
+from psp_ray.studies.sweep.resources import check_trial_fits, trial_bundles
+from psp_ray.studies.sweep.search import ListSource, OptunaSource, PointSearcher, Source
+from psp_ray.studies.sweep.signals import catch_sigterm
+from psp_ray.studies.sweep.space import Point, grid_points, random_points
+from psp_ray.studies.sweep.trial import SweepTrial
+
+
+def run_sweep(
+    plan: Plan,
+    out: Path,
+    resume: bool,
+    num_samples: int,
+    resources: dict[str, float],
+    concurrent: int | None,
+    address: str | None,
+) -> int:
+    """Run or resume a sweep; returns the exit code: 0, or 1 where no trial succeeded."""
+    started_here = start_ray(address)
+    catch_sigterm()  # again: Ray put a handler of its own in its place
+    try:
+        bundles = trial_bundles(plan, resources)
+        room = check_trial_fits(bundles)
+        save_plan(out, plan, resume)
+        earlier = load_trials(out)
+        source, pending = _source(plan, num_samples, earlier)
+        kept = sum(trial.status in DONE for trial in earlier)
+        together = min(concurrent or room, room, max(pending, 1))
+        click.echo(
+            f"sweep of {', '.join(plan.datasets)} in {out}: {pending} trials to run, {kept} done before, "
+            f"{together} at a time ({_needs(bundles)} each)"
+        )
+        if pending:
+            _prepare_shared(plan, out, resources)
+            _tune(plan, out, source, earlier, pending, bundles, together)
+    finally:
+        if started_here:
+            ray.shutdown()
+    return _say_results(out)
+
+
+def _needs(bundles: list[dict[str, float]]) -> str:
+    cpus, gpus = (sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("CPU", "GPU"))
+    return f"{cpus:g} CPU" + (f", {gpus:g} GPU" if gpus else "")
+
+
+def _source(plan: Plan, num_samples: int, earlier: list[TrialResult]) -> tuple[Source, int]:
+    if plan.searcher == "optuna":
+        optuna = OptunaSource(plan.dimensions, plan.labels_per_class, num_samples, plan.seed, earlier)
+        return optuna, optuna.pending_count
+    points: list[Point]
+    if plan.searcher == "grid":
+        points = grid_points(plan.dimensions, plan.labels_per_class)
+    else:
+        points = random_points(plan.dimensions, plan.labels_per_class, num_samples, plan.seed)
+        if len(points) < num_samples:
+            click.echo(f"the space holds {len(points)} different points, fewer than --num-samples {num_samples}")
+    listed = ListSource(points, {trial.name for trial in earlier if trial.status in DONE})
+    return listed, len(listed.pending)
+
+
+def _prepare_shared(plan: Plan, out: Path, resources: dict[str, float]) -> None:
+    """Features of every data set into the cache, and its two reference runs: once, before the first trial."""
+    for name in plan.datasets:
+        point = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
+        config = plan.config(name, point, runner="ray")
+        featurize_only(config, Reporter(config.labels.rounds, Console(highlight=False, soft_wrap=True, stderr=True)))
+    missing = [name for name in plan.datasets if not references_file(out, name).exists()]
+    if missing:
+        click.echo(f"reference runs (random and full) of {', '.join(missing)} ...")
+        remote = ray.remote(num_cpus=resources["CPU"], num_gpus=resources["GPU"], max_retries=0)(make_references)
+        try:
+            ray.get([remote.remote(out, plan, name) for name in missing])
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, UserError) else error) from None
+    for name in plan.datasets:
+        found = make_references(out, plan, name)
+        click.echo(f"{name}: zero-shot {found.zero_shot:.1%}, random {found.random:.1%} = 0, full {found.full:.1%} = 1")
+
+
+def _tune(
+    plan: Plan,
+    out: Path,
+    source: Source,
+    earlier: list[TrialResult],
+    pending: int,
+    bundles: list[dict[str, float]],
+    together: int,
+) -> None:
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(together))
+    os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # TrialLines says what failed, in a line
+    scheduler = HalvingByBudget(plan, earlier) if plan.scheduler == "asha" else FIFOScheduler()
+    session = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+    lines = TrialLines(out, plan, pending)
+    tuner = tune.Tuner(
+        tune.with_resources(SweepTrial, tune.PlacementGroupFactory(bundles)),
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="max",
+            search_alg=PointSearcher(out, source),
+            scheduler=scheduler,
+            num_samples=pending,
+            max_concurrent_trials=together,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["name"]),
+            trial_dirname_creator=lambda trial: str(trial.config["name"]),
+        ),
+        run_config=tune.RunConfig(
+            name=session,
+            storage_path=str(out / "tune"),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
+            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[lines],
+        ),
+    )
+    tuner.fit()  # Ctrl-C makes it stop its trials and return
+    if lines.ended < pending:
+        raise KeyboardInterrupt
+
+
+def _say_results(out: Path) -> int:
+    trials = load_trials(out)
+    done = [trial for trial in trials if trial.status in DONE]
+    failed = [trial for trial in trials if trial.status == "failed"]
+    early = sum(trial.status == "stopped" for trial in done)
+    click.echo(
+        f"{len(done)} trials done ({early} stopped early), {len(failed)} failed, "
+        f"{duration(sum(trial.seconds for trial in trials))} of trial time"
+    )
+    for trial in failed:
+        click.echo(f"failed {trial.name}: {trial.error}; see {out / 'trials' / trial.name / 'error.txt'}", err=True)
+    click.echo(f"report:      psp-ray sweep-report {out}")
+    click.echo(f"TensorBoard: tensorboard --logdir {out / 'tune'}")
+    return 0 if done else 1

@@ -1,0 +1,46 @@
+"""The lock of a folder, seen from another process, and where there are no locks."""
+
+import errno
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from psp_ray.core.errors import OutputError
+from psp_ray.core.files import LOCK, alone
+
+ROOT = Path(__file__).resolve().parents[2]
+TRY = "import sys; from pathlib import Path; from psp_ray.core.files import alone\nwith alone(Path(sys.argv[1])): pass"
+
+
+def in_another_process(folder):
+    return subprocess.run(
+        [sys.executable, "-c", TRY, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_one_process_at_a_time(tmp_path):
+    with alone(tmp_path) as locked:
+        assert locked is True
+        refused = in_another_process(tmp_path)
+        assert refused.returncode != 0
+        assert "another process is at work there" in refused.stderr
+    assert in_another_process(tmp_path).returncode == 0, "the lock ends with its holder"
+
+
+def test_a_lock_that_is_waited_for_in_vain_is_an_error(tmp_path):
+    with open(tmp_path / LOCK, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another process"), alone(tmp_path, wait=0.3):
+            raise AssertionError("entered a folder that somebody else holds")
+
+
+def test_a_file_system_without_locks_is_not_taken_for_locked(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with alone(tmp_path) as locked:
+        assert locked is False
