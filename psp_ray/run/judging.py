@@ -26,7 +26,7 @@ from psp_ray.posterior.audit import Answers, BoolArray
 from psp_ray.posterior.crossfit import crossfit, fold_count
 from psp_ray.run.interfaces import Crew
 
-FOLDS = 4
+FOLDS = 10
 """At most one label in so many is left out at a time, where there is no test set."""
 
 Learn = Callable[[LearnRequest], LearnOutcome]

@@ -328,11 +328,7 @@ class Experiment:
 
     def _look_ahead(self, state: RunState) -> Expectation | None:
         """What the next round should bring, and whether a criterion of `--stop` is met."""
-        hope = expected_gain(
-            [row["labels_total"] for row in state.rows],
-            [row["pool_accuracy_estimate"] for row in state.rows],
-            self.n_query,
-        )
+        hope = expected_gain([row["predictions_changed"] for row in state.rows])
         state.rows[-1]["expected_gain"] = None if hope is None else hope.gain
         recent = recent_estimate(self.answers(state), state.round, WINDOW)
         least = None if recent is None else recent.low

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from psp_ray.acquisition import create, register
+from psp_ray.acquisition import STRATEGIES, create
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.acquisition.wrappers.pcb import balanced, balanced_as_released
 from psp_ray.acquisition.wrappers.sub import intensities
@@ -147,13 +147,10 @@ class Learner:
 
 
 @pytest.fixture
-def learner(monkeypatch):
-    from psp_ray.acquisition import base
-
-    base._discover()
-    monkeypatch.setattr(base, "_STRATEGIES", dict(base._STRATEGIES))
-    register("learner")(Learner)
-    return "learner"
+def learner():
+    with STRATEGIES.temporary():
+        STRATEGIES.register("learner")(Learner)
+        yield "learner"
 
 
 def test_a_learner_behind_the_balancer_is_told_its_own_odds(learner):

@@ -72,18 +72,26 @@ def test_agreement_is_kappa():
     assert agreement(np.zeros(9), np.zeros(9)) == (1.0, 0.0)
 
 
-def test_expected_gain_of_a_known_curve():
-    m = np.array([10, 20, 30, 40, 60])
-    value = 0.9 - 0.4 * (m / 10.0) ** -0.7
-    estimates = [{"value": v, "low": v - 0.01, "high": v + 0.01, "draws": 900, "planned": 900} for v in value]
-    found = expected_gain([*m, 80], [*estimates, None], 20)
-    true = 0.4 * (8.0**-0.7 - 10.0**-0.7)
-    assert found.gain == pytest.approx(true, abs=0.01)
-    assert found.now == pytest.approx(0.9 - 0.4 * 8.0**-0.7, abs=0.02)
-    assert expected_gain(m[:2], estimates[:2], 10) is None
-    assert expected_gain(m, [{**e, "planned": 4} for e in estimates], 10) is None
-    assert "about +" in outlook(found, 0.1, 20)
-    assert "too few" in outlook(None, 0.1, 20)
+def test_expected_gain_fades_like_a_learning_curve():
+    """Of a curve a - b m^-1/2 that gains 0.3 of what it changes, the rounds to come by hand."""
+    m = np.arange(1, 13) * 10.0
+    accuracy = 0.9 - 0.4 * m**-0.5
+    changed = np.diff(accuracy, prepend=0.3) / 0.3
+    found = expected_gain(changed[:8])
+    assert found.gain == pytest.approx(accuracy[8] - accuracy[7], rel=0.1)
+    assert found.later == pytest.approx(accuracy[11] - accuracy[7], rel=0.1)
+    assert expected_gain(changed[:2]) is None
+    assert "foreseen from round 3" in outlook(None, 0.1, 20)
+    assert "about +" in outlook(expected_gain([0.5, 0.2, 0.1]), 0.1, 20)
+
+
+def test_enough_is_said_where_little_moves():
+    settled = expected_gain([0.5, 0.1, 0.02, 0.01])
+    assert settled.enough
+    assert "enough: 4 more rounds" in outlook(settled, 0.01, 20)
+    assert not expected_gain([0.5, 0.01, 0.06, 0.05]).enough
+    assert "together" in reason_to_stop(parse_stop("enough"), [], settled, None, 10)
+    assert not reason_to_stop(parse_stop("enough:0.2"), [], settled, None, 10)
 
 
 def test_criteria():
