@@ -285,7 +285,7 @@ def summarize(runs: list[list[Told]]) -> Summary:
         for run in runs
         for told in run
         for e in (told.now, told.later)
-        if e is not None and telling(e.as_dict())
+        if e is not None and telling(e)
     ]
 
     def mean(error: Any) -> Array:

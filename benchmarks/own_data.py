@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from psp_ray.acquisition.base import create
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Feedback, LearnOutcome, PoolState, TextState
 from psp_ray.core.threads import limit_threads
 from psp_ray.learn.evaluate import predict_proba
 from psp_ray.posterior.accuracy import round_estimate
 from psp_ray.posterior.audit import Answers, audit_order
+from psp_ray.run.build import build_sampler
 from psp_ray.run.resolve import resolve
 from psp_ray.selftrain.near import confidences, near_decision
 from psp_ray.selftrain.records import KnownLabels, ScoreRequest
@@ -95,7 +95,7 @@ def main() -> None:
     state = PoolState(
         1, 0, arguments.classes, arguments.classes, text, np.arange(pool.n), empty, empty.astype(np.int32)
     )
-    strategy = create(config.policy.strategy, pool, config)
+    strategy = build_sampler(config.policy, pool)
     proposal = timed("propose", lambda: strategy.propose(state))
     labels = pool.labels[proposal.positions]
     labeler = PseudoLabeler(pool, config.selftrain)
@@ -115,7 +115,7 @@ def main() -> None:
         labels,
         np.ones(len(labels), np.int32),
         np.arange(len(labels)) < proposal.n_audit,
-        audit_order(0, pool.keys)[proposal.positions],
+        audit_order(0, sample_keys([f"image-{i}" for i in range(pool.n)]))[proposal.positions],
         np.float32(text.logit_scale) * cosines,
     )
     estimate = timed("estimate", lambda: round_estimate(answers, 1))

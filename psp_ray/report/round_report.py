@@ -139,7 +139,7 @@ class RoundReport:
 _NOT_IN_SUMMARY = frozenset({"next_key", "train_loss", "restarts"})
 
 
-def estimate_from_json(stored: Mapping[str, float]) -> Estimate:
+def estimate_from_json(stored: Mapping[str, Any]) -> Estimate:
     """The estimate that its `as_dict` gave. Raises ValueError where another version wrote it."""
     if stored.keys() != {field.name for field in fields(Estimate)}:
         raise ValueError(f"an estimate with the fields {', '.join(stored)}")

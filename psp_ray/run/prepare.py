@@ -132,7 +132,7 @@ def complete(config: Config, dataset: Dataset) -> Config:
         updates["view_flip"] = False
     if config.policy.audit_fraction == "auto":
         tested = (dataset.val if config.data.evaluate_on == "val" else dataset.test).num_rows > 0
-        per_round = updates.get("labels_per_round", config.labels.labels_per_round)
+        per_round = config.labels.labels_per_round or len(dataset.classes)
         labels = dataset.pool.num_rows if per_round == "pool" else per_round * config.labels.rounds
         updates["audit_fraction"] = automatic_audit(min(labels, dataset.pool.num_rows), tested)
     return config.changed(**updates)
