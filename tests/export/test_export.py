@@ -89,7 +89,7 @@ def test_onnx_gives_what_predict_gives(finished, pictures, tmp_path):
             assert abs(chance.max() - told.probability) < 1e-4
     about = json.loads((tmp_path / "onnx" / "classifier.json").read_text())
     embeddings = np.load(tmp_path / "onnx" / "class_embeddings.npy")
-    logits = about["scale"] * features @ embeddings.T
+    logits = about["scale"] * features @ embeddings.T + np.asarray(about["bias"])
     by_hand = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert np.abs(by_hand / by_hand.sum(axis=1, keepdims=True) - chances).max() < 1e-4
     told = lines_of(shell(tmp_path / "onnx" / "predict.py", *pictures).stdout)

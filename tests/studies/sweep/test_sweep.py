@@ -119,7 +119,7 @@ def test_what_cannot_work_fails_before_anything_is_written(local_ray, given, tmp
         ({"fixed": (*given["fixed"], "nothing:seed=1")}, "DATASET:KEY=VALUE"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            make_plan(given | change)
+            plan_of(given | change)
     plan = plan_of(given)
     with pytest.raises(ResourceError, match=r"needs 500 CPUs and 2 GPUs .* but the cluster has [\d.]+ CPUs and 0 GPUs"):
         run_sweep(plan, tmp_path / "big", False, 1, {"CPU": 500.0, "GPU": 2.0}, None, None)
