@@ -299,7 +299,7 @@ def digest(bought: Bought, teacher: TextState, start: int = 0) -> bytes:
     numbers = np.array([start, len(bought.positions), *teacher.features.shape, teacher.logit_scale], np.float64)
     hasher = hashlib.blake2b(numbers.tobytes(), digest_size=16)
     for whole in (bought.positions, bought.labels, bought.rounds):
-        hasher.update(np.ascontiguousarray(whole, np.int64))
+        hasher.update(np.asarray(whole, np.int64).tobytes())
     for real in (teacher.features, teacher.offset):
-        hasher.update(np.ascontiguousarray(real, np.float32))
+        hasher.update(np.asarray(real, np.float32).tobytes())
     return hasher.digest()

@@ -8,6 +8,7 @@ All heads are class vectors with a bias, so that whatever predicts or exports a 
 
 from __future__ import annotations
 
-from psp_ray.learn.heads._base import HEADS, FitRequest, Fold, Head, affine_of, fit, one_hot, text_of
+from psp_ray.config.kinds import HEADS
+from psp_ray.learn.heads._base import FitRequest, Fold, Head, affine_of, fit, one_hot, text_of
 
 __all__ = ["HEADS", "FitRequest", "Fold", "Head", "affine_of", "fit", "one_hot", "text_of"]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, Int64Array, TextState
-from psp_ray.learn.heads._base import HEADS, FitRequest, affine_of, text_of
+from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
 from psp_ray.learn.heads.gda import discriminant
 from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD, residual
 from psp_ray.learn.solvers import Affine, cross_entropy, fit_scale

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import TextState
-from psp_ray.learn.heads._base import HEADS, FitRequest, affine_of, text_of
+from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
 from psp_ray.learn.solvers import Affine, fit_discriminant, fit_scale
 
 PRIOR_WEIGHT = 0.1

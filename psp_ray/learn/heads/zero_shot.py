@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import TextState
-from psp_ray.learn.heads._base import HEADS, FitRequest
+from psp_ray.learn.heads._base import FitRequest
 
 
 @HEADS.register("zero-shot", source="Radford et al., ICML 2021")
