@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from psp_ray.acquisition.base import create
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Feedback, LearnOutcome, PoolState, TextState
 from psp_ray.core.threads import limit_threads
 from psp_ray.learn.evaluate import predict_proba
-from psp_ray.posterior.accuracy import Answers, round_estimates
+from psp_ray.posterior.accuracy import round_estimate
+from psp_ray.posterior.audit import Answers, audit_order
+from psp_ray.run.build import build_sampler
 from psp_ray.run.resolve import resolve
 from psp_ray.selftrain.near import confidences, near_decision
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest
 from psp_ray.selftrain.service import PseudoLabeler
 
 
@@ -93,7 +95,7 @@ def main() -> None:
     state = PoolState(
         1, 0, arguments.classes, arguments.classes, text, np.arange(pool.n), empty, empty.astype(np.int32)
     )
-    strategy = create(config.policy.strategy, pool, config)
+    strategy = build_sampler(config.policy, pool)
     proposal = timed("propose", lambda: strategy.propose(state))
     labels = pool.labels[proposal.positions]
     labeler = PseudoLabeler(pool, config.selftrain)
@@ -108,15 +110,15 @@ def main() -> None:
     left = np.setdiff1d(state.unlabeled, proposal.positions)
     timed("reward and update", lambda: strategy.observe(Feedback(state, proposal, labels, outcome, left, False)))
     cosines = pool.rows(proposal.positions).astype(np.float32) @ text.features.T
-    audit = Answers(
+    answers = Answers(
         proposal.positions,
         labels,
-        proposal.log_prob,
         np.ones(len(labels), np.int32),
-        cosines,
-        {1: proposal.next_key},
+        np.arange(len(labels)) < proposal.n_audit,
+        audit_order(0, sample_keys([f"image-{i}" for i in range(pool.n)]))[proposal.positions],
+        np.float32(text.logit_scale) * cosines,
     )
-    estimate = timed("estimate", lambda: round_estimates(audit, pool.n))[1]
+    estimate = timed("estimate", lambda: round_estimate(answers, 1))
     timed("predictions", lambda: [predict_proba(student, pool.block(i).features) for i in range(pool.n_blocks)])
     right, sure = confidences(pool, text, state.unlabeled)
     near = near_decision(state.unlabeled, right, sure, config.selftrain)
@@ -141,8 +143,8 @@ def main() -> None:
 
 
 def _pseudo(labeler: PseudoLabeler, text: TextState, bought: np.ndarray, labels: np.ndarray, n: int) -> Any:
-    labeler.label(text, np.arange(n), 1)
-    return labeler.drop(bought, 1, bought, labels)
+    scores = labeler.score(ScoreRequest(1, text, np.arange(n)))
+    return labeler.select(scores, KnownLabels.at_once(bought, labels), bought)
 
 
 if __name__ == "__main__":

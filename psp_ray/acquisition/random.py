@@ -24,7 +24,7 @@ from psp_ray.policy import indicator, sampling
 class Random(Strategy):
     """`n_query` of the n_t unlabeled samples, all equally likely; noise keyed by (seed, round, sample).
 
-    Drawn as Gumbel-top-k at `log a_i = -log n_t`, so that inclusion probabilities are known as they are for `vssp`.
+    Drawn as Gumbel-top-k at `log a_i = -log n_t`. Every draw is by chance alone, so all of them audit the classifier.
     Source: Kool, van Hoof and Welling, "Stochastic beams and where to find them" (ICML 2019). O(n) time, no feature is
     looked at.
     """
@@ -35,7 +35,7 @@ class Random(Strategy):
         """Draw the query set. Raises UserError for an empty pool or a query larger than the pool."""
         validate_state(state, self.pool)
         positions, log_prob, next_key = sampling.draw(self._blocks(state), state.n_query)
-        return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob))
+        return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob), len(positions))
 
     def _blocks(self, state: PoolState) -> Iterator[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]:
         log_a = -np.log(len(state.unlabeled))

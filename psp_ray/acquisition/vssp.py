@@ -220,11 +220,11 @@ class VSSP(Strategy):
         self, policy: Agent, view: PoolView, state: PoolState, actions: Actions
     ) -> Iterator[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]:
         """Blocks of (positions, log a, Gumbel noise, keys) for the draw."""
-        n, digest = len(view.unlabeled), view.digest()
+        digest = view.digest()
         for index in policy.reader.blocks(view.unlabeled):
             block = policy.reader.read(view, index, digest)
             logits = policy.logits(actions.u[policy.reader.inside(view.unlabeled, index)], block)
-            log_a = sampling.log_probabilities(logits, actions.normalizer, n, self.settings.eps)
+            log_a = sampling.log_probabilities(logits, actions.normalizer)
             gumbel = np.zeros(len(log_a))
             if self.settings.sampling == "gumbel":
                 gumbel = noise.gumbel(state.seed, "vssp-draw", block.keys, round=state.round)

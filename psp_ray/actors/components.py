@@ -110,6 +110,9 @@ class RayPseudoLabeler:
     def select(self, scores: Scores, known: KnownLabels, taken: Int64Array) -> RayFuture[PseudoLabels]:
         return self.actor.ask(PseudoLabelerComponent.select, scores, known, taken)
 
+    def doubt(self, zero_shot: TextState, known: KnownLabels) -> RayFuture[Float32Array]:
+        return self.actor.ask(PseudoLabelerComponent.doubt, zero_shot, known)
+
     def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> RayFuture[SoftTargets]:
         return self.actor.ask(PseudoLabelerComponent.soft_labels, zero_shot, known, folds)
 

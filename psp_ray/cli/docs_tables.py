@@ -63,7 +63,7 @@ def ablation_table() -> str:
 
 
 def _keys() -> list[str]:
-    own = ["rounds", "labels_per_round", "views"]
+    own = ["rounds", "labels_per_round", "views", "audit_fraction"]
     return [*own, *PolicySettings.model_fields, *LearnSettings.model_fields, *SelfTrainingSettings.model_fields]
 
 

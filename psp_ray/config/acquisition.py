@@ -114,6 +114,44 @@ class PCBSettings(Settings):
     )
 
 
+AUDIT_FRACTION = 0.03
+"""`audit_fraction: auto` beside a test set: estimates from the draws are a bonus there."""
+AUDIT_FRACTION_UNTESTED = 0.1
+"""The same where only the draws tell how good the prompts are, or more where there are few labels."""
+AUDIT_DRAWS = 8
+"""Draws that make an estimate worth showing; small runs give up to `AUDIT_MOST` of their labels for them."""
+AUDIT_MOST = 0.3
+
+
+def automatic_audit(labels: int, tested: bool) -> float:
+    """`audit_fraction: auto` for a run of so many labels, with a test set or without."""
+    if tested:
+        return AUDIT_FRACTION
+    return round(min(max(AUDIT_FRACTION_UNTESTED, AUDIT_DRAWS / max(labels, 1)), AUDIT_MOST), 3)
+
+
+class AuditSettings(Settings):
+    """The share of the labels that is left to plain chance."""
+
+    audit_fraction: float | Literal["auto"] = Field(
+        "auto",
+        description="share of the labels drawn by chance, for honest estimates; auto: 0.03, or at least 0.1 "
+        "without a test set",
+    )
+
+    @field_validator("audit_fraction")
+    @classmethod
+    def _share(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and not 0 <= value < 1:
+            raise ValueError("must be at least 0 and less than 1, or auto")
+        return value
+
+    @property
+    def audit_share(self) -> float:
+        """`audit_fraction` in numbers."""
+        return AUDIT_FRACTION if self.audit_fraction == "auto" else self.audit_fraction
+
+
 class SubsampleSettings(Settings):
     """Settings of the wrapper `sub`."""
 
@@ -135,6 +173,7 @@ class SamplerSettings(
     BanditSettings,
     PCBSettings,
     SubsampleSettings,
+    AuditSettings,
 ):
     """Who is asked: the strategy, the preset that named it, and what VSSP, the others and the wrappers can be told."""
 

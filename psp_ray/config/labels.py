@@ -17,13 +17,13 @@ class LabelSettings(Settings):
         None, description="labels bought in a round (n_s), or pool: all there are; default: the number of classes"
     )
     stop: str | None = Field(
-        None, description="end early: stable[:KAPPA], gain:POINTS a label, target:ACCURACY, or several with commas"
+        None, description="end early: stable[:KAPPA], gain:POINTS a label, enough[:POINTS], target:ACCURACY, or several"
     )
     estimate_folds: int | None = Field(
         None,
         ge=0,
-        description="parts in which labels are left out to judge the final prompts; 0: don't; default: 4 without a "
-        "test set, else 0",
+        description="at most one label in so many is left out at a time to judge the prompts; 0: don't; default: 10 "
+        "without a test set, else 0",
     )
     oracle: str = Field(
         "ground-truth",

@@ -12,34 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from psp_ray.config.base import Settings
 from psp_ray.config.kinds import ALIGNMENTS, INDICATORS, PRIORS, REWARDS, OneOf
 
-AUDIT_FRACTION = 0.03
-"""`audit_fraction: auto` beside a test set: estimates from the draws are a bonus there."""
-AUDIT_FRACTION_UNTESTED = 0.1
-"""The same where only the draws tell how good the prompts are."""
 
-
-class AuditSettings(Settings):
-    """The share of a query set that is left to plain chance."""
-
-    audit_fraction: float | Literal["auto"] = Field(
-        "auto",
-        description="share of the draw that is uniform, for honest estimates; auto: 0.03, and 0.1 without a test set",
-    )
-
-    @field_validator("audit_fraction")
-    @classmethod
-    def _share(cls, value: float | str) -> float | str:
-        if not isinstance(value, str) and not 0 <= value < 1:
-            raise ValueError("must be at least 0 and less than 1, or auto")
-        return value
-
-    @property
-    def eps(self) -> float:
-        """The uniform share in numbers."""
-        return AUDIT_FRACTION if self.audit_fraction == "auto" else self.audit_fraction
-
-
-class PolicySettings(AuditSettings):
+class PolicySettings(Settings):
     """How VSSP selects, what it is paid for, and how it learns."""
 
     # action and draw
@@ -56,9 +30,10 @@ class PolicySettings(AuditSettings):
         ge=0,
         description="log odds per standard deviation of the uncertainty, or of an anchor against all other samples",
     )
-    coverage_weight: Literal["disagreement", "uniform"] = Field(
-        "disagreement",
-        description="what is to be covered: where teacher and graph may disagree, or all samples alike",
+    coverage_weight: Literal["posterior", "disagreement", "uniform"] = Field(
+        "posterior",
+        description="what is to be covered: what the posterior doubts and where teacher and graph may disagree, the "
+        "latter alone, or all samples alike",
     )
     coverage_width: float = Field(2.0, gt=0, description="reach of a sample, in mean distances to the 8th neighbor")
     coverage_fade: float = Field(
@@ -163,7 +138,6 @@ PSP_PAPER: dict[str, Any] = {
     "prior": "none",
     "prior_weight": 1.0,
     "kappa": 1.0,
-    "audit_fraction": 0.0,
     "centered": False,
     "state_features": False,
     "pooled_context": False,

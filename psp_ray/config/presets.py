@@ -17,6 +17,7 @@ PSP: Settings = {"strategy": "vssp", "self_training": "ust"}
 
 PSP_PAPER: Settings = {
     "strategy": "vssp",
+    "audit_fraction": 0.0,
     "self_training": "ust",
     "confidence_min": 0.7,
     "uncertainty_max": 0.05,

@@ -93,7 +93,9 @@ class TextState:
 class PoolState:
     """All that an acquisition function may look at. Labels of unlabeled samples are not in it.
 
-    `unlabeled` (n_t,) sorted positions; `labeled` (m,) positions in the order bought with `labels` (m,) int32.
+    `unlabeled` (n_t,) sorted positions; `labeled` (m,) positions in the order bought with `labels` (m,) int32. `doubt`
+    (n,) float32, by position: one minus the probability of the likeliest class under the posterior; None where there is
+    no posterior (yet).
     """
 
     round: int
@@ -104,6 +106,7 @@ class PoolState:
     unlabeled: Int64Array
     labeled: Int64Array
     labels: Int32Array
+    doubt: Float32Array | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,15 @@ class Proposal:
     `log_prob` (n_s,) float64: log of the selection probability a_i, NaN where the strategy has none.
     `next_key`: the (n_s+1)-th perturbed key of the Gumbel-top-k draw; NaN where there is none.
     `ms_indicator`: raw multinomial log-probability of the draw (method.md, step 4); NaN where not defined.
+    `n_audit`: so many of the first positions were drawn by chance alone from all unlabeled samples, by a plan that
+    was known before (`psp_ray.posterior.audit`).
     """
 
     positions: Int64Array
     log_prob: Float64Array
     next_key: float = float("nan")
     ms_indicator: float = float("nan")
+    n_audit: int = 0
 
 
 @dataclass(frozen=True)

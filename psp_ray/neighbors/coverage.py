@@ -9,10 +9,11 @@ coverage (their "MaxHerding", 2024): with similarities `k(x, s) = exp(-(1 - x . 
 
 The objective is submodular, so lazy evaluation finds the greedy choice exactly (Minoux, 1978). The weight (ours) is the
 chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c | x)`, where the graph is
-the label propagation of self-training: where two opinions of different kind agree, a label teaches little. Before
-anything is labeled all weights are 1. Larger pools are judged on `coverage_limit` unlabeled samples, drawn anew each
-round, and on at most half as many labeled ones (all of them cover). Memory: about 20 bytes times the square of their
-number.
+the label propagation of self-training: where two opinions of different kind agree, a label teaches little. Where the
+posterior of self-training is at hand, it is the geometric mean of that and of the posterior's own doubt,
+`1 - max_c p(c | x)`. Before anything is labeled all weights are 1. Larger pools are judged on `coverage_limit`
+unlabeled samples, drawn anew each round, and on at most half as many labeled ones (all of them cover). Memory: about 20
+bytes times the square of their number.
 """
 
 from __future__ import annotations
@@ -78,8 +79,11 @@ class Coverage:
         width = self.settings.coverage_width * float(near.mean(dtype=np.float64))
         similar = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
         weight = np.ones(len(places))
-        if len(state.labeled) and self.settings.coverage_weight == "disagreement":
+        if len(state.labeled) and self.settings.coverage_weight != "uniform":
             weight = disagreement(places, encodings, state.text, m, state.labels[known])
+            if self.settings.coverage_weight == "posterior" and state.doubt is not None:
+                weight[:m] = np.sqrt(weight[:m] * state.doubt[chosen])
+                weight[m:] = 0.0
         covered = similar[:, m:].max(axis=1, initial=0.0)
         others = np.setdiff1d(np.arange(len(state.labeled)), known)
         for at in range(0, len(others), BLOCK_SIZE):

@@ -90,12 +90,7 @@ class Agent:
         if self.settings.q_input == "u":
             return u
         prior = torch.from_numpy(block.prior).to(u)
-        log_odds = self.settings.kappa * u + prior - (normalizer - math.log(n))
-        eps = self.settings.eps
-        if eps == 0:
-            return log_odds
-        uniform = torch.full_like(log_odds, math.log(eps))
-        return torch.logaddexp(math.log1p(-eps) + log_odds, uniform)
+        return self.settings.kappa * u + prior - (normalizer - math.log(n))
 
     # -- state ---------------------------------------------------------------------------------------------------
 

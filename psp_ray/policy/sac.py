@@ -313,7 +313,7 @@ def diagnostics(agent: Agent, batch: Batch, sums: Sums, means: Means | None) -> 
     logits = np.concatenate(sums.logits)
     total = sampling.LogSumExp()
     total.add(logits)
-    log_a = sampling.log_probabilities(logits, total.value, batch.n, agent.settings.eps)
+    log_a = sampling.log_probabilities(logits, total.value)
     return {
         "transition": float(batch.lesson.item.round),
         "loss_v": sums.loss_v if means is None else means.loss_v,

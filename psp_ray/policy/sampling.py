@@ -40,13 +40,9 @@ class LogSumExp:
         return self.top + float(np.log(self.total)) if self.count else -np.inf
 
 
-def log_probabilities(logits: Float64Array, normalizer: float, n: int, audit_fraction: float) -> Float64Array:
-    """log a_i of `(1 - eps) softmax(logits) + eps / n`; logits (m,) of a block, `normalizer` their pool's LSE."""
-    log_a = np.asarray(logits, np.float64) - normalizer
-    if audit_fraction == 0:
-        return log_a
-    mixed: Float64Array = np.logaddexp(np.log1p(-audit_fraction) + log_a, np.log(audit_fraction) - np.log(n))
-    return mixed
+def log_probabilities(logits: Float64Array, normalizer: float) -> Float64Array:
+    """log a_i of `softmax(logits)`; logits (m,) of a block, `normalizer` their pool's log-sum-exp."""
+    return np.asarray(logits, np.float64) - normalizer
 
 
 Blocks = Iterable[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]
@@ -70,19 +66,6 @@ def draw(blocks: Blocks, n_query: int) -> tuple[Int64Array, Float64Array, float]
     _, perturbed, chosen = top.result()
     next_key = float(perturbed[n_query]) if len(perturbed) > n_query else float("nan")
     return chosen[:n_query], kept_log_prob[np.searchsorted(kept, chosen[:n_query])], next_key
-
-
-def inclusion_probabilities(log_prob: Float64Array, next_key: float) -> Float64Array:
-    """`q_i = 1 - exp(-a_i e^-k)`: how likely each drawn sample was, given the (n_s+1)-th key k (method.md, "UST").
-
-    `log_prob` (m,) = log a_i. All 1 where `next_key` is NaN because the whole pool was drawn. Plain top-k and other
-    draws without noise have no such probabilities: don't call this for them.
-    """
-    log_prob = np.asarray(log_prob, np.float64)
-    if np.isnan(next_key):
-        return np.ones_like(log_prob)
-    with np.errstate(over="ignore"):
-        return -np.expm1(-np.exp(log_prob - next_key))
 
 
 def entropy(log_prob: Float64Array) -> float:

@@ -1,4 +1,10 @@
-"""Probabilities that mean what they say: one temperature (Guo et al., ICML 2017), from labels the prompts never saw."""
+"""Probabilities that mean what they say: one temperature (Guo et al., ICML 2017), from labels nothing has learned from.
+
+Two kinds of logits are to be had: those of cross-fitting, in the audit stratum, of a classifier like the one that is
+calibrated, and on a fair sample of the pool; and those of each round's query set to the classifier of its time. The
+second are more, but they are what a strategy chose: where it asks for what is hard, they make a classifier out to know
+nothing (T = 16 where 2 is right). They count only where there is no audit.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +17,20 @@ from scipy.optimize import minimize_scalar
 
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float64Array, Int32Array
+from psp_ray.posterior.audit import Answers
 
 PRIOR_SPREAD = 0.7
 """Standard deviation of log T before any label: a handful of labels must not turn every probability into 1 or 1/C."""
+ENOUGH = 50
+"""Labels of the latest rounds that are looked at where there is no audit, and there are so many."""
 RANGE = (0.05, 20.0)
 BINS = 10
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`temperature`: logits are divided by it. `ece_before`, `ece_after`: expected calibration error over
-    `BINS` bins of equal width, weighted like the sample; `n` labels it is based on."""
+    """`temperature`: logits are divided by it. `ece_before`, `ece_after`: expected calibration error over `BINS` bins
+    of equal width; `n` labels it is based on."""
 
     temperature: float
     ece_before: float
@@ -29,29 +38,55 @@ class Calibration:
     n: int
 
 
-def fit_temperature(logits: NDArray[Any], labels: Int32Array, weights: Float64Array) -> float:
-    """The temperature of smallest weighted cross-entropy plus a weak prior around 1.
+@dataclass(frozen=True)
+class Unseen:
+    """`logits` (k, C) to classifiers that had not learned from the `labels` (k,)."""
+
+    logits: Float64Array
+    labels: Int32Array
+
+
+def unseen_logits(answers: Answers, judged: Float64Array) -> Unseen:
+    """What there is to calibrate with: the audit's labels, or, without any, those of the latest rounds.
+
+    Args:
+        answers: all that was asked, with the logits of the classifiers of the time.
+        judged: (m, C) logits from cross-fitting, NaN where there are none; may be shorter.
+    """
+    classed = (answers.answers >= 0) & (answers.asked_in > 0)
+    crossed = np.flatnonzero(np.isfinite(judged).all(axis=1) & classed[: len(judged)])
+    if len(crossed):
+        return Unseen(np.asarray(judged, np.float64)[crossed], answers.answers[crossed])
+    usable = classed & np.isfinite(answers.logits).all(axis=1)
+    by_chance = usable & answers.by_chance
+    usable = by_chance if by_chance.any() else usable
+    oldest = int(answers.asked_in.max(initial=0))
+    while oldest > 1 and (usable & (answers.asked_in >= oldest)).sum() < ENOUGH:
+        oldest -= 1
+    keep = usable & (answers.asked_in >= oldest)
+    return Unseen(np.asarray(answers.logits[keep], np.float64), answers.answers[keep])
+
+
+def fit_temperature(logits: NDArray[Any], labels: Int32Array) -> float:
+    """The temperature of smallest cross-entropy plus a weak prior around 1.
 
     Args:
         logits: (n, C) of images that were not learned from.
         labels: (n,) their classes.
-        weights: (n,) non-negative; scaled so that they sum to the effective sample size.
 
     Returns:
         T > 0; exactly 1 for an empty sample.
     """
-    total = float(np.sum(weights))
-    if total <= 0:
+    if not len(labels):
         return 1.0
     logits = np.asarray(logits, np.float64)
-    weights = np.asarray(weights, np.float64) * (total / float(np.sum(np.square(weights))))
     rows = np.arange(len(labels))
 
     def loss(log_t: float) -> float:
         scaled = logits / np.exp(log_t)
         top = scaled.max(axis=1)
         log_sum = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-        return float((weights * (log_sum - scaled[rows, labels])).sum() + 0.5 * (log_t / PRIOR_SPREAD) ** 2)
+        return float((log_sum - scaled[rows, labels]).sum() + 0.5 * (log_t / PRIOR_SPREAD) ** 2)
 
     found = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
@@ -87,13 +122,12 @@ def reliability(confidence: Float64Array, correct: Float64Array, weights: Float6
     )
 
 
-def calibrate(logits: NDArray[Any], labels: Int32Array, weights: Float64Array) -> Calibration:
+def calibrate(unseen: Unseen) -> Calibration:
     """Fit the temperature and say what it changes."""
-    keep = np.asarray(weights) > 0
-    logits, labels, weights = np.asarray(logits, np.float64)[keep], np.asarray(labels)[keep], np.asarray(weights)[keep]
-    temperature = fit_temperature(logits, labels, weights)
+    logits, labels = unseen.logits, unseen.labels
+    temperature = fit_temperature(logits, labels)
     if not len(labels):
         return Calibration(temperature, float("nan"), float("nan"), 0)
     right = (logits.argmax(axis=1) == labels).astype(np.float64)
-    before, after = (reliability(softmax(logits / t).max(axis=1), right, weights).ece for t in (1.0, temperature))
+    before, after = (reliability(softmax(logits / t).max(axis=1), right).ece for t in (1.0, temperature))
     return Calibration(temperature, before, after, len(labels))

@@ -229,7 +229,7 @@ class Evidence:
 
     def _foretold(self, bought: Bought, start: int, teacher: TextState) -> Float32Array:
         """Log odds (h, k, C) of the purchases from `start` on, under each hypothesis, from those before `start`."""
-        key = _digest(bought, start, teacher)
+        key = digest(bought, teacher, start)
         if key not in self._said:
             earlier, judged = bought.until(start), bought.positions[start:]
             base, members, odds = self._prepare(earlier, teacher, judged)
@@ -294,8 +294,12 @@ def _share(likelihood: Float64Array) -> Float64Array:
     return result
 
 
-def _digest(bought: Bought, start: int, teacher: TextState) -> bytes:
-    hasher = hashlib.blake2b(digest_size=16)
-    for array in (bought.positions, bought.labels, teacher.features, np.array([start, teacher.logit_scale])):
-        hasher.update(np.ascontiguousarray(array).tobytes() + b"\x00")
+def digest(bought: Bought, teacher: TextState, start: int = 0) -> bytes:
+    """A name for purchases and teacher, and a number beside them: 16 bytes that depend on every one of their bits."""
+    numbers = np.array([start, len(bought.positions), *teacher.features.shape, teacher.logit_scale], np.float64)
+    hasher = hashlib.blake2b(numbers.tobytes(), digest_size=16)
+    for whole in (bought.positions, bought.labels, bought.rounds):
+        hasher.update(np.ascontiguousarray(whole, np.int64))
+    for real in (teacher.features, teacher.offset):
+        hasher.update(np.ascontiguousarray(real, np.float32))
     return hasher.digest()

@@ -59,7 +59,7 @@ def fitted_scale(logits: Float64Array, labels: Int32Array, typical: float, sprea
 def teacher_logits(encodings: Float32Array, text: TextState) -> Float32Array:
     """Logits (m, C) of encodings (m, d) under a teacher."""
     result: Float32Array = np.float32(text.logit_scale) * (encodings @ text.features.T)
-    return result
+    return result if text.bias is None else result + text.bias
 
 
 def graph_opinion(masses: Float64Array) -> Float32Array:

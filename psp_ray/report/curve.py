@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from psp_ray.posterior.accuracy import telling
+from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.posterior.calibration import Reliability
-from psp_ray.posterior.estimate import Estimate
 from psp_ray.report.round_report import RoundReport
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from rich.status import Status
 from rich.table import Table
 
 from psp_ray.core.records import Evaluation
-from psp_ray.posterior.accuracy import telling
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.report.round_report import Next, RoundReport
 
 LOOKING = "looking at the images"
@@ -111,10 +110,17 @@ class Reporter:
             self.warn(warning)
 
     def prospect(self, report: RoundReport, judged: Estimate | None, outlook: str) -> None:
-        """What a round's draws say of the prompts that it began with, and what the next one should bring."""
-        if telling(judged):
-            before = "zero-shot prompts" if report.round == 1 else f"prompts of round {report.round - 1}"
-            self.note(f"  by its draws, the {before} are right on {interval(judged)} of the pool")
+        """What is known of the classifier without a test set, and what the next round should bring.
+
+        Of the round's own where its folds were judged, else, by the round's draws, of the one that it began with.
+        """
+        own = report.pool_accuracy_estimate
+        if telling(own):
+            self.note(f"  judged by labels that it hasn't seen, the classifier is right on {interval(own)} of the pool")
+        elif telling(judged):
+            before = "zero-shot prompts" if report.round == 1 else f"classifier of round {report.round - 1}"
+            verb = "are" if report.round == 1 else "is"
+            self.note(f"  by the draws, the {before} {verb} right on {interval(judged)} of the pool")
         if outlook:
             self.note(f"  {outlook}")
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any
 
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import Estimate
 
 
 class Next(Enum):
@@ -70,14 +70,14 @@ class RoundReport:
     test_macro_accuracy: float | None
     """The same averaged over the classes that occur."""
     pool_accuracy_estimate: Estimate | None
-    """Accuracy of the round's student on the pool. None: not judged yet, which the next round's draws do (after the
-    last round cross-fitting), or not known, where the strategy doesn't say how probable its choices were."""
+    """Accuracy of the round's student on images like the pool's. None: not judged yet, which the next round's draws do
+    where no folds are refitted, or not known, where nothing is drawn by chance."""
     agreement: float
     """Cohen's kappa between the predictions before and after the round on a fixed part of the pool."""
     predictions_changed: float
     """Share of the same predictions that changed."""
     expected_gain: float | None
-    """Accuracy that the next round is expected to add; None with too few estimates."""
+    """Accuracy that the next round is expected to add; None in the first two rounds."""
     reward: float | None
     """None where the strategy has none, or nothing was labeled."""
     ms_indicator: float | None
@@ -139,7 +139,7 @@ class RoundReport:
 _NOT_IN_SUMMARY = frozenset({"next_key", "train_loss", "restarts"})
 
 
-def estimate_from_json(stored: Mapping[str, float]) -> Estimate:
+def estimate_from_json(stored: Mapping[str, Any]) -> Estimate:
     """The estimate that its `as_dict` gave. Raises ValueError where another version wrote it."""
     if stored.keys() != {field.name for field in fields(Estimate)}:
         raise ValueError(f"an estimate with the fields {', '.join(stored)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from psp_ray.acquisition.base import AcquisitionFunction, create
+from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.acquisition import SamplerSettings
 from psp_ray.config.labels import LabelSettings
 from psp_ray.config.model import ModelSettings
@@ -21,8 +22,8 @@ from psp_ray.run.views import FreshSource, ViewEncoder
 
 
 def build_sampler(settings: SamplerSettings, pool: PoolReader) -> AcquisitionFunction:
-    """The acquisition function that `strategy` names."""
-    return create(settings.strategy, pool, settings)
+    """The acquisition function that `strategy` names, with its audit."""
+    return create(with_audit(settings.strategy, settings), pool, settings)
 
 
 def build_oracle(given: OracleInput) -> Oracle:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from rich.console import Console
 
+from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import TextState
@@ -222,16 +223,16 @@ def _cost(config: Config, dataset: Dataset, plan: Plan, cache: FeatureCache) -> 
 
 def _judged(config: Config, labels: int) -> str:
     """What the draws will tell of the accuracy: those by chance alone, as if half the predictions were wrong."""
-    base, *wrappers = config.policy.strategy.split("+")
-    known = base == "random" or (base == "vssp" and config.policy.sampling != "topk")
-    if "audit" not in wrappers and (not known or "pcb" in wrappers):
+    base, *wrappers = with_audit(config.policy.strategy, config.policy).split("+")
+    by_chance = base == "random" and not wrappers
+    if "audit" not in wrappers and not by_chance:
         return (
-            f"accuracy: unknown without --test, since {config.policy.strategy} doesn't say how probable its choices "
-            f"are; {config.policy.strategy}+audit does for a share of them"
+            f"accuracy: unknown without --test, since {config.policy.strategy} draws nothing by chance; "
+            f"{config.policy.strategy}+audit draws a share of the labels so"
         )
-    draws = labels if base == "random" else config.policy.eps * labels
+    draws = labels if by_chance else config.policy.audit_share * labels
     points = 100 * min(0.5, 1.96 * math.sqrt(0.25 / max(draws, 1.0)))
-    more = "" if base == "random" else f" (--audit-fraction {config.policy.eps:g})"
+    more = "" if by_chance else f" (--audit-fraction {config.policy.audit_share:g})"
     return (
         f"accuracy: about {draws:.0f} of the {labels:,} labels are drawn by chance alone{more}, which tells it to "
         f"about ±{points:.0f} points; --test tells it sharply"

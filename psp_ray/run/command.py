@@ -19,6 +19,7 @@ from psp_ray.report.progress import Reporter
 from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
 from psp_ray.run.build import build_oracle
 from psp_ray.run.checkpoint import drop_checkpoint
+from psp_ray.run.context import RunContext
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
@@ -28,7 +29,6 @@ from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
 from psp_ray.run.prepare import Prepared, check_budget, prepare, require_labels, with_pool_size
-from psp_ray.run.round import RunContext
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.storage.remote import Storage
@@ -135,7 +135,7 @@ class _Run:
         if evaluation_split(config, self.data) is None:
             events.note(
                 f"no {config.data.evaluate_on} images: accuracy is estimated from the draws alone; the larger "
-                f"--audit-fraction (now {config.policy.eps:g}), the sharper"
+                f"--audit-fraction (now {config.policy.audit_share:g}), the sharper"
             )
         components = self.runtime.components(component_inputs(config, self.data, out, self.experiment_id))
         backbone = components.learner.backbone().result()
@@ -152,7 +152,8 @@ class _Run:
         assert experiment.state is not None
         if not ended:
             return self._interrupted(experiment.state, image_size)
-        state, extra = finish(config, self.data, experiment, experiment.state, out, backbone)
+        state = experiment.state
+        extra = finish(config, self.data, context, state, out, backbone)
         self._write_round(state)
         events.stop()
         wall = experiment.wall_seconds + experiment.started - self.started

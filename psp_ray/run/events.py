@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from psp_ray.core.records import Evaluation
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import Estimate
 from psp_ray.report.round_report import Next, RoundReport
 
 
@@ -46,7 +46,7 @@ class Events(Protocol):
         ...
 
     def stage(self, round: int, name: str) -> None:
-        """A stage of a round begins: propose, label, learn, update, checkpoint; after the last one, judge K/N."""
+        """A stage of a round begins: propose, label, learn, update, judge K/N, checkpoint."""
         ...
 
     def views(self, round: int, done: int, total: int, seconds: float) -> None:
@@ -58,7 +58,7 @@ class Events(Protocol):
         ...
 
     def prospect(self, report: RoundReport, judged: Estimate | None, outlook: str) -> None:
-        """What its draws say of the prompts that a round began with, and a line on what the next one should bring."""
+        """`judged`: what its draws say of the classifier that a round began with; what the next one should bring."""
         ...
 
     def after_round(self, report: RoundReport) -> Next:

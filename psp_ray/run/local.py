@@ -129,6 +129,9 @@ class LocalPseudoLabeler:
     def select(self, scores: Scores, known: KnownLabels, taken: Int64Array) -> Done[PseudoLabels]:
         return call(self._labeler.select, scores, known, taken)
 
+    def doubt(self, zero_shot: TextState, known: KnownLabels) -> Done[Float32Array]:
+        return call(self._labeler.doubt, zero_shot, known)
+
     def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> Done[SoftTargets]:
         return call(self._labeler.soft_labels, zero_shot, known, folds)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from psp_ray.core.records import Float32Array, Int32Array, Int64Array, LearnRequest, PseudoLabels
-from psp_ray.posterior.accuracy import folds
+from psp_ray.core.records import Int32Array, Int64Array, LearnRequest, PseudoLabels
 from psp_ray.report.round_report import Next
 from psp_ray.run.checkpoint import load_latest, save_checkpoint
-from psp_ray.run.round import Played, Round, RunContext, learn
+from psp_ray.run.context import RunContext
+from psp_ray.run.crossfitted import CrossFitted, Line
+from psp_ray.run.judging import folds_of
+from psp_ray.run.round import Played, Round
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, to_checkpoint
 from psp_ray.run.stopping import outlook
@@ -82,33 +84,14 @@ class Experiment:
         """Seconds the run has taken, those before it was taken up again included."""
         return self._earlier_seconds + time.perf_counter() - self.started
 
-    def crossfit(self, state: RunState, count: int) -> Float32Array | None:
-        """Cosines (m, C) of everything asked to prompts that were learned without it, in `count` parts.
-
-        NaN where no class was given; None where there are too few labels. Leaves the learner with other prompts: for
-        the end of a run. The teacher's pseudo-labels are kept as they are.
-        """
-        parts = folds(state.audit, count)
-        if not parts:
-            return None
-        learner = self.context.components.learner
-        cosines = np.full(state.cosines.shape, np.nan, np.float32)
-        for number, part in enumerate(parts, 1):
-            self.context.events.stage(state.round, f"judge {number}/{len(parts)}")
-            kept = state.has_class.copy()
-            kept[part] = False
-            request = LearnRequest(state.round, state.asked[kept], state.answers[kept], 0, state.pseudo, state.text)
-            outcome, _ = learn(learner, state, request)
-            cosines[part] = learner.cosines(outcome.text, state.asked[part]).result()
-        return cosines
-
     def _begin(self) -> RunState:
         learner, events = self.context.components.learner, self.context.events
         text = learner.zero_shot().result()
         zero_shot = learner.evaluate(text).result()
         events.zero_shot(zero_shot)
         positions, labels = self.initial.positions, self.initial.labels
-        state = RunState.before_rounds(text, zero_shot, positions, labels)
+        folds = folds_of(self.context.config, tested=zero_shot is not None)
+        state = RunState.before_rounds(text, zero_shot, positions, labels, folds)
         if not len(positions):
             return state
         # The first query set should already profit from what is known.
@@ -116,7 +99,9 @@ class Experiment:
         outcome = learner.learn(request).result()
         evaluation = learner.evaluate(outcome.text).result()
         events.initial(len(positions), evaluation)
-        return replace(state, text=outcome.text, contexts=outcome.contexts, last=evaluation)
+        # Nobody drew the initial labels, so none of them judges, and every fold may know them all.
+        judged = CrossFitted.start(folds, Line(outcome.text, learner.state_dict().result()))
+        return replace(state, text=outcome.text, contexts=outcome.contexts, last=evaluation, judged=judged)
 
     def _save(self, state: RunState, round_started: float) -> RunState:
         """Write the checkpoint; returns the same state with the time that this took."""

@@ -17,7 +17,7 @@ from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, answer_name
 from psp_ray.core.files import plain, write_json, write_parquet, write_text
 from psp_ray.core.records import Float32Array, Int32Array
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import Estimate
 from psp_ray.report.curve import plot_learning_curve
 from psp_ray.run.folder import SUMMARY
 from psp_ray.run.state import PoolNames, RunState
@@ -72,6 +72,7 @@ def write_labels(out: Path, state: RunState, names: PoolNames) -> None:
             "label": pa.array([answer_name(i, names.classes) for i in state.answers.tolist()], pa.string()),
             "round": state.asked_in,
             "log_prob": pa.array(state.log_prob, from_pandas=True),
+            "by_chance": state.by_chance,
             "class_index": state.answers,
         }
     )

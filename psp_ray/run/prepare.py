@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from psp_ray.clip.spec import resolve
+from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.config import Config
-from psp_ray.config.policy import AUDIT_FRACTION, AUDIT_FRACTION_UNTESTED
 from psp_ray.core.errors import ConfigError, DatasetError
 from psp_ray.core.records import TextState
 from psp_ray.data.dataset import Dataset
@@ -132,7 +132,9 @@ def complete(config: Config, dataset: Dataset) -> Config:
         updates["view_flip"] = False
     if config.policy.audit_fraction == "auto":
         tested = (dataset.val if config.data.evaluate_on == "val" else dataset.test).num_rows > 0
-        updates["audit_fraction"] = AUDIT_FRACTION if tested else AUDIT_FRACTION_UNTESTED
+        per_round = config.labels.labels_per_round or len(dataset.classes)
+        labels = dataset.pool.num_rows if per_round == "pool" else per_round * config.labels.rounds
+        updates["audit_fraction"] = automatic_audit(min(labels, dataset.pool.num_rows), tested)
     return config.changed(**updates)
 
 

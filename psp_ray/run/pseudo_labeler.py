@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.core.records import Int64Array, PoolReader, PseudoLabels, TextState
+from psp_ray.core.records import Float32Array, Int64Array, PoolReader, PseudoLabels, TextState
 from psp_ray.run.inputs import PseudoLabelerInput
 from psp_ray.run.views import FreshPool, FreshSource, ViewProgress, ViewsOnDemand
 from psp_ray.selftrain.near import confidences, near_decision
@@ -60,6 +60,10 @@ class PseudoLabelerComponent:
         `known`: the labels to build on, this round's included, or fewer to see what pseudo-labels owe to the others.
         """
         return self._labeler.select(scores, known, taken, *self._views_of(scores.round))
+
+    def doubt(self, zero_shot: TextState, known: KnownLabels) -> Float32Array:
+        """Where the posterior doubts its likeliest class, (n,) for the whole pool: what query sets are to look at."""
+        return self._labeler.doubt(zero_shot, known)
 
     def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> SoftTargets:
         """The posterior for heads to learn from, and what it would be without each of `folds` parts of the labels."""

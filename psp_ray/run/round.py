@@ -8,74 +8,36 @@ round alone, the oracle answers a repeated request without buying again).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from psp_ray.acquisition.base import validate_proposal
-from psp_ray.config.config import Config
-from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.records import (
     Evaluation,
     Feedback,
+    Float32Array,
     Int32Array,
     Int64Array,
     LearnOutcome,
-    LearnRequest,
     Observation,
     PoolState,
     Proposal,
     PseudoLabels,
-    TextState,
 )
 from psp_ray.labels.service import LabelRequest
 from psp_ray.posterior.accuracy import recent_estimate
 from psp_ray.report.round_report import RoundReport, StageSeconds, known
-from psp_ray.run.events import Events
-from psp_ray.run.interfaces import Components, PromptLearner
+from psp_ray.run.context import RunContext
+from psp_ray.run.judging import estimate_after, estimate_before, judge
 from psp_ray.run.learner import Agreement
+from psp_ray.run.learning import learn, learn_request
 from psp_ray.run.local import Done
-from psp_ray.run.self_training import SelfTraining
-from psp_ray.run.state import PoolNames, RunState
-from psp_ray.run.stopping import WINDOW, Criterion, Expectation, expected_gain, parse_stop, reason_to_stop, stop_set
+from psp_ray.run.state import RunState
+from psp_ray.run.stopping import WINDOW, Expectation, expected_gain, reason_to_stop
 from psp_ray.selftrain.records import SoftTargets
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What all rounds of a run share.
-
-    `config` has `labels_per_round` filled in; `experiment_id` is the run's name in the ledger, kept across restarts.
-    """
-
-    config: Config
-    names: PoolNames
-    components: Components
-    experiment_id: str
-    events: Events
-    criteria: list[Criterion] = field(init=False)
-    stop_set: Int64Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "criteria", parse_stop(self.config.labels.stop))
-        object.__setattr__(self, "stop_set", stop_set(self.names.sample_ids, self.config.runtime.seed))
-
-    @property
-    def n_query(self) -> int:
-        assert isinstance(self.config.labels.labels_per_round, int)
-        return self.config.labels.labels_per_round
-
-    @property
-    def n_pool(self) -> int:
-        return len(self.names.sample_ids)
-
-    @cached_property
-    def zero_shot(self) -> TextState:
-        """The hand-written templates' classifier: the teacher that weighed evidence begins with."""
-        return self.components.learner.zero_shot().result()
 
 
 @dataclass(frozen=True)
@@ -125,6 +87,7 @@ class Round:
         self.unlabeled = state.unlabeled(run.n_pool)
         self.started = time.perf_counter()
         self._seconds = StageSeconds()
+        self._doubt: Float32Array | None = None
 
     def play(self) -> Played:
         """The whole round. What it raises leaves nothing behind but labels in the ledger."""
@@ -137,6 +100,7 @@ class Round:
     def propose(self) -> Proposal:
         """The query set, checked."""
         self.run.events.stage(self.number, "propose")
+        self._doubt = self._ask_for_doubt()
         state = self._pool_state()
         proposing = self.run.components.sampler.propose(state)
         proposal = proposing.result()
@@ -150,16 +114,12 @@ class Round:
         run.events.stage(self.number, "label")
         cosines = run.components.learner.cosines(state.text, proposal.positions).result()
         labeling = run.components.oracle.label(self._label_request(proposal, cosines.argmax(axis=1)))
-        training, scores = None, None
-        if run.components.pseudo_labeler is not None:
-            labeler = run.components.pseudo_labeler
-            source = PSEUDO_SOURCES.find(run.config.selftrain.pseudo_source)()
-            teacher = run.zero_shot if source.weighs_evidence else state.text
-            training = SelfTraining(labeler, run.config, run.events, self.number, teacher, self.unlabeled)
-            scores = training.begin()
+        training = run.self_training(self.number, state.text, self.unlabeled)
+        scores = None if training is None else training.begin()
         response = labeling.result()
         self._took(label=labeling.seconds)
-        after = state.with_answers(proposal, cosines, response, run.names)
+        logits = np.float32(state.text.logit_scale) * cosines
+        after = state.with_answers(proposal, logits, response, run.names)
         pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
             pseudo = training.finish(scores, after.known, proposal.positions)
@@ -170,17 +130,8 @@ class Round:
     def learn(self, answered: Answered) -> LearnOutcome:
         """The student, from all labels and the pseudo-labels."""
         self.run.events.stage(self.number, "learn")
-        request = LearnRequest(
-            round=self.number,
-            labeled=answered.state.labeled,
-            labels=answered.state.labels,
-            n_new=len(answered.rows),
-            pseudo=answered.pseudo,
-            teacher=self.state.text,
-            soft=None if answered.soft is None else answered.soft.soft,
-            held_out=() if answered.soft is None else answered.soft.held_out,
-        )
-        outcome, seconds = learn(self.run.components.learner, self.state, request)
+        request = learn_request(self.number, answered.state.known, answered.pseudo, answered.soft, self.state.text)
+        outcome, seconds = learn(self.run.components.learner, request, self.state.contexts)
         self._took(learn=seconds)
         return outcome
 
@@ -223,22 +174,38 @@ class Round:
         )
         if judged.observation.updates:
             state = replace(state, updates=(*state.updates, _updates_table(self.number, judged.observation)))
-        state = state.with_estimates(self.run.n_pool)
-        expectation = expected_gain(
-            [report.labels_total for report in state.reports],
-            [report.pool_accuracy_estimate for report in state.reports],
-            self.run.n_query,
+        state = self._estimated(state)
+        expectation = expected_gain([report.predictions_changed for report in state.reports])
+        report = replace(
+            state.reports[-1],
+            expected_gain=None if expectation is None else expectation.gain,
+            seconds=self._seconds,
+            wall_seconds=time.perf_counter() - self.started,
         )
-        report = replace(state.reports[-1], expected_gain=None if expectation is None else expectation.gain)
-        recent = recent_estimate(state.audit, self.run.n_pool, WINDOW)
-        low = None if recent is None else recent.low
+        known = report.pool_accuracy_estimate or recent_estimate(self.run.answers(state), self.number, WINDOW)
         state = replace(
-            state.with_last_report(replace(report, wall_seconds=time.perf_counter() - self.started)),
+            state.with_last_report(report),
             stopped=reason_to_stop(
-                self.run.criteria, [item.agreement for item in state.reports], expectation, low, self.run.n_query
+                self.run.criteria,
+                [item.agreement for item in state.reports],
+                expectation,
+                None if known is None else known.low,
+                self.run.n_query,
             ),
         )
         return Played(state, outcome.warning, expectation, self._ends(state))
+
+    def _estimated(self, state: RunState) -> RunState:
+        """The round's draws judge the classifier that it began with; cross-fitting the one that it learned."""
+        run, answers = self.run, self.run.answers(state)
+        state = state.with_estimate(self.number - 1, estimate_before(answers, state.judged, self.number))
+        if not state.judged.lines:
+            return state
+        started = time.perf_counter()
+        judged = judge(run, self.number, state.judged, answers, state.unlabeled(run.n_pool))
+        state = replace(state, judged=judged).with_estimate(self.number, estimate_after(answers, judged, self.number))
+        self._took(evaluate=self._seconds.evaluate + time.perf_counter() - started)
+        return state
 
     # -- what the steps are made of ------------------------------------------------------------------------------
 
@@ -252,7 +219,17 @@ class Round:
             unlabeled=self.unlabeled,
             labeled=self.state.labeled,
             labels=self.state.labels,
+            doubt=self._doubt,
         )
+
+    def _ask_for_doubt(self) -> Float32Array | None:
+        """What the posterior of the rounds before is unsure of, for a strategy that looks at it."""
+        run, labeler = self.run, self.run.components.pseudo_labeler
+        source = PSEUDO_SOURCES.find(run.config.selftrain.pseudo_source)()
+        wanted = run.config.policy.strategy.startswith("vssp") and run.config.policy.coverage_weight == "posterior"
+        if labeler is None or not source.weighs_evidence or not wanted or not len(self.state.labeled):
+            return None
+        return labeler.doubt(run.zero_shot, self.state.known).result()
 
     def _label_request(self, proposal: Proposal, predicted: Int64Array) -> LabelRequest:
         names, experiment = self.run.names, self.run.experiment_id
@@ -295,17 +272,6 @@ class Round:
 
     def _took(self, **seconds: float) -> None:
         self._seconds = replace(self._seconds, **seconds)
-
-
-def learn(learner: PromptLearner, state: RunState, request: LearnRequest) -> tuple[LearnOutcome, float]:
-    """The student and the seconds it took; the teacher stays where there is nothing yet to learn from."""
-    if len(request.labeled) + len(request.pseudo.positions) == 0:
-        none = np.zeros(0, np.float32)
-        warning = "no label to learn from yet: the prompts stay as they are"
-        return LearnOutcome(state.text, state.contexts, none, none, none, none, float("nan"), 0, 0, warning), 0.0
-    learning = learner.learn(request)
-    outcome = learning.result()
-    return outcome, learning.seconds
 
 
 def _part_of(proposal: Proposal, rows: Int64Array) -> Proposal:

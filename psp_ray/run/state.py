@@ -22,9 +22,10 @@ from psp_ray.core.records import (
     TextState,
 )
 from psp_ray.labels.service import LabelResponse
-from psp_ray.posterior.accuracy import Answers, round_estimates
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import Estimate
+from psp_ray.posterior.audit import BoolArray
 from psp_ray.report.round_report import RoundReport
+from psp_ray.run.crossfitted import CrossFitted, Line
 from psp_ray.selftrain.records import KnownLabels
 
 
@@ -51,10 +52,11 @@ class RunState:
     """A run after some rounds.
 
     `asked` (m,) positions in the order asked, `answers` (m,) what the annotator said (a class, SKIP or IGNORE, after
-    corrections), `log_prob` (m,) of their selection, `asked_in` (m,) their rounds (0: initial labels), `cosines`
-    (m, C) to the prompts of the round's teacher, which had not seen the answer. Initial labels have NaN in the last
-    two columns' place. `contexts` are the student's, empty before anything was learned; `zero_shot` and `last` (the
-    student's evaluation) are None without images to evaluate on. `updates`: a table of update steps a round.
+    corrections), `log_prob` (m,) of their selection, `asked_in` (m,) their rounds (0: initial labels), `by_chance` (m,)
+    whether the audit drew them, `logits` (m, C) of the classifier that the round began with, which had not seen the
+    answer. Initial labels have NaN for `log_prob` and `logits`. `judged`: what cross-fitting goes on from. `contexts`
+    are the student's, empty before anything was learned; `zero_shot` and `last` (the student's evaluation) are None
+    without images to evaluate on. `updates`: a table of update steps a round.
     """
 
     text: TextState
@@ -65,7 +67,9 @@ class RunState:
     answers: Int32Array
     log_prob: Float64Array
     asked_in: Int32Array
-    cosines: Float32Array
+    by_chance: BoolArray
+    logits: Float32Array
+    judged: CrossFitted
     pseudo: PseudoLabels = field(default_factory=PseudoLabels.empty)
     reports: tuple[RoundReport, ...] = ()
     updates: tuple[pa.Table, ...] = ()
@@ -77,9 +81,9 @@ class RunState:
 
     @classmethod
     def before_rounds(
-        cls, text: TextState, zero_shot: Evaluation | None, positions: Int64Array, labels: Int32Array
+        cls, text: TextState, zero_shot: Evaluation | None, positions: Int64Array, labels: Int32Array, folds: int = 0
     ) -> RunState:
-        """The state before the first round, with `labels` known for `positions` (k,)."""
+        """The state before the first round, with `labels` known for `positions` (k,); `folds` judge what follows."""
         return cls(
             text=text,
             contexts=np.zeros((0, 0), np.float32),
@@ -89,7 +93,9 @@ class RunState:
             answers=labels,
             log_prob=np.full(len(positions), np.nan),
             asked_in=np.zeros(len(positions), np.int32),
-            cosines=np.full((len(positions), len(text.features)), np.nan, np.float32),
+            by_chance=np.zeros(len(positions), bool),
+            logits=np.full((len(positions), len(text.features)), np.nan, np.float32),
+            judged=CrossFitted.start(folds, Line(text)),
         )
 
     @property
@@ -122,12 +128,6 @@ class RunState:
         """Answers of the oracle but for skips: what rounds, curves and caps count. Initial labels are not in it."""
         return int(((self.answers != SKIP) & (self.asked_in > 0)).sum())
 
-    @property
-    def audit(self) -> Answers:
-        """What estimates of the accuracy are made of."""
-        keys = {item.round: np.nan if item.next_key is None else item.next_key for item in self.reports}
-        return Answers(self.asked, self.answers, self.log_prob, self.asked_in, self.cosines, keys)
-
     def unlabeled(self, n_pool: int) -> Int64Array:
         """Sorted positions that nobody was asked about."""
         keep = np.ones(n_pool, bool)
@@ -135,7 +135,7 @@ class RunState:
         return np.flatnonzero(keep).astype(np.int64)
 
     def with_answers(
-        self, proposal: Proposal, cosines: Float32Array, response: LabelResponse, names: PoolNames
+        self, proposal: Proposal, logits: Float32Array, response: LabelResponse, names: PoolNames
     ) -> RunState:
         """The next round's answers added, with the corrections of earlier ones that came with them."""
         asked = np.concatenate([self.asked, proposal.positions])
@@ -144,25 +144,25 @@ class RunState:
             now = dict(zip(response.corrected_ids, response.corrected_labels.tolist(), strict=True))
             for row, position in enumerate(asked.tolist()):
                 answers[row] = now.get(names.sample_ids[position], answers[row])
+        count = len(proposal.positions)
         return replace(
             self,
             asked=asked,
             answers=answers,
             log_prob=np.concatenate([self.log_prob, proposal.log_prob]),
-            asked_in=np.concatenate([self.asked_in, np.full(len(proposal.positions), self.round + 1, np.int32)]),
-            cosines=np.concatenate([self.cosines, cosines]),
+            asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
+            by_chance=np.concatenate([self.by_chance, np.arange(count) < proposal.n_audit]),
+            logits=np.concatenate([self.logits, logits]),
             labels_paid=response.labels_paid,
         )
 
-    def with_estimates(self, n_pool: int) -> RunState:
-        """Each round's draws judge the prompts that the round began with: those of the round before."""
-        reports, zero_shot = list(self.reports), self.zero_shot_estimate
-        for number, estimate in round_estimates(self.audit, n_pool).items():
-            if number > 1:
-                reports[number - 2] = replace(reports[number - 2], pool_accuracy_estimate=estimate)
-            else:
-                zero_shot = None if (self.asked_in == 0).any() else estimate
-        return replace(self, reports=tuple(reports), zero_shot_estimate=zero_shot)
+    def with_estimate(self, number: int, estimate: Estimate | None) -> RunState:
+        """What is now known of the classifier after round `number`; 0: zero-shot, where nothing was learned before."""
+        if number == 0:
+            return self if (self.asked_in == 0).any() else replace(self, zero_shot_estimate=estimate)
+        reports = list(self.reports)
+        reports[number - 1] = replace(reports[number - 1], pool_accuracy_estimate=estimate)
+        return replace(self, reports=tuple(reports))
 
     def with_last_report(self, report: RoundReport) -> RunState:
         """The newest round's report replaced."""

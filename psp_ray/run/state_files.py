@@ -13,6 +13,7 @@ from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Evaluation, Float32Array, PseudoLabels, StateDict, TextState
 from psp_ray.report.round_report import RoundReport, estimate_from_json
 from psp_ray.run.checkpoint import Checkpoint
+from psp_ray.run.crossfitted import CrossFitted
 from psp_ray.run.state import PoolNames, RunState
 
 
@@ -25,9 +26,15 @@ def to_checkpoint(
         "logit_scale": np.asarray(state.text.logit_scale, np.float64),
         "bias": state.text.offset,
         "contexts": state.contexts,
-        "cosines": state.cosines,
+        "logits": state.logits,
     }
-    labels = {"position": state.asked, "label": state.answers, "log_prob": state.log_prob, "round": state.asked_in}
+    labels = {
+        "position": state.asked,
+        "label": state.answers,
+        "log_prob": state.log_prob,
+        "round": state.asked_in,
+        "by_chance": state.by_chance,
+    }
     pseudo = {
         "position": state.pseudo.positions,
         "label": state.pseudo.labels,
@@ -49,7 +56,8 @@ def to_checkpoint(
         "n_pool": len(names.sample_ids),
         "pool": names.fingerprint,
     }
-    return Checkpoint(state.round, record, {"sampler": sampler, "learner": learner, "prompt": prompt}, tables)
+    tensors = {"sampler": sampler, "learner": learner, "prompt": prompt, "judged": state.judged.state_dict()}
+    return Checkpoint(state.round, record, tensors, tables)
 
 
 def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> RunState:
@@ -95,7 +103,9 @@ def _restored(checkpoint: Checkpoint) -> RunState:
         answers=labels["label"].to_numpy(),
         log_prob=labels["log_prob"].to_numpy(),
         asked_in=labels["round"].to_numpy(),
-        cosines=prompt["cosines"],
+        by_chance=labels["by_chance"].to_numpy(zero_copy_only=False),
+        logits=prompt["logits"],
+        judged=CrossFitted.restored(checkpoint.tensors["judged"]),
         pseudo=PseudoLabels(
             pseudo["position"].to_numpy(),
             pseudo["label"].to_numpy(),

@@ -15,12 +15,11 @@ from psp_ray.posterior.evidence import Posterior
 from psp_ray.selftrain.ust import BlockScores, score_views
 from psp_ray.selftrain.weighed import score_block
 
-Views = Callable[[Int64Array], Float16Array] | Float16Array
-"""Views to use instead of the pool's: an array (u, L, d) for the scored positions, or a function that gives (k, L, d)
-for some of them.
+Views = Callable[[Int64Array], Float16Array]
+"""Gives views (k, L, d) at sorted positions (k,), to use instead of the pool's.
 
-The function is called once a block, in block order, with the block's scored positions; it must give the same answer
-when it is asked again in the same round.
+Called once a block, in block order, with the block's scored positions; it must give the same answer when it is asked
+again in the same round.
 """
 
 Teacher = TextState | Posterior
@@ -49,9 +48,7 @@ def stream(
         rows = found - block.start
         wanted = np.zeros(len(block.keys), bool)
         wanted[rows] = True
-        fresh = None
-        if views is not None:
-            fresh = views(found) if callable(views) else views[lo:hi]
+        fresh = None if views is None else views(found)
         seen = _views_of(block, rows, fresh, include_center=settings.include_center)
         if isinstance(teacher, Posterior):
             scores = score_block(

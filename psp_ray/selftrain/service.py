@@ -13,7 +13,7 @@ from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.records import Float32Array, Int64Array, PoolReader, PseudoLabels, TextState
 from psp_ray.core.topk import StreamingTopK
 from psp_ray.neighbors.graph import Opinion, PoolGraph, knn_graph, propagate
-from psp_ray.posterior.evidence import Bought, Evidence, Posterior
+from psp_ray.posterior.evidence import Bought, Evidence, Posterior, digest
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
 from psp_ray.selftrain.records import Candidates, KnownLabels, ScoreRequest, Scores, SoftTargets
 from psp_ray.selftrain.scoring import Teacher, Views, stream
@@ -32,7 +32,8 @@ class PseudoLabeler:
 
     `score` needs no label, so that it can run beside the oracle: it takes the pass over the views, or, where the
     posterior teaches, which only labels make, finds the graph. `select` then chooses. It can be asked again for other
-    labels, in any order. Keeps nothing but the graph, a function of the pool alone.
+    labels, in any order. Keeps the graph, a function of the pool alone, and the latest posterior, which learning asks
+    for again once the pseudo-labels are chosen.
     """
 
     def __init__(self, pool: PoolReader, settings: SelfTrainingSettings) -> None:
@@ -41,6 +42,7 @@ class PseudoLabeler:
         self.source = PSEUDO_SOURCES.find(settings.pseudo_source)()
         self._graph: PoolGraph | None = None
         self._evidence: Evidence | None = None
+        self._latest: tuple[bytes, Posterior] | None = None
 
     def score(self, request: ScoreRequest, views: Views | None = None, pool: PoolReader | None = None) -> Scores:
         """The teacher's opinion on the requested samples; in pools with a limited graph, on those in it.
@@ -143,15 +145,26 @@ class PseudoLabeler:
 
     def posterior(self, zero_shot: TextState, known: KnownLabels) -> Posterior:
         """The posterior over the pool after the purchases `known`, with zero-shot as its teacher."""
-        return self.evidence().infer(Bought(known.positions, known.labels, known.rounds), zero_shot)
+        bought = Bought(known.positions, known.labels, known.rounds)
+        name = digest(bought, zero_shot)
+        if self._latest is None or self._latest[0] != name:
+            self._latest = name, self.evidence().infer(bought, zero_shot)
+        return self._latest[1]
+
+    def doubt(self, zero_shot: TextState, known: KnownLabels) -> Float32Array:
+        """One minus the probability of the posterior's likeliest class, (n,) for the whole pool."""
+        confidence = self.posterior(zero_shot, known).likeliest(np.arange(self.pool.n, dtype=np.int64))[1]
+        return np.float32(1.0) - confidence
 
     def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> SoftTargets:
         """The posterior of the graph's samples, and again without the labels of each of `folds` parts."""
         positions = self.graph().positions
 
         def infer(rows: Int64Array) -> Float32Array:
-            part = KnownLabels(known.positions[rows], known.labels[rows], known.rounds[rows])
-            return self.posterior(zero_shot, part).at(positions)
+            if len(rows) == len(known.positions):
+                return self.posterior(zero_shot, known).at(positions)
+            part = Bought(known.positions[rows], known.labels[rows], known.rounds[rows])
+            return self.evidence().infer(part, zero_shot).at(positions)
 
         return soft_labels(positions, infer, len(known.positions), folds)
 

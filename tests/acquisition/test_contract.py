@@ -256,7 +256,7 @@ def test_scores_are_one_for_each_sample_and_say_who_is_chosen(name):
 
 def test_inputs_hold_no_labels_of_the_pool():
     assert {field.name for field in fields(PoolState)} == {
-        *("round", "seed", "n_query", "n_classes", "text", "unlabeled", "labeled", "labels")
+        *("round", "seed", "n_query", "n_classes", "text", "unlabeled", "labeled", "labels", "doubt")
     }
     assert {field.name for field in fields(FeatureBlock)} == {"index", "start", "keys", "features", "views"}
     assert {name for name in vars(PoolReader) if not name.startswith("_")} == {

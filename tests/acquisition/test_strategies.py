@@ -9,7 +9,7 @@ from psp_ray.acquisition.vssp import VSSP
 from psp_ray.config.policy import PSP_PAPER, PolicySettings
 from psp_ray.core.errors import DatasetError, UserError
 from psp_ray.core.records import PoolState, TextState
-from psp_ray.policy.sampling import inclusion_probabilities
+from psp_ray.posterior.inclusion import inclusion_probabilities
 from tests.acquisition.test_contract import FreshCopies
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
@@ -168,16 +168,6 @@ def test_topk_takes_the_most_probable_and_claims_no_inclusion_probability():
     assert np.isnan(proposal.next_key)
     np.testing.assert_array_equal(np.sort(proposal.positions), np.sort(np.argsort(-strategy.actions.u)[:6]))
     assert np.all(np.diff(proposal.log_prob) <= 0)
-
-
-def test_audit_fraction_bounds_the_smallest_probability():
-    world = World(n=50)
-    proposal = build("vssp", world, audit_fraction=0.3, kappa=50.0).propose(world.state(n_query=50))
-    a = np.exp(proposal.log_prob)
-    assert a.sum() == pytest.approx(1.0)
-    assert a.min() >= 0.3 / 50 * (1 - 1e-12)
-    bare = build("vssp", world, audit_fraction=0.0, kappa=50.0).propose(world.state(n_query=50))
-    assert np.exp(bare.log_prob).min() < 0.1 / 50
 
 
 @pytest.mark.parametrize("kind", ["identical", "one class", "one sample", "zero"])

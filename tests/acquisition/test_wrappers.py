@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
-from psp_ray.acquisition import STRATEGIES, Strategy, create
+from psp_ray.acquisition import STRATEGIES, create
+from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.acquisition.wrappers.pcb import balanced, balanced_as_released
 from psp_ray.acquisition.wrappers.sub import intensities
+from psp_ray.config.acquisition import AuditSettings
 from psp_ray.config.config import Config
-from psp_ray.policy.sampling import inclusion_probabilities
+from psp_ray.posterior.inclusion import inclusion_probabilities
 from tests.policy.worlds import World
 
 
@@ -120,8 +123,10 @@ def test_pcb_asks_for_a_share_of_the_whole_pool():
         assert asked[-1] == expected
 
 
-class Learner(Strategy):
+class Learner:
     """Draws like `random` and remembers what it is told."""
+
+    name = "learner"
 
     def __init__(self, pool, settings=None):
         self.inner = create("random", pool)
@@ -133,6 +138,12 @@ class Learner(Strategy):
     def observe(self, feedback):
         self.told.append(feedback)
         return self.inner.observe(feedback)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
 
 
 @pytest.fixture
@@ -174,7 +185,7 @@ def test_sub_passes_a_small_pool_on_and_draws_another_part_each_round():
     a, b = (build(name, world, sub_size=100).propose(world.state()) for name in ("entropy", "entropy+sub"))
     np.testing.assert_array_equal(a.positions, b.positions)
     strategy = build("entropy+sub", world, sub_size=20)
-    parts = [set(strategy.part(world.state(round)).tolist()) for round in (1, 2)]
+    parts = [set(strategy._part(world.state(round)).tolist()) for round in (1, 2)]
     assert [len(part) for part in parts] == [20, 20]
     assert parts[0] != parts[1]
     assert len(build("entropy+sub", world, sub_size=2).propose(world.state(n_query=7)).positions) == 7
@@ -207,27 +218,79 @@ def test_audit_draws_its_share_by_chance_and_leaves_the_rest_to_the_strategy():
     world = World(n=100)
     state = world.state(n_query=10)
     proposal = build("entropy+audit", world, audit_fraction=0.3).propose(state)
+    assert proposal.n_audit == 3
     drawn, chosen = proposal.positions[:3], proposal.positions[3:]
     np.testing.assert_allclose(proposal.log_prob[:3], -np.log(100))
     assert np.isnan(proposal.log_prob[3:]).all()
-    assert np.isfinite(proposal.next_key)
     rest = world.state(n_query=7, unlabeled=np.setdiff1d(state.unlabeled, drawn))
     np.testing.assert_array_equal(chosen, build("entropy", world).propose(rest).positions)
-    # However small the share, one image is drawn: else nothing could be estimated.
-    assert np.isfinite(build("entropy+audit", world, audit_fraction=0.01).propose(state).log_prob).sum() == 1
 
 
-def test_estimates_from_an_audit_are_unbiased_for_the_pool():
-    world = World(n=40)
-    truth = np.random.default_rng(0).random(40)
-    estimates = []
-    for seed in range(400):
-        strategy = build("entropy+audit", world, audit_fraction=0.5)
-        proposal = strategy.propose(world.state(n_query=12, seed=seed))
-        drawn = np.isfinite(proposal.log_prob)
-        q = inclusion_probabilities(proposal.log_prob[drawn], proposal.next_key)
-        estimates.append((truth[proposal.positions[drawn]] / q).sum() / 40)
-    assert np.mean(estimates) == pytest.approx(truth.mean(), abs=4 * np.std(estimates) / 20)
+def test_the_audit_is_one_sequence_whatever_the_strategy_asks():
+    """Every round's draws are the first of the sequence that nobody has asked; all of it in the end is a shuffle."""
+    world = World(n=30)
+    audit = build("entropy+audit", world, audit_fraction=0.5)
+    whole = build("entropy+audit", world, audit_fraction=0.99).propose(world.state(n_query=30)).positions
+    assert sorted(whole) == list(range(30))
+    assert list(whole) != list(range(30))
+    asked = []
+    for round in range(1, 6):
+        unlabeled = np.setdiff1d(np.arange(30), asked)
+        state = world.state(round, n_query=4, unlabeled=unlabeled)
+        proposal = audit.propose(state)
+        drawn = proposal.positions[: proposal.n_audit]
+        np.testing.assert_array_equal(drawn, [p for p in whole if p not in asked][:2])
+        asked += proposal.positions.tolist()
+
+
+@pytest.mark.parametrize(("share", "n_query"), [(0.03, 10), (0.1, 7), (0.25, 3), (0.5, 1), (0.0, 5)])
+def test_the_share_comes_out_right_over_the_rounds(share, n_query):
+    world = World(n=400)
+    drawn = 0
+    for round in range(1, 21):
+        proposal = build("entropy+audit", world, audit_fraction=share).propose(world.state(round, n_query=n_query))
+        assert len(proposal.positions) == n_query
+        drawn += proposal.n_audit
+        assert abs(drawn - share * n_query * round) <= 0.5
+
+
+def test_every_sample_is_as_likely_to_be_drawn():
+    world = World(n=20)
+    counts = np.zeros(20)
+    for seed in range(500):
+        proposal = build("entropy+audit", world, audit_fraction=0.5).propose(world.state(n_query=8, seed=seed))
+        counts[proposal.positions[: proposal.n_audit]] += 1
+    assert chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("strategy", "fraction", "run"),
+    [
+        ("vssp", 0.1, "vssp+audit"),
+        ("vssp+sub", 0.1, "vssp+sub+audit"),
+        ("vssp+audit", 0.1, "vssp+audit"),
+        ("vssp", 0.0, "vssp"),
+        ("badge", 0.1, "badge"),
+        ("random", 0.1, "random"),
+    ],
+)
+def test_vssp_audits_without_being_told(strategy, fraction, run):
+    assert with_audit(strategy, AuditSettings(audit_fraction=fraction)) == run
+
+
+def test_random_is_all_chance():
+    assert build("random", World(n=20)).propose(World(n=20).state(n_query=5)).n_audit == 5
+    assert build("el2n-policy", World(n=20)).propose(World(n=20).state(n_query=5)).n_audit == 0
+
+
+def test_vssp_behind_an_audit_learns_from_its_own_part():
+    world = World(n=60)
+    strategy = build("vssp+audit", world, audit_fraction=0.4)
+    state = world.state(n_query=5)
+    proposal = strategy.propose(state)
+    assert np.isfinite(proposal.log_prob).all()
+    assert np.isfinite(proposal.ms_indicator)
+    assert np.isfinite(strategy.observe(world.feedback(state, proposal)).reward)
 
 
 def test_a_learner_behind_an_audit_is_told_of_its_own_choices_only(learner):

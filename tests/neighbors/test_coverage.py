@@ -157,3 +157,17 @@ def test_many_labels_cost_no_more_than_the_limit_and_all_of_them_cover():
     assert peak < 40 * 300**2 + 4 * 4096 * (300 + 8 * world.pool.dim)
     assert len(order) == 200  # not more than are looked at
     assert set(world.truth[order[:20]]) == {4}  # the class without a label
+
+
+def test_what_the_posterior_doubts_is_covered_first():
+    """Doubt in one region only draws the choices there; without a posterior nothing changes."""
+    world = World(n=400, spread=0.2)
+    labeled = np.array([int(np.flatnonzero(world.truth == c)[0]) for c in np.unique(world.truth)])
+    plain = state_of(world, labeled)
+    doubt = np.where(world.truth == 1, 0.9, 1e-6).astype(np.float32)
+    by_posterior = Coverage(world.pool, PolicySettings(coverage_weight="posterior"))
+    chosen = by_posterior.order(replace(plain, doubt=doubt), 8)
+    share = np.mean(world.truth[by_posterior.order(plain, 8)] == 1)
+    assert np.mean(world.truth[chosen] == 1) > max(0.7, share)
+    unknown = Coverage(world.pool, PolicySettings(coverage_weight="disagreement"))
+    np.testing.assert_array_equal(by_posterior.order(plain, 8), unknown.order(replace(plain, doubt=doubt), 8))

@@ -212,7 +212,6 @@ def test_automatic_scale_and_shift():
     "bad",
     [
         {"kappa": 0},
-        {"audit_fraction": 1.0},
         {"align": "dtw"},
         {"alpha": -1.0},
         {"log_std_min": 3.0},

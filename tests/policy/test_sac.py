@@ -223,7 +223,7 @@ def test_alpha_aims_at_the_target_entropy():
 
 def test_log_odds_input_is_log_n_a():
     world = World(n=80)
-    settings = PolicySettings(q_input="log-odds", audit_fraction=0.2, prior="entropy", prior_weight=1.0, **SMALL)
+    settings = PolicySettings(q_input="log-odds", prior="entropy", prior_weight=1.0, **SMALL)
     strategy = VSSP(world.pool, settings)
     state = world.state()
     strategy.propose(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import Estimate
 from psp_ray.report.curve import learning_curve, plot_learning_curve
 from tests.helpers import report_of
 
@@ -15,7 +15,7 @@ def row(total, new, accuracy, estimate=None):
 
 def test_zero_shot_stands_at_no_label_and_all_is_in_sight(tmp_path):
     """Also where labels were known beforehand: these 7 had taught the prompts something already."""
-    estimate = Estimate(0.62, 0.27, 0.88, 9.0)
+    estimate = Estimate(0.62, 0.27, 0.88, 9, 9)
     rows = [row(21, 14, 0.69, estimate), row(35, 14, 0.671)]
     figure = learning_curve(rows, 0.314, "title", "test")
     figure.savefig(tmp_path / "curve.png")  # lays it out

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psp_ray.posterior.estimate import Estimate
+from psp_ray.posterior.accuracy import Estimate
 from psp_ray.report.round_report import RoundReport, StageSeconds, known
 from tests.helpers import report_of
 
@@ -63,7 +63,7 @@ def test_what_is_not_finite_is_refused(name, value):
 
 
 def test_fields_of_another_version_are_refused():
-    stored = report_of(pool_accuracy_estimate=Estimate(0.5, 0.4, 0.6, 9.0)).as_json()
+    stored = report_of(pool_accuracy_estimate=Estimate(0.5, 0.4, 0.6, 9, 8)).as_json()
     for other in (
         {**stored, "mood": 1.0},
         {key: value for key, value in stored.items() if key != "reward"},

@@ -21,6 +21,7 @@ LITERAL = {
     "uncertainty": "confidence",
     "pseudo_cap": 0,
 }
+GRAPH = {"pseudo_source": "graph", "confidence_min": 0.0, "uncertainty_max": 1.0}
 
 
 def all_views(pool):
@@ -157,16 +158,14 @@ def test_shards_and_repeats_give_the_same_bits(pool):
     assert len(first.positions) > 0
 
 
-@pytest.mark.parametrize("as_function", [False, True])
-def test_fresh_views_replace_the_pools(pool, as_function):
+def test_fresh_views_replace_the_pools(pool):
     pool, text, _ = pool
     options = SelfTrainingSettings(pseudo_source="prompt", confidence_min=0.4, uncertainty_max=0.3, pseudo_floor=3)
     other, _, _ = make_pool(seed=5)
     fresh = all_views(other)
     unlabeled = np.arange(7, 251)
     bare = ArrayPool(np.concatenate([pool.block(i).features for i in range(pool.n_blocks)]), block_size=64)
-    given = (lambda positions: fresh[positions]) if as_function else fresh[unlabeled]
-    result = label(PseudoLabeler(bare, options), text, unlabeled, views=given)
+    result = label(PseudoLabeler(bare, options), text, unlabeled, views=lambda positions: fresh[positions])
     cached = ArrayPool(np.zeros((pool.n, pool.dim)), fresh, block_size=64)
     assert_same(result, label(PseudoLabeler(cached, options), text, unlabeled))
     assert len(result.positions) > 0
@@ -203,10 +202,10 @@ def test_no_views_is_an_error_that_says_what_to_do(pool):
     pool, text, _ = pool
     bare = ArrayPool(np.zeros((5, pool.dim)))
     with pytest.raises(ConfigError, match="set views to 5"):
-        label(PseudoLabeler(bare, SelfTrainingSettings()), text, np.arange(5))
+        label(PseudoLabeler(bare, SelfTrainingSettings(pseudo_source="graph")), text, np.arange(5))
 
 
-@pytest.mark.parametrize("source", ["prompt", "graph", "both"])
+@pytest.mark.parametrize("source", ["prompt", "graph", "both", "posterior"])
 def test_calls_in_any_order_depend_on_their_arguments_alone(pool, source):
     """Labels left out leave no trace, whatever was asked before."""
     pool, text, truth = pool
@@ -249,7 +248,7 @@ def test_empty_pool_keeps_nothing(pool):
 
 def test_large_pools_get_pseudo_labels_on_the_graph_only():
     pool, text, truth = make_pool(n=300, noise=0.35)
-    labeler = PseudoLabeler(pool, SelfTrainingSettings(graph_limit=120))
+    labeler = PseudoLabeler(pool, SelfTrainingSettings(**GRAPH, graph_limit=120))
     bought = np.arange(0, 300, 10)
     scores = labeler.score(ScoreRequest(1, text, np.arange(300)))
     early = labeler.select(scores, known(), NOBODY)
@@ -280,7 +279,7 @@ def test_the_graph_can_be_the_only_source():
     pool, text, truth = make_pool(n=300, noise=0.35)
     bought = np.arange(0, 300, 10)
     rest = np.setdiff1d(np.arange(300), bought)
-    options = SelfTrainingSettings(pseudo_source="graph", pseudo_cap=12)
+    options = SelfTrainingSettings(**GRAPH, pseudo_cap=12)
     labeler = PseudoLabeler(pool, options)
     got = label(labeler, text, rest, bought, truth[bought].astype(np.int32))
     opinion = propagate(*labeler.graph().with_labeled(bought), truth[bought].astype(np.int32))
@@ -322,6 +321,6 @@ def test_settings_are_checked(bad):
 
 def test_defaults_are_those_of_psp():
     options = SelfTrainingSettings()
-    assert (options.confidence_min, options.uncertainty_max, options.pseudo_floor) == (0.0, 1.0, 0)
-    assert options.pseudo_source == "graph"
+    assert (options.confidence_min, options.uncertainty_max, options.pseudo_floor) == (0.7, 0.2, 0)
+    assert options.pseudo_source == "posterior"
     assert options.uncertainty == "averaged-class"

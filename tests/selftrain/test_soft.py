@@ -20,7 +20,8 @@ def test_each_label_is_held_out_once_and_unknown_to_its_fold(n_labeled, folds):
         return table
 
     positions = np.array([2, 5, 9])
-    soft, held_out = soft_labels(positions, infer, n_labeled, folds)
+    targets = soft_labels(positions, infer, n_labeled, folds)
+    soft, held_out = targets.soft, targets.held_out
     assert soft.probabilities[0].sum() == n_labeled
     for held in held_out:
         known = np.flatnonzero(held.probabilities[0])

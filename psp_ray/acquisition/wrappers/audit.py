@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from psp_ray.acquisition.base import WRAPPERS, AcquisitionFunction, validate_state
 from psp_ray.acquisition.strategy import Wrapper, same_state
-from psp_ray.config.policy import AuditSettings
-from psp_ray.core import noise
-from psp_ray.core.pool import read_blocks
-from psp_ray.core.records import (
-    Feedback,
-    Float64Array,
-    Int64Array,
-    Observation,
-    PoolReader,
-    PoolState,
-    Proposal,
-    StateDict,
-    UInt64Array,
-)
-from psp_ray.policy import sampling
+from psp_ray.config.acquisition import AuditSettings
+from psp_ray.core.pool import read_keys
+from psp_ray.core.records import Feedback, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
+from psp_ray.posterior.audit import audit_order, planned_draws
+
+
+def with_audit(strategy: str, settings: AuditSettings) -> str:
+    """The strategy that is run for `strategy`: `vssp` audits without being told, unless `audit_fraction` is 0."""
+    base, *wrappers = strategy.split("+")
+    return strategy + "+audit" if base == "vssp" and settings.audit_share and "audit" not in wrappers else strategy
 
 
 @WRAPPERS.register("audit")
 class Audit(Wrapper):
-    """Draws `audit_fraction` of the query set (at least one) uniformly, and lets the strategy choose the rest.
+    """Draws `audit_fraction` of the labels by chance, and lets the strategy choose the rest.
 
-    For strategies that don't know how probable their choices are. The uniform part comes first in the proposal, with
-    `log_prob` log 1/n and the next perturbed key of its own draw; the rest has NaN: estimates look at the former only.
-    A strategy that learns sees its own part of the query set. O(n) time beside the strategy's.
+    The chance part is the next piece of one random sequence of the pool (`psp_ray.posterior.audit`): known beforehand,
+    whatever the strategy does. It comes first in the proposal (`n_audit`), with `log_prob` log 1/n; how many it is in a
+    round follows from the share, so that it comes out right over the rounds. What follows is the strategy's, with what
+    it says of its odds among the samples that were left to it. A strategy that learns sees its own part of the query
+    set. O(n) time beside the strategy's.
 
-    Source: the mixture with a uniform part by which `vssp` bounds its smallest probability (`eps` of `docs/method.md`),
-    made a stratum of its own.
+    Source: the uniform share by which method.md keeps estimates honest (`eps`), made a stratum of its own, for a share
+    that is mixed into a policy's probabilities is drawn when luck has it, and weighs what it draws by the pool's size.
     """
 
     suffix = "audit"
@@ -49,16 +45,18 @@ class Audit(Wrapper):
     def propose(self, state: PoolState) -> Proposal:
         """Draw the audit part, then ask the strategy. Raises what the strategy raises."""
         validate_state(state, self.pool)
-        positions, log_prob, next_key = self._draw(state)
+        positions = self._draw(state)
         self._last = state, positions
+        chance = np.full(len(positions), -np.log(len(state.unlabeled)))
         rest = self._rest(state, positions)
         if not rest.n_query:
-            return Proposal(positions, log_prob, next_key)
+            return Proposal(positions, chance, n_audit=len(positions))
         chosen = self.inner.propose(rest)
-        return Proposal(
-            np.concatenate([positions, chosen.positions]),
-            np.concatenate([log_prob, np.full(len(chosen.positions), np.nan)]),
-            next_key,
+        return replace(
+            chosen,
+            positions=np.concatenate([positions, chosen.positions]),
+            log_prob=np.concatenate([chance, chosen.log_prob]),
+            n_audit=len(positions),
         )
 
     def observe(self, feedback: Feedback) -> Observation:
@@ -72,7 +70,7 @@ class Audit(Wrapper):
             feedback.proposal,
             positions=feedback.proposal.positions[own],
             log_prob=feedback.proposal.log_prob[own],
-            next_key=float("nan"),
+            n_audit=0,
         )
         outcome = replace(
             feedback.outcome,
@@ -96,21 +94,22 @@ class Audit(Wrapper):
 
     def _drawn(self, state: PoolState) -> Int64Array:
         if self._last is None or not same_state(self._last[0], state):
-            self._last = state, self._draw(state)[0]
+            self._last = state, self._draw(state)
         return self._last[1]
 
-    def _draw(self, state: PoolState) -> tuple[Int64Array, Float64Array, float]:
-        count = min(state.n_query, max(1, round(self.settings.eps * state.n_query)))
-        log_a = -np.log(len(state.unlabeled))
-
-        def blocks() -> Iterator[tuple[Int64Array, Float64Array, Float64Array, UInt64Array]]:
-            for block in read_blocks(self.pool, state.unlabeled):
-                gumbel = noise.gumbel(state.seed, "audit", block.keys, round=state.round)
-                yield block.positions, np.full(len(block.positions), log_a), gumbel, block.keys
-
-        return sampling.draw(blocks(), count)
+    def _draw(self, state: PoolState) -> Int64Array:
+        """The next samples of the sequence, in its order."""
+        count = planned_draws(self.settings.audit_share, state.n_query, state.round)
+        if not count:
+            return np.zeros(0, np.int64)
+        keys = read_keys(self.pool, state.unlabeled)
+        order = np.lexsort((keys, audit_order(state.seed, keys)))
+        first: Int64Array = state.unlabeled[order[:count]]
+        return first
 
     def _rest(self, state: PoolState, drawn: Int64Array) -> PoolState:
+        if not len(drawn):
+            return state
         return replace(
             state,
             unlabeled=np.setdiff1d(state.unlabeled, drawn, assume_unique=True),

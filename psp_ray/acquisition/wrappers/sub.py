@@ -21,7 +21,7 @@ from psp_ray.core.records import (
     Proposal,
     StateDict,
 )
-from psp_ray.policy import sampling
+from psp_ray.posterior.inclusion import inclusion_probabilities
 
 
 @WRAPPERS.register("sub")
@@ -31,9 +31,9 @@ class Subsample(Wrapper):
     Source: the usual way to bring quadratic strategies to large pools. The part is the samples of smallest noise, so
     that every sample is in it with probability m / n. Where the strategy knows its odds q_i within the part, those
     within the pool are `m / n * q_i`, and the proposal says so: with `next_key` 0, `log_prob` is the log of the
-    intensity a_i for which `1 - exp(-a_i)` is that probability; estimates over the pool stay unbiased. Else they are
-    NaN. Pools of no more than `sub_size` samples are passed on as they are. A strategy that learns sees the part as
-    its pool.
+    intensity a_i for which `1 - exp(-a_i)` is that probability; inverse probabilities stay unbiased over the pool. Else
+    they are NaN. Pools of no more than `sub_size` samples are passed on as they are. A strategy that learns sees the
+    part as its pool.
 
     O(n) time beside the strategy's on m samples.
     """
@@ -55,7 +55,7 @@ class Subsample(Wrapper):
             return proposal
         if np.isnan(proposal.next_key) and len(proposal.positions) < len(part.unlabeled):
             return Proposal(proposal.positions, np.full(len(proposal.positions), np.nan))
-        q = share * sampling.inclusion_probabilities(proposal.log_prob, proposal.next_key)
+        q = share * inclusion_probabilities(proposal.log_prob, proposal.next_key)
         return Proposal(proposal.positions, intensities(q), 0.0, proposal.ms_indicator)
 
     def observe(self, feedback: Feedback) -> Observation:

@@ -1,0 +1,183 @@
+"""Rounds over frozen features, without images, Ray or a run folder: who chooses best under one posterior and one head?
+
+    python -m benchmarks.rounds --data dtd.parquet --class-embeddings dtd-classes.parquet --out rounds.csv
+        [--strategies vssp,typiclust,random] [--seeds 5] [--rounds 8] [--set KEY=VALUE ...]
+
+Select -> label -> posterior -> head -> accuracy on the test part, with the program's own strategies, posterior and head
+(`--set head=linear`). A file as `psp-ray featurize --export` writes it: columns embedding, part (pool, test) and label.
+Every seed draws another 90 % of the pool, the same for all strategies; C labels a round. Rows are appended to `--out`,
+and what is there is not done again; a table of all of it is printed: mean over the seeds, ± their standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from psp_ray.acquisition import create
+from psp_ray.config.config import Config
+from psp_ray.core.noise import sample_keys
+from psp_ray.core.records import (
+    BLOCK_SIZE,
+    FeatureBlock,
+    Feedback,
+    Float16Array,
+    Int32Array,
+    Int64Array,
+    LearnRequest,
+    PoolState,
+    TextState,
+    UInt64Array,
+)
+from psp_ray.core.threads import limit_threads
+from psp_ray.data.embedded.classes import read_class_embeddings
+from psp_ray.learn.evaluate import evaluate
+from psp_ray.learn.student import Student
+from psp_ray.selftrain.records import KnownLabels, ScoreRequest
+from psp_ray.selftrain.service import PseudoLabeler
+
+POOL_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A `PoolReader` over features (n, d) in memory, without views."""
+
+    features: Float16Array
+    keys: UInt64Array
+    block_size: int = BLOCK_SIZE
+    n_views: int = 0
+
+    @property
+    def n(self) -> int:
+        return len(self.features)
+
+    @property
+    def dim(self) -> int:
+        return int(self.features.shape[1])
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n // self.block_size)
+
+    def block(self, index: int, *, views: bool = False) -> FeatureBlock:
+        span = slice(index * self.block_size, min(self.n, (index + 1) * self.block_size))
+        return FeatureBlock(index, span.start, self.keys[span], self.features[span])
+
+    def rows(self, positions: Int64Array) -> Float16Array:
+        found: Float16Array = self.features[positions]
+        return found
+
+
+@dataclass(frozen=True)
+class Data:
+    """Features (n, d), labels (n,), which rows are pool and test, names (n,), and the zero-shot teacher."""
+
+    features: Float16Array
+    labels: Int32Array
+    pool: Int64Array
+    test: Int64Array
+    names: list[str]
+    teacher: TextState
+
+
+def read(path: str, class_embeddings: str, logit_scale: float | None) -> Data:
+    """A file of embeddings with labels and parts, and the class embeddings that go with it."""
+    table = pq.read_table(path, columns=["sample_id", "part", "label", "embedding"])
+    classes = read_class_embeddings(class_embeddings, logit_scale)
+    rows = np.stack(table["embedding"].to_numpy()).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    order = {name: index for index, name in enumerate(classes.names)}
+    labels = np.array([order[name] for name in table["label"].to_pylist()], np.int32)
+    part = np.array(table["part"].to_pylist())
+    teacher = classes.text_state(classes.names, rows.shape[1])
+    pool, test = np.flatnonzero(part == "pool"), np.flatnonzero(part == "test")
+    return Data(rows.astype(np.float16), labels, pool, test, table["sample_id"].to_pylist(), teacher)
+
+
+def play(data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, Any]) -> list[float]:
+    """Test accuracy after zero labels and after each round."""
+    config = Config(**{"strategy": strategy, "seed": seed, **settings})
+    rows = np.sort(np.random.default_rng(seed).permutation(data.pool)[: round(POOL_SHARE * len(data.pool))])
+    pool, truth = Pool(data.features[rows], sample_keys([data.names[i] for i in rows])), data.labels[rows]
+    sampler = create(strategy, pool, config.policy)
+    labeler, student = PseudoLabeler(pool, config.selftrain), Student(pool, config.learn, data.teacher, seed=seed)
+    text, known, doubt = data.teacher, KnownLabels.none(), None
+    test, wanted = data.features[data.test], data.labels[data.test]
+    accuracies = [evaluate(text, [test], wanted).accuracy]
+    for number in range(1, rounds + 1):
+        unlabeled = np.setdiff1d(np.arange(pool.n), known.positions)
+        n_query = min(len(text.features), len(unlabeled))
+        state = PoolState(
+            number, seed, n_query, len(text.features), text, unlabeled, known.positions, known.labels, doubt
+        )
+        proposal = sampler.propose(state)
+        positions = np.concatenate([known.positions, proposal.positions])
+        when = np.concatenate([known.rounds, np.full(n_query, number)])
+        known = KnownLabels(positions, truth[positions], when)
+        soft = labeler.soft_labels(data.teacher, known, config.learn.head_folds)
+        pseudo = labeler.select(labeler.score(ScoreRequest(number, data.teacher, unlabeled)), known, proposal.positions)
+        outcome = student.learn(
+            LearnRequest(number, positions, known.labels, n_query, pseudo, text, soft.soft, soft.held_out)
+        )
+        left = np.setdiff1d(unlabeled, proposal.positions)
+        labels = truth[proposal.positions]
+        sampler.observe(Feedback(state, proposal, labels, outcome, left, number == rounds or not len(left)))
+        text, doubt = outcome.text, labeler.doubt(data.teacher, known)
+        accuracies.append(evaluate(text, [test], wanted).accuracy)
+    return accuracies
+
+
+def table(results: pd.DataFrame) -> str:
+    """Markdown: per data set and strategy zero-shot, rounds 1, 4 and last, their mean, and the worst gain."""
+    lines = [
+        "| data | strategy | zero-shot | round 1 | round 4 | last | mean | worst against zero-shot |",
+        "|---" * 8 + "|",
+    ]
+    for (name, strategy), group in results.groupby(["data", "strategy"], sort=False):
+        curves = 100 * np.array([[float(x) for x in text.split()] for text in group["accuracies"]])
+        means = curves[:, 1:].mean(axis=1)
+        spread = means.std(ddof=1) if len(means) > 1 else 0.0
+        worst = (curves[:, 1:] - curves[:, :1]).min()
+        cells = [curves[:, 0].mean(), curves[:, 1].mean(), curves[:, min(4, curves.shape[1] - 1)].mean()]
+        shown = " | ".join(f"{cell:.1f}" for cell in [*cells, curves[:, -1].mean()])
+        lines.append(f"| {name} | {strategy} | {shown} | {means.mean():.1f} ± {spread:.1f} | {worst:+.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--class-embeddings", required=True)
+    parser.add_argument("--logit-scale", type=float)
+    parser.add_argument("--strategies", default="vssp,cbsq,maxherding,typiclust,random")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    limit_threads(1)
+    data = read(options.data, options.class_embeddings, options.logit_scale)
+    settings = dict(item.split("=", 1) for item in options.set)
+    name = " ".join([Path(options.class_embeddings).stem, *options.set])
+    known = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=["data", "strategy", "seed"])
+    done = set(zip(known["data"], known["strategy"], known["seed"], strict=True))
+    for seed in range(options.seeds):
+        for strategy in options.strategies.split(","):
+            if (name, strategy, seed) in done:
+                continue
+            curve = play(data, strategy, seed, options.rounds, settings)
+            row = {"data": name, "strategy": strategy, "seed": seed, "accuracies": " ".join(f"{x:.5f}" for x in curve)}
+            pd.DataFrame([row]).to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
+    results = pd.read_csv(options.out)
+    print(table(results[results["data"] == name]))
+
+
+if __name__ == "__main__":
+    main()
