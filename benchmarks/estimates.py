@@ -280,13 +280,7 @@ class Summary:
 
 
 def summarize(runs: list[list[Told]]) -> Summary:
-    shown = [
-        (e, told)
-        for run in runs
-        for told in run
-        for e in (told.now, told.later)
-        if e is not None and telling(e)
-    ]
+    shown = [(e, told) for run in runs for told in run for e in (told.now, told.later) if e is not None and telling(e)]
 
     def mean(error: Any) -> Array:
         rows = [[error(told) for told in run] for run in runs]

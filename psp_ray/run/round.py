@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from psp_ray.acquisition.base import validate_proposal
+from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.records import (
     Evaluation,
