@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before torch is imported: on two cores, two threads that wait for each other take many times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers give way to everything else by default: beside other work they would stand still until a test times out.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 TINY = {
     "embed_dim": 24,
