@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from psp_ray.clip.backbone import load_backbone
@@ -28,34 +25,14 @@ from psp_ray.core.records import (
     StateDict,
     TextState,
 )
+from psp_ray.learn.descent import Attempt, Descent, Progress, Samples
 from psp_ray.learn.evaluate import similarities
 from psp_ray.learn.gap import label_gap
 from psp_ray.learn.prompts import Prompts
-from psp_ray.learn.schedule import anchored, count_steps, make_optimizer, model_unit, pull, steps
+from psp_ray.learn.schedule import count_steps
 
-Progress = Callable[[int, float], None]
 _SHRINK = 0.3
 _MAX_RESTARTS = 2
-_REPORT_EVERY = 10
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Features (n, d) and classes (n,) on the tower's device."""
-
-    features: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """A trained prompt: contexts, class embeddings (C, dim), the mean loss of the last steps, labeled accuracy."""
-
-    contexts: Tensor
-    features: Tensor
-    loss: float
-    accuracy: float
-    finite: bool
 
 
 class PromptLearner:
@@ -99,11 +76,7 @@ class PromptLearner:
         self.prompts = Prompts(text, self.class_names, settings, descriptions)
         self._logit_scale = text.logit_scale
         self._contexts: Tensor | None = None
-        self._anchor: Tensor | None = None
-        self._templates = tuple(templates)
-        self._unit = 1.0
-        if settings.rate_unit == "model":
-            self._unit = model_unit(text.token_size, self._logit_scale)
+        self._descent = Descent(self.prompts, settings, self.class_names, templates)
 
     def zero_shot(self, templates: Sequence[str] = DEFAULT_TEMPLATES) -> TextState:
         """The classifier of hand-written templates: the teacher of round 1."""
@@ -163,17 +136,19 @@ class PromptLearner:
         labeled, pseudo = self._samples(labeled_rows, request.labels), self._samples(pseudo_rows, request.pseudo.labels)
         floor = _accuracy(similarities(request.teacher, labeled_rows), request.labels)
 
-        best: _Attempt | None = None
+        best: Attempt | None = None
+        accuracy = 0.0
         tries = 1 + (_MAX_RESTARTS if self.settings.divergence_guard else 0)
-        attempt = 0
+        attempt, start, key = 0, self._start(request.round), self._key(request.round)
         for attempt in range(tries):
-            done = self._train(request, labeled, pseudo, _SHRINK**attempt, progress)
-            if best is None or (done.finite, done.accuracy) > (best.finite, best.accuracy):
-                best = done
-            if best.finite and best.accuracy >= floor:
+            done = self._descent.run(start, labeled, pseudo, key=key, shrink=_SHRINK**attempt, progress=progress)
+            reached = _accuracy(similarities(self._state(done.features), labeled_rows), request.labels)
+            if best is None or (done.finite, reached) > (best.finite, accuracy):
+                best, accuracy = done, reached
+            if best.finite and accuracy >= floor:
                 break
         assert best is not None
-        warning = self._warning(best, floor)
+        warning = self._warning(best, accuracy, floor)
         self._contexts = best.contexts
         text = self._state(best.features)
         n_new = request.n_new
@@ -191,106 +166,28 @@ class PromptLearner:
             warning=warning,
         )
 
-    def _train(
-        self, request: LearnRequest, labeled: _Samples, pseudo: _Samples, shrink: float, progress: Progress | None
-    ) -> _Attempt:
-        """One run of the schedule from the start, with the learning rate times `shrink`."""
-        settings = self.settings
-        key = stream_key(self.seed, "learn", request.round)
-        start = self._start(torch.Generator().manual_seed(key))
-        contexts = start.clone().requires_grad_()
-        optimizer = make_optimizer(settings, contexts, shrink, self._unit)
-        gate = self._gate(labeled) if anchored(settings) else 0.0
-        peak = optimizer.param_groups[0]["lr"]
-        total = count_steps(settings, len(labeled.labels), len(pseudo.labels))
-        averaged_from = total - round(settings.averaging * total) if settings.protocol == "short" else total
-        mean = torch.zeros_like(contexts)
-        losses: list[Tensor] = []
-        finite = True
-        schedule = steps(settings, len(labeled.labels), request.pseudo.labels, np.random.default_rng(key))
-        for index, step in enumerate(schedule):
-            features = self.prompts.class_features(contexts)
-            loss = step.labeled_weight * self._loss(features, labeled, step.labeled)
-            loss = loss + step.pseudo_weight * self._loss(features, pseudo, step.pseudo)
-            if gate and settings.anchor_weight:
-                distance = (features - self._zero_shot_features()).square().sum(-1).mean()
-                loss = loss + gate * settings.anchor_weight * distance
-            (gradient,) = torch.autograd.grad(loss, contexts)
-            contexts.grad = gradient
-            for group in optimizer.param_groups:
-                group["lr"] = peak * step.rate
-            optimizer.step()
-            pull(settings, contexts, gate * start, peak * step.rate)
-            if index >= averaged_from:
-                mean += (contexts.detach() - mean) / (index - averaged_from + 1)
-            if index >= total - max(1, total // 10):
-                losses.append(loss.detach())
-            if index % _REPORT_EVERY == 0 or index == total - 1:
-                # Looked at now and then only: on a GPU every look waits for the device.
-                value = float(loss.detach())
-                finite = math.isfinite(value) and bool(torch.isfinite(contexts).all())
-                if progress is not None:
-                    progress(index + 1, value)
-                if not finite:
-                    break
-        final = (mean if averaged_from < total else contexts).detach()
-        if not finite:
-            final = self._start(torch.Generator().manual_seed(key))
-        with torch.no_grad():
-            features = self.prompts.class_features(final)
-        state = self._state(features)
-        accuracy = _accuracy(similarities(state, labeled.features.cpu().numpy()), request.labels)
-        loss_value = float(torch.stack(losses).mean()) if finite and losses else math.nan
-        return _Attempt(final, features, loss_value, accuracy, finite)
-
-    def _loss(self, class_features: Tensor, samples: _Samples, rows: np.ndarray | None) -> Tensor:
-        """Mean cross-entropy over some samples; 0 over none."""
-        if rows is None:
-            features, labels = samples.features, samples.labels
-        else:
-            chosen = torch.as_tensor(rows, device=class_features.device)
-            features, labels = samples.features[chosen], samples.labels[chosen]
-        if len(labels) == 0:
-            return class_features.new_zeros(())
-        return F.cross_entropy(self._logit_scale * (features @ class_features.T), labels)
-
-    def _start(self, generator: torch.Generator) -> Tensor:
+    def _start(self, round: int) -> Tensor:
         if self.settings.warm_start and self._contexts is not None:
             return self._contexts.clone()
-        return self.prompts.initial(generator)
+        return self.prompts.initial(torch.Generator().manual_seed(self._key(round)))
 
-    def _samples(self, rows: np.ndarray, labels: Int32Array) -> _Samples:
+    def _key(self, round: int) -> int:
+        return stream_key(self.seed, "learn", round)
+
+    def _samples(self, rows: np.ndarray, labels: Int32Array) -> Samples:
         features = torch.as_tensor(np.ascontiguousarray(rows)).to(self.tower.device, self.tower.dtype)
-        return _Samples(features, torch.as_tensor(np.asarray(labels, np.int64), device=self.tower.device))
-
-    def _gate(self, labeled: _Samples) -> float:
-        """How far to hold on to zero-shot, 0..1: with anchor gated the square of its share of hits on bought labels.
-
-        They are bought after zero-shot was written down. One hit and one miss are added: a few labels say little.
-        """
-        if self.settings.anchor == "fixed":
-            return 1.0
-        with torch.no_grad():
-            guess = (labeled.features @ self._zero_shot_features().T).argmax(1)
-        hits = float((guess == labeled.labels).sum())
-        return ((hits + 1.0) / (len(guess) + 2.0)) ** 2
-
-    def _zero_shot_features(self) -> Tensor:
-        if self._anchor is None:
-            features = zero_shot_text(self.tower, self.class_names, self._templates).features
-            self._anchor = torch.as_tensor(features).to(self.tower.device, self.tower.dtype)
-        return self._anchor
+        return Samples(features, torch.as_tensor(np.asarray(labels, np.int64), device=self.tower.device))
 
     def _state(self, features: Tensor) -> TextState:
         return TextState(features.detach().float().cpu().numpy(), self._logit_scale)
 
-    def _warning(self, best: _Attempt, floor: float) -> str:
+    def _warning(self, best: Attempt, accuracy: float, floor: float) -> str:
         remedy = "lower learning_rate"
         if not best.finite:
             return f"the loss was not finite in any attempt, the prompt stays at its start; {remedy}"
-        if self.settings.divergence_guard and best.accuracy < floor:
+        if self.settings.divergence_guard and accuracy < floor:
             return (
-                f"the prompt is right on {best.accuracy:.1%} of the labels, its teacher on {floor:.1%}; {remedy} or "
+                f"the prompt is right on {accuracy:.1%} of the labels, its teacher on {floor:.1%}; {remedy} or "
                 f"pseudo_weight"
             )
         return ""

@@ -17,7 +17,7 @@ from psp_ray.clip.zero_shot import zero_shot_text
 from psp_ray.config.base import replace
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import LearnRequest, PseudoLabels, TextState
-from psp_ray.learn import LearnSettings, PromptLearner, evaluate
+from psp_ray.learn import LearnSettings, PromptLearner, descent, evaluate, schedule
 from psp_ray.learn.gap import label_gap
 from psp_ray.learn.prompts import Prompts
 from tests.helpers import ArrayPool
@@ -190,15 +190,15 @@ def test_reads_only_what_it_learns_from(tower, pool):
 
 def test_guard_restarts_after_a_loss_that_is_not_finite(tower, pool, monkeypatch):
     learner = PromptLearner(tower, NAMES, pool, QUICK)
-    original = learner._loss
+    original = descent.mean_loss
     calls = []
 
-    def exploding(features, samples, rows):
+    def exploding(*given):
         calls.append(1)
         scale = float("nan") if len(calls) < 3 else 1.0  # two losses a step
-        return original(features, samples, rows) * scale
+        return original(*given) * scale
 
-    monkeypatch.setattr(learner, "_loss", exploding)
+    monkeypatch.setattr(descent, "mean_loss", exploding)
     outcome = learner.learn(request(learner))
     assert outcome.restarts == 1
     assert outcome.warning == ""
@@ -207,7 +207,7 @@ def test_guard_restarts_after_a_loss_that_is_not_finite(tower, pool, monkeypatch
 
 def test_guard_gives_up_with_a_warning(tower, pool, monkeypatch):
     learner = PromptLearner(tower, NAMES, pool, QUICK)
-    monkeypatch.setattr(learner, "_loss", lambda features, *_: features.sum() * float("nan"))
+    monkeypatch.setattr(descent, "mean_loss", lambda _, features, *__: features.sum() * float("nan"))
     outcome = learner.learn(request(learner))
     assert outcome.restarts == 2
     assert "not finite" in outcome.warning
@@ -231,26 +231,21 @@ def test_guard_notices_a_student_below_its_teacher(tower, pool):
 
 
 def test_restart_shrinks_the_learning_rate(tower, pool, monkeypatch):
-    import psp_ray.learn.trainer as trainer
-
     rates = []
-    original = trainer.make_optimizer
+    original = descent.make_optimizer
 
     def watched(settings, contexts, shrink, unit):
         rates.append(shrink)
         return original(settings, contexts, shrink, unit)
 
-    monkeypatch.setattr(trainer, "make_optimizer", watched)
+    monkeypatch.setattr(descent, "make_optimizer", watched)
     learner = PromptLearner(tower, NAMES, pool, QUICK)
-    monkeypatch.setattr(learner, "_loss", lambda features, *_: features.sum() * float("nan"))
+    monkeypatch.setattr(descent, "mean_loss", lambda _, features, *__: features.sum() * float("nan"))
     learner.learn(request(learner))
     assert rates == pytest.approx([1.0, 0.3, 0.09])
 
 
 def test_averaging_is_the_mean_of_the_last_iterates(tower, pool, monkeypatch):
-    import psp_ray.learn.schedule as schedule
-    import psp_ray.learn.trainer as trainer
-
     config = replace(QUICK, learning_steps=4, divergence_guard=False)
     learner = PromptLearner(tower, NAMES, pool, replace(config, averaging=0.5))
     averaged = learner.learn(request(learner)).contexts
@@ -258,7 +253,7 @@ def test_averaging_is_the_mean_of_the_last_iterates(tower, pool, monkeypatch):
     finals = []
     learner = PromptLearner(tower, NAMES, pool, config)
     for stop in (3, 4):
-        monkeypatch.setattr(trainer, "steps", lambda *a, stop=stop: islice(schedule.steps(*a), stop))
+        monkeypatch.setattr(descent, "steps", lambda *a, stop=stop: islice(schedule.steps(*a), stop))
         finals.append(learner.learn(request(learner)).contexts)
     np.testing.assert_allclose(averaged, np.mean(finals, axis=0), atol=1e-6)
 
