@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 from psp_ray.core.noise import sample_keys
@@ -73,3 +78,37 @@ def report_of(**given):
         "wall_seconds": 1.0,
     }
     return RoundReport(**{**usual, **given})
+
+
+_COMMANDS = """
+import contextlib, io, json, sys
+from psp_ray.main import main
+for arguments in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+def psp_ray_commands(path, *commands, cwd=None):
+    """`psp-ray` with each of the lists of arguments, in one new process with `path` as its PYTHONPATH.
+
+    A process spends most of its time on imports; commands that leave the process as it was may share one.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _COMMANDS],
+        input=json.dumps([[str(argument) for argument in arguments] for arguments in commands]),
+        env={**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=1000,
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == len(commands), done.stdout
+    return [subprocess.CompletedProcess(arguments, *rest) for arguments, rest in zip(commands, results, strict=True)]

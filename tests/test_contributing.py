@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from psp_ray.acquisition import STRATEGIES
 from psp_ray.config.kinds import REWARDS
 from psp_ray.core.records import LearnOutcome, TextState
 from tests.acquisition.contract import check_contract
+from tests.helpers import psp_ray_commands
 
 pytestmark = pytest.mark.timeout(1200)
 """Whole processes, on machines that do other things meanwhile."""
@@ -38,14 +37,7 @@ def clone(tmp_path_factory):
 
 
 def psp_ray(clone, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "psp_ray.main", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"},
-        cwd=clone,
-        capture_output=True,
-        text=True,
-        timeout=1000,
-    )
+    return psp_ray_commands(clone, arguments, cwd=clone)[0]
 
 
 def test_the_page_shows_five_files_of_at_most_forty_lines():
@@ -76,13 +68,16 @@ def test_reward_runs(clone, tiny_model, cache_folder, tmp_path):
 
 
 def test_a_broken_file_is_one_line_where_it_is_asked_for(clone, tiny_model):
-    for kind in ("strategies", "datasets", "pseudo-sources", "rewards", "annotators"):
-        listed = psp_ray(clone, "list", kind)
+    kinds = ("strategies", "datasets", "pseudo-sources", "rewards", "annotators")
+    choices = (("--strategy", "half-done"), ("--reward-gap", "half-done"), ("--pseudo-source", "half-done"))
+    done = psp_ray_commands(
+        clone, *(("list", kind) for kind in kinds), *(("run", *choice, "--dry-run") for choice in choices), cwd=clone
+    )
+    for listed in done[: len(kinds)]:
         assert listed.returncode == 0, listed.stderr
         assert listed.stdout.count("half-done") == 1
         assert "can't be imported: ModuleNotFoundError: No module named 'no_such_module_anywhere'" in listed.stdout
-    for options in (["--strategy", "half-done"], ["--reward-gap", "half-done"], ["--pseudo-source", "half-done"]):
-        asked = psp_ray(clone, "run", *options, "--dry-run")
+    for asked in done[len(kinds) :]:
         assert asked.returncode == 2
         assert len(asked.stderr.strip().splitlines()) == 1
         assert "half_done.py: ModuleNotFoundError: No module named 'no_such_module_anywhere'" in asked.stderr

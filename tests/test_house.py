@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,14 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """(module, line) of every import in a file, those inside functions included, those for type checkers not."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     typing_only = {
         id(node)
         for block in ast.walk(tree)
@@ -130,7 +136,7 @@ def test_nothing_is_too_long_to_read(kind: str, most: int):
         if kind == "file" and text.count("\n") > most:
             long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
         kinds = {"function": (ast.FunctionDef, ast.AsyncFunctionDef), "class": (ast.ClassDef,), "file": ()}[kind]
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, kinds) and node.end_lineno and node.end_lineno - node.lineno + 1 > most:
                 length = node.end_lineno - node.lineno + 1
                 long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")

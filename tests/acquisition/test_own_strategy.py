@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers import psp_ray_commands
 
 pytestmark = pytest.mark.timeout(1200)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "own-strategy.md"
@@ -30,32 +31,24 @@ def installed(tmp_path):
     return folder
 
 
-def psp_ray(installed, *arguments):
-    path = os.pathsep.join([str(installed), str(DOCUMENT.parents[1])])
-    return subprocess.run(
-        [sys.executable, "-m", "psp_ray.main", *arguments],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1000,
-    )
-
-
 def test_the_documented_strategy_runs_from_the_command_line(installed, tiny_model, tiny_folder, cache_folder, tmp_path):
     options = ["--dataset", tiny_folder, "--model", tiny_model, "--cache", cache_folder, "--runner", "inline"]
     small = ["--rounds", "2", "--labels-per-round", "3", "--learning-steps", "3"]
-    for name, more in (("farthest-from-text", []), ("farthest-from-text+pcb", ["--strategy-settings", "far_weight=2"])):
-        out = tmp_path / name
-        done = psp_ray(installed, "run", "--strategy", name, *map(str, options), *small, *more, "--out", str(out))
+    weighed = ["--strategy-settings", "far_weight=2"]
+    plain, wrapped, unknown, refused = psp_ray_commands(
+        os.pathsep.join([str(installed), str(DOCUMENT.parents[1])]),
+        ["run", "--strategy", "farthest-from-text", *options, *small, "--out", tmp_path / "plain"],
+        ["run", "--strategy", "farthest-from-text+pcb", *weighed, *options, *small, "--out", tmp_path / "wrapped"],
+        ["run", "--strategy", "farthest-from-txt", *options, "--dry-run"],
+        ["run", "--strategy", "farthest-from-text", "--strategy-settings", "far_weight=-1", "--dry-run", *options],
+    )
+    for name, done in (("plain", plain), ("wrapped", wrapped)):
         assert done.returncode == 0, done.stderr
-        summary = json.loads((out / "summary.json").read_text())
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
         assert summary["status"] == "finished"
         assert summary["labels_used"] == 6
-    unknown = psp_ray(installed, "run", "--strategy", "farthest-from-txt", *map(str, options), "--dry-run")
     assert unknown.returncode == 2
     assert "did you mean 'farthest-from-text'" in unknown.stderr
-    wrong = ["run", "--strategy", "farthest-from-text", "--strategy-settings", "far_weight=-1", "--dry-run"]
-    refused = psp_ray(installed, *wrong, *map(str, options))
     assert refused.returncode == 2
     assert "--far-weight -1" in refused.stderr
 
