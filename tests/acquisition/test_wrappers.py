@@ -185,7 +185,7 @@ def test_sub_passes_a_small_pool_on_and_draws_another_part_each_round():
     a, b = (build(name, world, sub_size=100).propose(world.state()) for name in ("entropy", "entropy+sub"))
     np.testing.assert_array_equal(a.positions, b.positions)
     strategy = build("entropy+sub", world, sub_size=20)
-    parts = [set(strategy._part(world.state(round)).tolist()) for round in (1, 2)]
+    parts = [set(strategy.part(world.state(round)).tolist()) for round in (1, 2)]
     assert [len(part) for part in parts] == [20, 20]
     assert parts[0] != parts[1]
     assert len(build("entropy+sub", world, sub_size=2).propose(world.state(n_query=7)).positions) == 7
