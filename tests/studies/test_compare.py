@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from psp_ray.acquisition import base
+from psp_ray.acquisition import STRATEGIES
 from psp_ray.acquisition.random import Random
 from psp_ray.cli.main import main
 from psp_ray.core.errors import ConfigError, OutputError
@@ -153,10 +153,9 @@ def brittle():
                 raise RuntimeError("it broke | badly\nsecond line")
             return super().propose(state)
 
-    base._discover()
-    base._STRATEGIES["brittle"] = base.Registration("brittle", Brittle, None)
-    yield Brittle
-    del base._STRATEGIES["brittle"]
+    with STRATEGIES.temporary():
+        STRATEGIES.register("brittle")(Brittle)
+        yield Brittle
 
 
 def test_a_failure_is_shown_and_stops_nothing(finished, start, tmp_path, brittle):
