@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -112,19 +113,19 @@ def test_large_pools_are_judged_on_a_sample_that_changes_with_the_round():
 @pytest.mark.parametrize("labeled", [(), (2, 3, 4)])
 def test_draws_prefer_anchors_and_can_leave_them(labeled):
     world = World(n=150)
-    drawn, others = 0, 0
-    for seed in range(30):
-        strategy = create("vssp", world.pool, PolicySettings(**SMALL))
+    share = {}
+    for seed, weight in product(range(15), (5.0, 1.0)):
+        strategy = create("vssp", world.pool, PolicySettings(**SMALL, prior_weight=weight))
         state = world.state(
             n_query=6, seed=seed, unlabeled=np.setdiff1d(np.arange(150), labeled), labeled=labeled,
             labels=world.truth[list(labeled)],
         )  # fmt: skip
         positions = strategy.propose(state).positions
         anchors = strategy.view(state).anchors
-        drawn += np.isin(positions, anchors).sum()
-        others += (~np.isin(positions, anchors)).sum()
-    assert drawn > 0.6 * 180
-    assert others > 0, "the uniform share is drawn too"
+        assert len(positions) == 6
+        share.setdefault(weight, []).append(np.isin(positions, anchors).mean())
+    assert np.mean(share[5.0]) > 0.95
+    assert 0.6 < np.mean(share[1.0]) < np.mean(share[5.0]), "the weaker the preference, the more others are drawn"
 
 
 @pytest.mark.parametrize("limit", [20, 6000])

@@ -231,7 +231,7 @@ def test_log_odds_input_is_log_n_a():
     block = policy.reader.read(strategy.view(state), 0)
     found = policy.action_input(torch.from_numpy(actions.u), block, actions.normalizer, 80)
     logits = settings.kappa * actions.u.astype(np.float64) + block.prior
-    a = 0.8 * np.exp(logits) / np.exp(logits).sum() + 0.2 / 80
+    a = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(found.numpy(), np.log(80 * a), atol=1e-4)
     u = torch.zeros(80, requires_grad=True)
     policy.action_input(u, block, actions.normalizer, 80).sum().backward()

@@ -70,7 +70,7 @@ def test_inclusion_frequencies_equal_successive_sampling_without_replacement():
     for first, second in itertools.permutations(range(5), 2):
         chance = a[first] * a[second] / (1 - a[first])
         exact[[first, second]] += chance
-    trials = 20_000
+    trials = 6_000
     counts = np.zeros(5)
     for trial in range(trials):
         counts[draw_once(np.log(a), 2, trial)[0]] += 1
