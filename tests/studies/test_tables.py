@@ -187,6 +187,7 @@ def test_sections_replace_themselves_only():
 
 def test_the_papers_figures_in_the_docs_are_those_of_reproduce():
     lines = METHOD.read_text().splitlines()
+    lines = lines[lines.index("| method | DTD | Pets | EuroSAT | Cars | Aircraft | average of 7 |") :]
     for line in PUBLISHED:
         row = next(text for text in lines if text.startswith(f"| {line.name} |"))
         found = [cell.strip() for cell in row.strip("|").split("|")][1:]
