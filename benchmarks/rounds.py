@@ -20,12 +20,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.sampler_memory import FilePool
 from psp_ray.acquisition import create
 from psp_ray.config.config import Config
-from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import (
-    BLOCK_SIZE,
-    FeatureBlock,
     Feedback,
     Float16Array,
     Int32Array,
@@ -33,7 +31,6 @@ from psp_ray.core.records import (
     LearnRequest,
     PoolState,
     TextState,
-    UInt64Array,
 )
 from psp_ray.core.threads import limit_threads
 from psp_ray.data.embedded.classes import read_class_embeddings
@@ -43,36 +40,6 @@ from psp_ray.selftrain.records import KnownLabels, ScoreRequest
 from psp_ray.selftrain.service import PseudoLabeler
 
 POOL_SHARE = 0.9
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A `PoolReader` over features (n, d) in memory, without views."""
-
-    features: Float16Array
-    keys: UInt64Array
-    block_size: int = BLOCK_SIZE
-    n_views: int = 0
-
-    @property
-    def n(self) -> int:
-        return len(self.features)
-
-    @property
-    def dim(self) -> int:
-        return int(self.features.shape[1])
-
-    @property
-    def n_blocks(self) -> int:
-        return -(-self.n // self.block_size)
-
-    def block(self, index: int, *, views: bool = False) -> FeatureBlock:
-        span = slice(index * self.block_size, min(self.n, (index + 1) * self.block_size))
-        return FeatureBlock(index, span.start, self.keys[span], self.features[span])
-
-    def rows(self, positions: Int64Array) -> Float16Array:
-        found: Float16Array = self.features[positions]
-        return found
 
 
 @dataclass(frozen=True)
@@ -105,7 +72,7 @@ def play(data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, 
     """Test accuracy after zero labels and after each round."""
     config = Config(**{"strategy": strategy, "seed": seed, **settings})
     rows = np.sort(np.random.default_rng(seed).permutation(data.pool)[: round(POOL_SHARE * len(data.pool))])
-    pool, truth = Pool(data.features[rows], sample_keys([data.names[i] for i in rows])), data.labels[rows]
+    pool, truth = FilePool(data.features[rows], [data.names[i] for i in rows]), data.labels[rows]
     sampler = create(strategy, pool, config.policy)
     labeler, student = PseudoLabeler(pool, config.selftrain), Student(pool, config.learn, data.teacher, seed=seed)
     text, known, doubt = data.teacher, KnownLabels.none(), None

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +34,15 @@ from psp_ray.core.records import (
 
 
 class FilePool:
-    """A pool over an array on disk or in memory."""
+    """A pool over features (n, d) on disk or in memory, without views; `names` of its samples, else their numbers."""
 
     n_views = 0
 
-    def __init__(self, features: Float16Array) -> None:
+    def __init__(self, features: Float16Array, names: Sequence[str] | None = None) -> None:
         self.features = features
         self.n, self.dim = features.shape
         self.n_blocks, self.block_size = -(-self.n // BLOCK_SIZE), BLOCK_SIZE
-        self.keys = sample_keys(str(i) for i in range(self.n))
+        self.keys = sample_keys(map(str, range(self.n)) if names is None else names)
 
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
         low = index * BLOCK_SIZE
