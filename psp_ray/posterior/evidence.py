@@ -14,6 +14,7 @@ are the prior's. Everything is a function of the purchases and the teacher, so a
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -45,6 +46,8 @@ FACTOR_SPREAD = 0.7
 FIRST_TEMPERATURE = 0.27
 """Factor on the log odds before any evidence: they count images of one cluster as if they were independent."""
 TEMPERATURE_SPREAD = 0.7
+REMEMBERED_BYTES = 256 * 2**20
+"""What was foretold of earlier rounds is kept up to this size: each round, and each fold, asks for it again."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class Evidence:
             views=graph.space.views,
         )
         self._source = MemberSource(pool, graph, space)
-        self._said: dict[bytes, Float32Array] = {}
+        self._said: OrderedDict[bytes, Float32Array] = OrderedDict()
 
     def infer(self, bought: Bought, teacher: TextState) -> Posterior:
         """The posterior after purchases, under the zero-shot `teacher` (any teacher that has seen none of the labels).
@@ -239,6 +242,9 @@ class Evidence:
                 weights = Weights(base.teacher * on_teacher, base.graph * on_graph, 1.0)
                 found.append(self._settle(members, odds, weights, earlier, teacher)[1][rows])
             self._said[key] = np.stack(found)
+            while sum(item.nbytes for item in self._said.values()) > REMEMBERED_BYTES and len(self._said) > 1:
+                self._said.popitem(last=False)
+        self._said.move_to_end(key)
         return self._said[key]
 
     # ---- inference ---------------------------------------------------------------------------------------------

@@ -216,3 +216,14 @@ def test_purchases_out_of_order_are_refused():
         Bought(np.arange(3), np.zeros(3, np.int32), np.array([1, 2, 1]))
     with pytest.raises(ValueError, match="length"):
         Bought(np.arange(3), np.zeros(2, np.int32), np.array([1, 1, 1]))
+
+
+def test_what_is_forgotten_is_found_again(monkeypatch):
+    """How much is remembered of earlier rounds changes the work, never a bit of the result."""
+    pool, text, truth = make_world()
+    bought = purchases(truth, 4, 6)
+    whole = [evidence(pool).infer(bought.until(count), text).table() for count in (12, 24, 12)]
+    monkeypatch.setattr("psp_ray.posterior.evidence.REMEMBERED_BYTES", 1)
+    forgetful = evidence(pool)
+    for count, table in zip((12, 24, 12), whole, strict=True):
+        np.testing.assert_array_equal(forgetful.infer(bought.until(count), text).table(), table)
