@@ -97,7 +97,8 @@ class LearnerComponent:
             seed=given.seed,
             threads=given.threads,
         )
-        self._student = Student(pool, given.settings, self.zero_shot(), seed=given.seed)
+        zero_shot = self._learner.zero_shot(given.templates)
+        self._student = Student(pool, given.settings, zero_shot, seed=given.seed)
 
     def backbone(self) -> dict[str, Any]:
         """Provenance of the model, as plain JSON values."""
@@ -105,7 +106,8 @@ class LearnerComponent:
         return plain
 
     def zero_shot(self) -> TextState:
-        return self._learner.zero_shot(self._given.templates)
+        """The classifier of the hand-written templates, encoded once."""
+        return self._student.zero_shot
 
     def learn(self, request: LearnRequest) -> LearnOutcome:
         prompts = self._learner.learn(request) if self._student.wants_prompts else None

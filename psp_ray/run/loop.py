@@ -86,7 +86,7 @@ class Experiment:
 
     def _begin(self) -> RunState:
         learner, events = self.context.components.learner, self.context.events
-        text = learner.zero_shot().result()
+        text = self.context.zero_shot
         zero_shot = learner.evaluate(text).result()
         events.zero_shot(zero_shot)
         positions, labels = self.initial.positions, self.initial.labels
