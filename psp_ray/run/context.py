@@ -15,6 +15,7 @@ from psp_ray.run.interfaces import Components
 from psp_ray.run.self_training import SelfTraining
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.stopping import Criterion, parse_stop, stop_set
+from psp_ray.selftrain.source import PseudoSource
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class RunContext:
         return self.components.learner.zero_shot().result()
 
     @cached_property
+    def source(self) -> PseudoSource:
+        """Whose word pseudo-labels are."""
+        return PSEUDO_SOURCES.find(self.config.selftrain.pseudo_source)()
+
+    @cached_property
     def audit_order(self) -> UInt64Array:
         """Each pool sample's word (n,) in the sequence that the audit draws from."""
         return audit_order(self.config.runtime.seed, noise.sample_keys(self.names.sample_ids))
@@ -68,6 +74,5 @@ class RunContext:
         labeler = self.components.pseudo_labeler
         if labeler is None:
             return None
-        source = PSEUDO_SOURCES.find(self.config.selftrain.pseudo_source)()
-        teacher = self.zero_shot if source.weighs_evidence else student
-        return SelfTraining(labeler, self.config, self.events, number, teacher, unlabeled)
+        teacher = self.zero_shot if self.source.weighs_evidence else student
+        return SelfTraining(labeler, self.source, self.config, self.events, number, teacher, unlabeled)

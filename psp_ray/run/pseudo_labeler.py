@@ -40,7 +40,7 @@ class PseudoLabelerComponent:
         rest = np.setdiff1d(request.positions, taken, assume_unique=True)
         if source.weighs_evidence:
             if not len(known.positions):
-                return rest
+                return rest[:0]
             return near_decision(rest, *self._labeler.posterior(request.text, known).likeliest(rest), self._settings)
         rest = np.intersect1d(rest, self._labeler.graph().positions, assume_unique=True)
         opinion = self._labeler.opinion(rest, known)

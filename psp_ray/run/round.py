@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from psp_ray.acquisition.base import validate_proposal
-from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.records import (
     Evaluation,
@@ -224,11 +223,9 @@ class Round:
         )
 
     def _ask_for_doubt(self) -> Float32Array | None:
-        """What the posterior of the rounds before is unsure of, for a strategy that looks at it."""
+        """What the posterior of the rounds before is unsure of; the pseudo-labeler still has it from the last one."""
         run, labeler = self.run, self.run.components.pseudo_labeler
-        source = PSEUDO_SOURCES.find(run.config.selftrain.pseudo_source)()
-        wanted = run.config.policy.strategy.startswith("vssp") and run.config.policy.coverage_weight == "posterior"
-        if labeler is None or not source.weighs_evidence or not wanted or not len(self.state.labeled):
+        if labeler is None or not run.source.weighs_evidence or not len(self.state.labeled):
             return None
         return labeler.doubt(run.zero_shot, self.state.known).result()
 

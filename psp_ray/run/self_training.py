@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from psp_ray.config.config import Config
-from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core.records import Int64Array, PseudoLabels, TextState
 from psp_ray.run.events import Events
 from psp_ray.run.interfaces import PseudoLabeler
 from psp_ray.selftrain.records import KnownLabels, ScoreRequest, Scores, SoftTargets
+from psp_ray.selftrain.source import PseudoSource
 
 NOBODY = np.zeros(0, np.int64)
 
@@ -25,6 +25,7 @@ class SelfTraining:
     """
 
     labeler: PseudoLabeler
+    source: PseudoSource
     config: Config
     events: Events
     round: int
@@ -39,8 +40,7 @@ class SelfTraining:
 
         It has to where views are made on demand and the labels decide who is worth them.
         """
-        source = PSEUDO_SOURCES.find(self.config.selftrain.pseudo_source)()
-        waits = self.config.model.view_mode == "on-demand" and source.waits_for_labels
+        waits = self.config.model.view_mode == "on-demand" and self.source.waits_for_labels
         return None if waits else self.score(KnownLabels.none(), NOBODY)
 
     def finish(self, scores: Scores | None, known: KnownLabels, taken: Int64Array) -> PseudoLabels:
@@ -58,8 +58,7 @@ class SelfTraining:
         `text` is the zero-shot teacher then.
         """
         settings = self.config.learn
-        source = PSEUDO_SOURCES.find(self.config.selftrain.pseudo_source)()
-        if not source.weighs_evidence or settings.head == "prompt" or not len(known.positions):
+        if not self.source.weighs_evidence or settings.head == "prompt" or not len(known.positions):
             return None
         inferring = self.labeler.soft_labels(self.text, known, settings.head_folds)
         soft = inferring.result()
