@@ -24,6 +24,7 @@ from psp_ray.cli.featurize import featurize
 from psp_ray.cli.listing import list_command
 from psp_ray.cli.oracle import oracle
 from psp_ray.cli.predict import predict
+from psp_ray.cli.report import report
 from psp_ray.cli.reproduce import reproduce
 from psp_ray.cli.run import run
 from psp_ray.cli.sweep import sweep, sweep_report
@@ -40,6 +41,7 @@ COMMANDS: tuple[click.Command, ...] = (
     reproduce,
     sweep,
     sweep_report,
+    report,
     export,
     check_data,
     list_command,

@@ -21,6 +21,7 @@ def run(config_file: str | None, dry_run: bool, **given: Any) -> None:
     from psp_ray.actors.opening import open_runtime
     from psp_ray.run.command import dry_run as check
     from psp_ray.run.command import run as start
+    from psp_ray.run.page import KeptPage
     from psp_ray.run.references import ZERO_SHOT, run_zero_shot
 
     if dry_run:
@@ -28,5 +29,5 @@ def run(config_file: str | None, dry_run: bool, **given: Any) -> None:
     elif config.policy.preset == ZERO_SHOT:
         summary = run_zero_shot(config)
         click.echo(f"zero-shot accuracy {100 * summary['zero_shot_accuracy']:.1f} % on {summary['evaluate_on']}")
-    elif start(config, open_runtime=open_runtime)["status"] == "awaiting_labels":
+    elif start(config, open_runtime=open_runtime, page=KeptPage())["status"] == "awaiting_labels":
         raise SystemExit(AWAITING)

@@ -92,3 +92,15 @@ def _complete(folder: Path) -> list[Path]:
 
 def _number(path: Path) -> int:
     return int(path.name.removeprefix("round_"))
+
+
+def pseudo_labels_after(folder: Path, number: int) -> pa.Table | None:
+    """The pseudo-labels in the checkpoint of round `number`, if it is there."""
+    path = folder / f"round_{number:03d}"
+    return pq.read_table(path / "pseudo.parquet") if (path / MARKER).exists() else None
+
+
+def text_after(folder: Path, number: int) -> StateDict | None:
+    """The classifier in the checkpoint of round `number`, if it is there: tensors of `prompt`."""
+    path = folder / f"round_{number:03d}"
+    return read_tensors(path / "prompt.safetensors") if (path / MARKER).exists() else None

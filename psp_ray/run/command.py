@@ -28,6 +28,8 @@ from psp_ray.run.loop import CHECKPOINTS, Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
+from psp_ray.run.page import PAGE, KeptPage
+from psp_ray.run.picks import write_picks
 from psp_ray.run.prepare import Prepared, check_budget, prepare, require_labels, with_pool_size
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
@@ -44,13 +46,18 @@ def dry_run(config: Config) -> str:
 
 
 def run(
-    config: Config, events: Events | None = None, wait: float = 0.0, open_runtime: OpenRuntime = inline
+    config: Config,
+    events: Events | None = None,
+    wait: float = 0.0,
+    open_runtime: OpenRuntime = inline,
+    page: KeptPage | None = None,
 ) -> dict[str, Any]:
     """Run (or resume) an experiment; returns the content of `summary.json`.
 
     Its `status` is `finished`; or `awaiting_labels`, where with `oracle: file` labels are missing; or `interrupted`,
     where `events` stopped it after a round. Where another process is at work in the output folder, its end is awaited
-    for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too.
+    for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `page` keeps
+    `report.html`, where one is wanted.
 
     Raises:
         UserError: one line for what is wrong.
@@ -85,7 +92,7 @@ def run(
                 data = _featurize(prepared, runtime, out, events)
                 initial = _initial_labels(config, prepared.dataset, data.dataset, events)
                 config = with_pool_size(config, data.dataset)
-                return _Run(config, data, initial, runtime, out, experiment_id, events, started).go()
+                return _Run(config, data, initial, runtime, out, experiment_id, events, started, page).go()
         finally:
             events.stop()
 
@@ -123,6 +130,7 @@ class _Run:
     experiment_id: str
     events: Events
     started: float
+    page: KeptPage | None = None
 
     def __post_init__(self) -> None:
         storage = self.config.output.storage
@@ -158,18 +166,26 @@ class _Run:
         events.stop()
         wall = experiment.wall_seconds + experiment.started - self.started
         summary = write_summary(out, config, "finished", state, wall, image_size, extra)
+        self._show()
         self._copy()
         say_goodbye(events, config, summary, state, out)
         return summary
 
     def _saved(self, state: RunState) -> None:
         self._write_round(state)
+        if self.page is not None and state.reports:
+            self.page.after_round(self.out, self.data, state.reports[-1].wall_seconds, self.events)
         self._copy()
+
+    def _show(self) -> None:
+        if self.page is not None and self.page.at_end(self.out, self.data, self.events):
+            self.events.note(f"report: {self.out / PAGE}")
 
     def _write_round(self, state: RunState) -> None:
         write_rounds(self.out, state)
         write_labels(self.out, state, self.names)
         write_policy(self.out, state)
+        write_picks(self.out, self.out / CHECKPOINTS, state, self.names)
 
     def _copy(self) -> None:
         if self.mirror is not None:
@@ -183,6 +199,7 @@ class _Run:
         waiting = {"awaiting": {"round": number, "missing": error.missing, "asked": error.asked, "file": error.place}}
         wall = time.perf_counter() - self.started
         summary = write_summary(self.out, self.config, "awaiting_labels", state, wall, image_size, waiting)
+        self._show()
         ask_people(self.events, self.out, number, error)
         return summary
 

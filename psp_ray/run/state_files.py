@@ -67,6 +67,11 @@ def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> RunS
         OutputError: of another pool than `names`, or of another version of psp-ray.
     """
     _check_pool(checkpoint.state, names, out)
+    return state_of(checkpoint, out)
+
+
+def state_of(checkpoint: Checkpoint, out: Path) -> RunState:
+    """The same for who only looks: whether the pool is still what it was is not asked."""
     try:
         return _restored(checkpoint)
     except (KeyError, TypeError, ValueError) as error:
