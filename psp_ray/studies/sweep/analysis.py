@@ -17,6 +17,8 @@ from psp_ray.studies.sweep.references import References, load_references
 from psp_ray.studies.sweep.space import BUDGET
 
 CORE = ("beta", "tau", "gamma")
+SHUFFLES = 200
+"""Shuffles that tell how far means of values differ by chance."""
 
 
 class Analysis:
@@ -117,6 +119,38 @@ class Analysis:
                 shown_rank = "–" if np.isnan(rank) else f"{rank:+.2f}"
                 rows.append((key, dataset, shown_rank, f"{means.max() - means.min():.1f}" if len(centers) > 1 else "–"))
         return rows
+
+    def spread_of(self, key: str) -> float:
+        """Largest over the data sets of best minus worst mean of a setting's values (points); 0 where not varied."""
+        values, effects = self.effects(key)
+        numbers, _ = ordinal(values)
+        means = [trend(np.array(numbers, float), effect)[1] for effect in effects.values()]
+        return max((float(found.max() - found.min()) for found in means), default=0.0)
+
+    def noise_of(self, key: str) -> float:
+        """The spread that 19 of 20 shuffles of the trials stay below: what a setting without effect may show."""
+        values, effects = self.effects(key)
+        numbers = np.array(ordinal(values)[0], float)
+        generator = np.random.default_rng(0)
+        found = []
+        for effect in effects.values():
+            shuffled = [trend(numbers, generator.permutation(effect))[1] for _ in range(SHUFFLES)]
+            found.append(np.quantile([float(means.max() - means.min()) for means in shuffled], 0.95))
+        return max(found, default=0.0)
+
+    def matters(self) -> str:
+        """Which settings moved accuracy by more than shuffled trials would, and which did not, in words."""
+        spreads = {key: self.spread_of(key) for key in self.sensitivity_keys() if self._varied(key)}
+        moved = [key for key, value in spreads.items() if value > self.noise_of(key)]
+        moved.sort(key=lambda key: -spreads[key])
+        still = [key for key in spreads if key not in moved]
+        said = [f"{key} moved accuracy by {spreads[key]:.1f} points" for key in moved]
+        if still:
+            said.append(f"{' and '.join(still)} by no more than chance")
+        return ", ".join(said) or "no setting was varied"
+
+    def _varied(self, key: str) -> bool:
+        return len({str(value[key]) for value in self.values.values()}) > 1
 
     def pareto(self, dataset: str) -> list[tuple[int, float]]:
         """(labels, accuracy) of every round of every trial that no other beats with as few labels."""

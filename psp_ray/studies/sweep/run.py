@@ -163,6 +163,6 @@ def _say_results(out: Path) -> int:
     )
     for trial in failed:
         click.echo(f"failed {trial.name}: {trial.error}; see {out / 'trials' / trial.name / 'error.txt'}", err=True)
-    click.echo(f"report:      psp-ray sweep-report {out}")
+    click.echo(f"report:      psp-ray report {out}   (a page; as text: psp-ray sweep-report {out})")
     click.echo(f"TensorBoard: tensorboard --logdir {out / 'tune'}")
     return 0 if done else 1
