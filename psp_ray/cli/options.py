@@ -10,8 +10,9 @@ import click
 from pydantic.fields import FieldInfo
 
 from psp_ray.config.base import option_name
-from psp_ray.config.config import SECTIONS, fields, section_of
+from psp_ray.config.config import SECTIONS, default_of, fields, section_of
 from psp_ray.config.kinds import registry_of
+from psp_ray.config.presets import PRESETS
 
 F = TypeVar("F", bound=Callable[..., Any])
 HIDDEN_KEYS = frozenset({"preset"})
@@ -57,6 +58,14 @@ def setting_options(command: F, hidden: frozenset[str] = HIDDEN_KEYS) -> F:
     return command
 
 
+def shown_default(key: str, default: Any) -> str:
+    """What holds where nothing is given: the default strategy is a preset, which has settings of its own."""
+    implied = PRESETS.get(default_of("strategy"), {}).get(key, default)
+    if key == "strategy" or implied == default:
+        return str(default)
+    return f"{implied}, as --strategy {default_of('strategy')} sets it; else {default}"
+
+
 def _option(key: str, info: FieldInfo) -> Callable[[F], F]:
     section, shown = section_of(key), info.description or ""
     if info.annotation is bool:
@@ -65,7 +74,7 @@ def _option(key: str, info: FieldInfo) -> Callable[[F], F]:
             names, key, cls=SettingOption, section=section, default=None, help=f"{shown} [{info.default}]"
         )
     if info.default is not None and info.default != {}:
-        shown += f" [{info.default}]"
+        shown += f" [{shown_default(key, info.default)}]"
     registry = registry_of(info)
     metavar = metavar_of(info.annotation) if registry is None else "|".join(registry.names())
     return click.option(

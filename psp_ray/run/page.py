@@ -118,7 +118,7 @@ def answer(run: LookedAt) -> str:
     waits = f"{awaiting['missing']:,} labels of round {awaiting['round']} are waited for" if awaiting else ""
     if state is None or not state.reports:
         return f"Nothing has been learned yet{f': {waits}' if waits and status == 'awaiting_labels' else ''}."
-    text = f"{reached(state, run.config)} with {state.labels_used:,} labels"
+    text = f"{reached(state, run.config)} with {len(state.labeled):,} labels"
     if state.zero_shot is not None:
         text += f" (without any: {percent(state.zero_shot.accuracy)})"
     if status == "finished":
@@ -190,8 +190,8 @@ def _summary(run: LookedAt) -> list[tuple[str, str]]:
         return []
     last = state.reports[-1] if state.reports else None
     found = [
-        ("labels", f"{state.labels_used:,}"),
-        ("paid in this run", f"{state.labels_paid:,}"),
+        ("labels", f"{len(state.labeled):,}"),
+        ("answers paid in this run", f"{state.labels_paid:,}"),
         ("drawn by chance", f"{int(state.by_chance.sum()):,}"),
     ]
     initial = int((state.asked_in == 0).sum())

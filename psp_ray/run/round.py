@@ -35,6 +35,7 @@ from psp_ray.run.judging import estimate_after, estimate_before, judge
 from psp_ray.run.learner import Agreement
 from psp_ray.run.learning import learn, learn_request
 from psp_ray.run.local import Done
+from psp_ray.run.messages import tell_corrections
 from psp_ray.run.state import RunState
 from psp_ray.run.stopping import WINDOW, Expectation, expected_gain, reason_to_stop
 from psp_ray.selftrain.records import SoftTargets
@@ -120,6 +121,7 @@ class Round:
         self._took(label=labeling.seconds)
         logits = np.float32(state.text.logit_scale) * cosines
         after = state.with_answers(proposal, logits, response, run.names)
+        tell_corrections(run.events, state, after, run.names)
         pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
             pseudo = training.finish(scores, after.known, proposal.positions)

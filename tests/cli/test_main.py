@@ -16,6 +16,7 @@ from psp_ray.cli.main import arguments_with_command, main
 from psp_ray.config import kinds
 from psp_ray.config.config import SECTIONS, fields
 from psp_ray.core.registry import Registry
+from psp_ray.run.resolve import resolve
 
 
 @pytest.fixture
@@ -220,3 +221,16 @@ def test_help_lists_settings_by_section(call):
     for key, start, end in zip(("dataset", "model"), places, places[1:], strict=False):
         assert start < out.index(f"\n  --{key} ") < end
     assert out.index("--dry-run") < places[0]
+
+
+def test_help_shows_what_holds_where_nothing_is_given():
+    """The default strategy is a preset: its self-training is what a run without options does."""
+    import click
+
+    from psp_ray.cli.run import run
+
+    options = {parameter.name: parameter for parameter in run.params}
+    shown = options["self_training"].get_help_record(click.Context(run))[1]
+    assert resolve({}).selftrain.self_training == "ust"
+    assert "[ust, as --strategy psp sets it; else none]" in shown
+    assert options["rounds"].get_help_record(click.Context(run))[1].endswith("[8]")
