@@ -27,8 +27,8 @@ class LabelSettings(Settings):
     )
     oracle: str = Field(
         "ground-truth",
-        description="who labels: ground-truth (the data set's own labels), file (people, by query.csv), shared (the "
-        "cluster's --oracle-name), simulated, or an annotator of yours",
+        description="who labels: ground-truth (the data set's own labels), people (in the browser: `psp-ray label`), "
+        "file (people, by query.csv), shared (the cluster's --oracle-name), simulated, or an annotator of yours",
     )
     suggest_labels: bool = Field(False, description="show the predicted class in query.csv (it may bias people)")
     ledger: str | None = Field(

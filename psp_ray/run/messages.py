@@ -9,6 +9,7 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels, answer_name
+from psp_ray.labels.annotators.people import PLACE
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
@@ -21,7 +22,11 @@ MOST_SHOWN = 5
 
 
 def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels) -> None:
-    """Which file people are to fill in for round `number`, and how the run goes on."""
+    """Where people are to label round `number`, and how the run goes on."""
+    if error.place == PLACE:
+        events.note(f"round {number}: {error.missing:,} of {error.asked:,} images are not labeled yet")
+        events.note(f"label them in the browser: {PLACE} {out}")
+        return
     file = Path(error.place)
     if file.is_relative_to(out.resolve()):
         file = out / file.relative_to(out.resolve())  # as the user named the folder
