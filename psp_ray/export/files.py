@@ -18,7 +18,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from psp_ray.core.errors import ConfigError, OutputError
-from psp_ray.core.files import read_json, write_bytes, write_json, write_tensors, write_text
+from psp_ray.core.files import (
+    make_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+    write_with,
+    writing,
+)
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.run.prompts import PROMPTS
@@ -37,11 +46,9 @@ def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _fresh(folder: str | os.PathLike[str]) -> Path:
     path = Path(folder)
-    try:
+    with writing(path, "choose another folder"):
         path.mkdir(parents=True, exist_ok=True)
         used = any(path.iterdir())
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another folder") from None
     if used:
         raise OutputError(f"{path}: the folder is not empty; choose another one")
     return path
@@ -60,10 +67,7 @@ def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int
     for row in rows:
         chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
         writer.writerow([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
-    try:
-        write_text(Path(file), text.getvalue())
-    except OSError as error:
-        raise OutputError(f"--csv {file}: can't be written ({error.strerror}); choose another place") from None
+    write_text(Path(file), text.getvalue())
     return len(rows)
 
 
@@ -102,11 +106,9 @@ def export_folders(
         if shared[place, name] > 1:
             stem, suffix = os.path.splitext(name)
             name = f"{stem}~{_short_hash(row['sample_id'])}{suffix}"
-        (target / place).mkdir(parents=True, exist_ok=True)
-        try:
+        make_folder(target / place)
+        with writing(target / place / name):
             _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
-        except OSError as error:
-            raise OutputError(f"{target / place / name}: can't be written ({error.strerror})") from None
     return dict(sorted(counts.items()))
 
 
@@ -231,9 +233,10 @@ def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, 
         verbose=False,
     )
     assert program is not None
-    program.save(str(file), external_data=False)
+    with writing(file):
+        program.save(str(file), external_data=False)
     onnx.checker.check_model(str(file))
-    np.save(target / "class_embeddings.npy", classifier.text.features)
+    write_with(target / "class_embeddings.npy", lambda handle: np.save(handle, classifier.text.features))
     write_json(
         target / "classifier.json",
         {

@@ -10,7 +10,7 @@ from typing import Any
 from psp_ray.config.base import option_name
 from psp_ray.config.config import Config
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import LOCK, read_json, write_json, write_text
+from psp_ray.core.files import LOCK, make_folder, read_json, write_json, write_text
 
 RUN_FILE = "run.json"
 SUMMARY = "summary.json"
@@ -68,13 +68,10 @@ def open_out(config: Config, out: Path) -> str:
         return str(record["experiment"])
     # Unique for ever, and readable in the ledger's account.
     experiment = f"{out.absolute().name[:20]}-{uuid.uuid4().hex[:12]}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # First what makes the folder a run: killed after it, the run can be resumed.
-        write_json(out / RUN_FILE, {"experiment": experiment, "identity": config.identity()})
-        write_text(out / "config.yaml", config.to_yaml())
-    except OSError as error:
-        raise OutputError(f"--out {out}: can't be written ({error.strerror}); choose another folder") from None
+    make_folder(out)
+    # First what makes the folder a run: killed after it, the run can be resumed.
+    write_json(out / RUN_FILE, {"experiment": experiment, "identity": config.identity()})
+    write_text(out / "config.yaml", config.to_yaml())
     return experiment
 
 
@@ -94,10 +91,7 @@ def write_user_file(path: Path, text: str) -> None:
     Raises:
         OutputError: it can't be written there.
     """
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise OutputError(f"--out {path}: can't be written ({error.strerror}); choose another place") from None
+    write_text(path, text)
 
 
 def finished_summary(out: Path) -> dict[str, Any] | None:

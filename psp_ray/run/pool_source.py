@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import read_tensors, write_tensors
+from psp_ray.core.files import make_folder, read_tensors, write_tensors
 from psp_ray.features.cache import FeatureStore
 from psp_ray.features.pool import CachedPool
 from psp_ray.storage.remote import Storage
@@ -36,7 +36,7 @@ class PoolSource:
         digest = hashlib.blake2b(pool.hashes.tobytes() + pool.keys.tobytes(), digest_size=12).hexdigest()
         path = Path(cache_folder) / "pools" / f"{digest}.safetensors"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             write_tensors(path, {"hashes": pool.hashes, "keys": pool.keys})
         views = pool.views.folder if pool.views is not None else None
         source = cls(pool.features.folder, views, pool.dim, pool.n_views, str(path), cache_folder, storage)

@@ -16,6 +16,7 @@ import numpy as np
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.files import read_json
+from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.run.folder import RUN_FILE, SUMMARY, differences
@@ -273,5 +274,6 @@ def set_aside(plan: Plan, cells: list[Cell]) -> None:
         while target.exists():
             number += 1
             target = plan.out / REPLACED / f"{cell.id}-{number}"
-        target.parent.mkdir(exist_ok=True)
-        shutil.move(cell.folder, target)
+        with writing(target):
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(cell.folder, target)

@@ -21,7 +21,8 @@ from typing import Any, TypedDict
 from psp_ray.config.base import option_name
 from psp_ray.config.config import Config, fields
 from psp_ray.core.errors import ConfigError, OutputError
-from psp_ray.core.files import read_json, write_json
+from psp_ray.core.files import make_folder, read_json, write_json
+from psp_ray.core.writing import writing
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.sweep.space import BUDGET, Dimension, Point, parse_value
 
@@ -114,11 +115,9 @@ def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"--out {folder}: is not an empty folder; choose another one")
-    try:
+    with writing(f"--out {folder}", "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(plan))
-    except OSError as error:
-        raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
 
 
 def load_plan(folder: Path) -> Plan:
@@ -168,7 +167,7 @@ class TrialResult:
 
     def save(self, folder: Path) -> None:
         path = folder / "trials" / self.name
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_json(path / RESULT, asdict(self))
 
 

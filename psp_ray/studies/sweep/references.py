@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from psp_ray.actors.opening import open_runtime
-from psp_ray.core.files import read_json, write_json
+from psp_ray.core.files import make_folder, read_json, write_json
 from psp_ray.run.command import run
 from psp_ray.run.events import Silent
 from psp_ray.studies.sweep.plan import Plan
@@ -52,7 +52,7 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
         "ledger": str((folder / "references" / "ledger.sqlite").resolve()),
         "label_cap": None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     summaries = []
     for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
         out = folder / "references" / dataset / kind
