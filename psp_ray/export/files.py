@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from psp_ray.config.base import read_yaml
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import (
     make_folder,
-    read_json,
     write_bytes,
     write_json,
     write_tensors,
@@ -30,9 +31,10 @@ from psp_ray.core.files import (
 )
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
+from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run
 from psp_ray.run.prompts import PROMPTS
 
-PREDICTIONS = "pool_predictions.parquet"
+_COLUMNS = ("sample_id", "path", "class", "probability", "source")
 UNSURE, NO_CLASS = "_unsure", "_none"
 
 
@@ -40,7 +42,13 @@ def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = Path(run) / PREDICTIONS
     if not path.is_file():
         raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"{path}: is damaged ({reason}); run the same command with --resume to write it anew"
+        ) from None
     return rows
 
 
@@ -163,14 +171,14 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     """
     from psp_ray.data.load import load_dataset
 
-    file = Path(run) / "run.json"
+    file = Path(run) / RUN_FILE
     if not file.is_file():
         raise ConfigError(f"--run {run}: no run of psp-ray there; give its output folder")
-    given = read_json(file)["identity"]
+    given = read_run(Path(run)).identity
     # `data_root` may move, so it is not part of the identity; config.yaml has the one that was given.
-    import yaml
-
-    config = yaml.safe_load((Path(run) / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(Path(run) / CONFIG, "--run", "continue the run with --resume, which writes it anew")
+    if not isinstance(config, dict) or "dataset" not in given or "split" not in given:
+        raise ConfigError(f"--run {run}: {CONFIG} or {RUN_FILE} is damaged; continue the run with --resume")
     return load_dataset(
         given["dataset"],
         config.get("data_root"),

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import read_json, write_bytes, write_text
+from psp_ray.core.files import write_bytes, write_text
 from psp_ray.core.writing import writing
-from psp_ray.run.folder import SUMMARY
+from psp_ray.run.folder import read_summary
 from psp_ray.studies import tables
 from psp_ray.studies.pictures import draw_curves, picture_name
 from psp_ray.studies.plan import Plan
@@ -109,5 +109,4 @@ def _read(path: Path) -> str:
 
 
 def _summaries(plan: Plan) -> list[dict[str, Any]]:
-    paths = [cell.folder / SUMMARY for cell in plan.finished()]
-    return [read_json(path) for path in paths]
+    return [read_summary(cell.folder) for cell in plan.finished()]
