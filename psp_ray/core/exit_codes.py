@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from psp_ray.core.errors import UserError
+from psp_ray.core.writing import WRITE_FAULTS, unwritable
 
 AWAITING = 3
 """Exit code of a run that waits for labels."""
@@ -25,6 +26,10 @@ def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -
         return _mistake(error.format_message())
     except UserError as error:
         return _mistake(str(error))
+    except OSError as error:
+        if error.errno not in WRITE_FAULTS:
+            raise
+        return _mistake(unwritable(error.filename2 or error.filename or "a file", error))
     except (KeyboardInterrupt, click.Abort):
         click.echo(interrupted, err=True)
         return 130

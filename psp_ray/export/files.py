@@ -15,15 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from psp_ray.config.base import read_yaml
 from psp_ray.core.errors import ConfigError, OutputError
-from psp_ray.core.files import read_json, write_bytes, write_json, write_tensors, write_text
+from psp_ray.core.files import (
+    make_folder,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+    write_with,
+    writing,
+)
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
+from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run
 from psp_ray.run.prompts import PROMPTS
 
-PREDICTIONS = "pool_predictions.parquet"
+_COLUMNS = ("sample_id", "path", "class", "probability", "source")
 UNSURE, NO_CLASS = "_unsure", "_none"
 
 
@@ -31,17 +42,21 @@ def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = Path(run) / PREDICTIONS
     if not path.is_file():
         raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"{path}: is damaged ({reason}); run the same command with --resume to write it anew"
+        ) from None
     return rows
 
 
 def _fresh(folder: str | os.PathLike[str]) -> Path:
     path = Path(folder)
-    try:
+    with writing(path, "choose another folder"):
         path.mkdir(parents=True, exist_ok=True)
         used = any(path.iterdir())
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another folder") from None
     if used:
         raise OutputError(f"{path}: the folder is not empty; choose another one")
     return path
@@ -60,10 +75,7 @@ def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int
     for row in rows:
         chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
         writer.writerow([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
-    try:
-        write_text(Path(file), text.getvalue())
-    except OSError as error:
-        raise OutputError(f"--csv {file}: can't be written ({error.strerror}); choose another place") from None
+    write_text(Path(file), text.getvalue())
     return len(rows)
 
 
@@ -102,11 +114,9 @@ def export_folders(
         if shared[place, name] > 1:
             stem, suffix = os.path.splitext(name)
             name = f"{stem}~{_short_hash(row['sample_id'])}{suffix}"
-        (target / place).mkdir(parents=True, exist_ok=True)
-        try:
+        make_folder(target / place)
+        with writing(target / place / name):
             _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
-        except OSError as error:
-            raise OutputError(f"{target / place / name}: can't be written ({error.strerror})") from None
     return dict(sorted(counts.items()))
 
 
@@ -161,14 +171,14 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     """
     from psp_ray.data.load import load_dataset
 
-    file = Path(run) / "run.json"
+    file = Path(run) / RUN_FILE
     if not file.is_file():
         raise ConfigError(f"--run {run}: no run of psp-ray there; give its output folder")
-    given = read_json(file)["identity"]
+    given = read_run(Path(run)).identity
     # `data_root` may move, so it is not part of the identity; config.yaml has the one that was given.
-    import yaml
-
-    config = yaml.safe_load((Path(run) / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(Path(run) / CONFIG, "--run", "continue the run with --resume, which writes it anew")
+    if not isinstance(config, dict) or "dataset" not in given or "split" not in given:
+        raise ConfigError(f"--run {run}: {CONFIG} or {RUN_FILE} is damaged; continue the run with --resume")
     return load_dataset(
         given["dataset"],
         config.get("data_root"),
@@ -231,9 +241,10 @@ def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, 
         verbose=False,
     )
     assert program is not None
-    program.save(str(file), external_data=False)
+    with writing(file):
+        program.save(str(file), external_data=False)
     onnx.checker.check_model(str(file))
-    np.save(target / "class_embeddings.npy", classifier.text.features)
+    write_with(target / "class_embeddings.npy", lambda handle: np.save(handle, classifier.text.features))
     write_json(
         target / "classifier.json",
         {

@@ -135,18 +135,15 @@ def write_account(table: pa.Table, path: Path) -> None:
     """Write an account to a .parquet or .csv file.
 
     Raises:
-        OracleError: another suffix, or the file can't be written.
+        OracleError: another suffix. OutputError: the file can't be written.
     """
     check_export(path)
-    try:
-        if path.suffix == ".parquet":
-            write_parquet(path, table)
-            return
-        sink = pa.BufferOutputStream()
-        pacsv.write_csv(table, sink)
-        write_bytes(path, sink.getvalue().to_pybytes())
-    except OSError as error:
-        raise OracleError(f"{path}: can't be written ({error.strerror or error}); choose another place") from None
+    if path.suffix == ".parquet":
+        write_parquet(path, table)
+        return
+    sink = pa.BufferOutputStream()
+    pacsv.write_csv(table, sink)
+    write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def read_account(path: Path) -> pa.Table:

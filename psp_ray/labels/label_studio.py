@@ -17,8 +17,9 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from psp_ray.core.answers import WORDS, AnswerReader, UnknownLabel
-from psp_ray.core.errors import OracleError, OutputError
+from psp_ray.core.errors import OracleError
 from psp_ray.core.files import read_json, write_json, write_text
+from psp_ray.core.writing import writing
 from psp_ray.labels.query import QUERY, query_files, read_table
 
 TASKS = "label_studio_tasks.json"
@@ -86,11 +87,9 @@ def export_tasks(
             f"continue {run}"
         )
     file = Path(out) if out is not None else query.parent / TASKS
-    try:
+    with writing(file, "choose another place with --out"):
         write_json(file, tasks)
         write_text(file.with_name(INTERFACE), interface(classes))
-    except OSError as error:
-        raise OutputError(f"{file}: can't be written ({error.strerror}); choose another place with --out") from None
     return [
         f"{len(tasks):,} tasks in {file}",
         f"the labeling interface, to paste into the project's settings: {file.with_name(INTERFACE)}",

@@ -10,7 +10,7 @@ from typing import Any
 from psp_ray.config.config import Config
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import Interrupted
-from psp_ray.core.files import alone, read_json, write_json
+from psp_ray.core.files import alone, write_json
 from psp_ray.core.threads import limit_threads
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, readable
@@ -19,12 +19,22 @@ from psp_ray.report.progress import Reporter
 from psp_ray.run.ahead import AnsweredAhead
 from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
 from psp_ray.run.build import build_oracle
-from psp_ray.run.checkpoint import drop_checkpoint
+from psp_ray.run.checkpoint import drop_checkpoint, latest_round
 from psp_ray.run.context import RunContext
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
-from psp_ray.run.folder import SUMMARY, check_out, default_out, finished_summary, open_out
+from psp_ray.run.folder import (
+    SUMMARY,
+    check_out,
+    default_out,
+    finished_summary,
+    has_run,
+    open_out,
+    read_summary,
+    seal_finished,
+    unseal_finished,
+)
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.loop import CHECKPOINTS, Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
@@ -79,17 +89,18 @@ def run(
         f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
         f"seed {config.runtime.seed} -> {out}"
     )
-    prepared = prepare(config)
+    prepared = prepare(config, begun=has_run(out))
     config = prepared.config
     require_labels(config, prepared.dataset)
     with alone(out, wait) as locked:
         if not locked:
             events.warn(f"--out {out}: its file system has no locks; start no second process there")
-        experiment_id = open_out(config, out)
-        finished = finished_summary(out)
+        experiment_id = open_out(config, out, events.warn)
+        finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
             return finished
+        unseal_finished(out)
         try:
             with open_runtime(config) as runtime:
                 return made_ready(prepared, runtime, out, experiment_id, events, started, page=page).go()
@@ -125,7 +136,7 @@ def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) 
         write_broken(out / "broken_images.csv", data.broken)
         what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
         events.warn(f"left out {what} that can't be read; see {out / 'broken_images.csv'}")
-        check_budget(prepared.config, data.dataset)
+        check_budget(prepared.config, data.dataset, latest_round(out / CHECKPOINTS) > 0)
     return data
 
 
@@ -210,6 +221,7 @@ class Rounds:
         self.events.stop()
         wall = self.experiment.wall_seconds + self.experiment.started - self.started
         summary = write_summary(out, config, "finished", state, wall, self.image_size, extra)
+        seal_finished(out)
         self._show()
         self._copy()
         say_goodbye(self.events, config, summary, state, out)
@@ -271,7 +283,7 @@ def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, eve
     finally:
         oracle.ledger.close()
     # In this order a crash in between does it all again, and drops no further round.
-    summary = read_json(out / SUMMARY)
+    summary = read_summary(out)
     drop_checkpoint(out / CHECKPOINTS, len(summary["rounds"]))
     write_json(out / SUMMARY, summary | {"status": "interrupted"})
     events.note("labels were corrected since the run finished: repeating its last round")

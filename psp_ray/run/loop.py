@@ -16,13 +16,12 @@ from psp_ray.run.ahead import Ahead
 from psp_ray.run.checkpoint import load_latest, save_checkpoint
 from psp_ray.run.context import RunContext
 from psp_ray.run.crossfitted import CrossFitted, Line
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.judging import folds_of
 from psp_ray.run.round import Played, Round
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, to_checkpoint
 from psp_ray.run.stopping import outlook
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -156,13 +155,20 @@ class Experiment:
         return state.with_last_report(replace(report, seconds=seconds, wall_seconds=now - round_started))
 
     def _restore(self) -> RunState | None:
-        checkpoint = load_latest(self.out / CHECKPOINTS)
+        checkpoint = load_latest(self.out / CHECKPOINTS, self.context.events.warn)
         if checkpoint is None:
             return None
-        state = from_checkpoint(checkpoint, self.context.names, self.out)
+        restored = from_checkpoint(checkpoint, self.context.names, self.out)
+        state = restored.state
         if not self.context.criteria:
             state = replace(state, stopped="")  # the criterion that stopped it was taken back
-        self.context.components.sampler.load_state_dict(checkpoint.tensors["sampler"]).result()
+        if restored.moved:
+            self.context.events.warn(
+                f"the pool changed since round {state.round}: {restored.change}. What was learned is kept; the "
+                "strategy begins anew"
+            )
+        else:  # what a strategy remembers is about positions in the pool
+            self.context.components.sampler.load_state_dict(checkpoint.tensors["sampler"]).result()
         self.context.components.learner.load_state_dict(checkpoint.tensors["learner"]).result()
         self.context.events.restored(state.reports, state.zero_shot)
         return state

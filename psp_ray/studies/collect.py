@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from psp_ray.core.files import read_json, write_text
-from psp_ray.run.folder import SUMMARY
+from psp_ray.core.files import write_text
+from psp_ray.run.folder import SUMMARY, read_summary
 from psp_ray.studies.execute import error_of
 from psp_ray.studies.plan import Cell, Plan
 
@@ -82,8 +82,7 @@ def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 
 
 def _read(plan: Plan, cell: Cell, waiting: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    path = cell.folder / SUMMARY
-    summary = read_json(path) if path.exists() else None
+    summary = read_summary(cell.folder) if (cell.folder / SUMMARY).exists() else None
     error = error_of(plan, cell)
     if summary is None or summary["status"] != "finished":
         begun = summary is not None or (cell.folder / "checkpoints").is_dir()

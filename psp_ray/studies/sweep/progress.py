@@ -9,6 +9,7 @@ from typing import Any
 import click
 from ray.tune import Callback
 
+from psp_ray.core.files import write_text
 from psp_ray.report.progress import duration
 from psp_ray.studies.sweep.plan import Plan, TrialResult, load_trial
 from psp_ray.studies.sweep.space import BUDGET
@@ -36,7 +37,7 @@ class TrialLines(Callback):
             result.error = _last_line(trial) or "its process died"
             result.save(self._folder)
             text = Path(trial.error_file).read_text() if trial.error_file else result.error
-            (self._folder / "trials" / result.name / "error.txt").write_text(text)
+            write_text(self._folder / "trials" / result.name / "error.txt", text)
         self._say(result)
 
     def _result(self, trial: Any) -> TrialResult:
