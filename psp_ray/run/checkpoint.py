@@ -104,6 +104,16 @@ def load_latest(folder: Path, told: Callable[[str], None] = lambda text: None) -
     return found
 
 
+def newest(folder: Path) -> Checkpoint | None:
+    """The same for who only looks, perhaps while the run goes on: what is damaged is passed over and stays."""
+    for path in reversed(_complete(folder)):
+        try:
+            return _load(path)
+        except DamagedFile:
+            continue
+    return None
+
+
 def latest_round(folder: Path) -> int:
     """The round of the newest complete checkpoint under `folder`, 0 where there is none."""
     complete = _complete(folder)

@@ -17,14 +17,14 @@ from psp_ray.features.cache import FeatureCache
 from psp_ray.features.embedded import import_embeddings
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.opened import open_cached
-from psp_ray.run.checkpoint import load_latest
+from psp_ray.run.checkpoint import newest
 from psp_ray.run.finish import pool_names
 from psp_ray.run.folder import RUN_FILE, SUMMARY
 from psp_ray.run.loop import CHECKPOINTS
 from psp_ray.run.picks import PICKS
 from psp_ray.run.prepare import prepare
 from psp_ray.run.state import RunState
-from psp_ray.run.state_files import state_of
+from psp_ray.run.state_files import from_checkpoint, recorded
 
 CONFIG = "config.yaml"
 
@@ -40,6 +40,8 @@ class LookedAt:
     state: RunState | None
     picks: pa.Table | None
     data: FeaturizedDataset | None
+    classes: list[str]
+    """As the checkpoint names them; empty before there is one."""
     missing: str = ""
 
 
@@ -69,17 +71,25 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
         OutputError: no run there, or one of another version.
     """
     config = settings_of(out)
-    checkpoint = load_latest(out / CHECKPOINTS)
-    state = None if checkpoint is None else state_of(checkpoint, out)
+    checkpoint = newest(out / CHECKPOINTS)
     missing = ""
     if data is None:
-        data, missing = _find_data(config, None if checkpoint is None else checkpoint.state.get("pool"))
+        data, missing = _find_data(config)
+    state, classes = None, []
+    if checkpoint is not None:
+        record, state = recorded(checkpoint, out)
+        classes = record.classes or []
+        try:
+            if data is not None:
+                state = from_checkpoint(checkpoint, pool_names(data), out).state
+        except OutputError as error:
+            data, missing = None, str(error)
     summary = read_json(out / SUMMARY) if (out / SUMMARY).is_file() else {}
     picks = pq.read_table(out / PICKS) if (out / PICKS).is_file() else None
-    return LookedAt(out, config, summary, state, picks, data, missing)
+    return LookedAt(out, config, summary, state, picks, data, classes, missing)
 
 
-def _find_data(config: Config, fingerprint: str | None) -> tuple[FeaturizedDataset | None, str]:
+def _find_data(config: Config) -> tuple[FeaturizedDataset | None, str]:
     """Images and cached features of the run's settings, or None and why not; nothing is encoded."""
     try:
         prepared = prepare(config)
@@ -92,6 +102,4 @@ def _find_data(config: Config, fingerprint: str | None) -> tuple[FeaturizedDatas
         return None, f"images and features were not at hand ({error})"
     if data is None:
         return None, "the features are not in the cache any more"
-    if fingerprint is not None and pool_names(data).fingerprint != fingerprint:
-        return None, "the images, or the features in the cache, are no longer those of the run"
     return data, ""

@@ -110,17 +110,9 @@ def _sample(data: FeaturizedDataset) -> Int64Array:
 
 
 def class_names(run: LookedAt) -> list[str]:
-    """From the data set; where that is not at hand from the answers, the others by number."""
-    if run.data is not None:
-        return list(run.data.dataset.classes)
+    """As the checkpoint names them, else by number."""
     count = 0 if run.state is None else len(run.state.text.features)
-    names = [f"class {number + 1}" for number in range(count)]
-    if run.picks is not None and run.state is not None:
-        rows = run.state.answers[run.state.asked_in > 0]
-        for index, name in zip(rows.tolist(), run.picks["label"].to_pylist(), strict=False):
-            if index >= 0:
-                names[index] = name
-    return names
+    return run.classes or [f"class {number + 1}" for number in range(count)]
 
 
 def map_of(run: LookedAt, seen: Seen, pictures: Pictures) -> PoolMap | None:

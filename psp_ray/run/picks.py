@@ -7,6 +7,7 @@ in the checkpoint before, which is still there when a round is written. Rounds b
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ NOBODY = -1
 def write_picks(out: Path, checkpoints: Path, state: RunState, names: PoolNames) -> None:
     """Write the file anew, in the order asked; initial labels, which nobody picked, are not in it."""
     rows = np.flatnonzero(state.asked_in > 0)
-    taken, sure = _taken_for(out, checkpoints, state)
+    taken, sure = _taken_for(out, checkpoints, state, names)
     chances = softmax(state.logits[rows].astype(np.float64)) if len(rows) else np.zeros((0, 2))
     order = np.argsort(-chances, axis=1, kind="stable")[:, :2]
     classes = [*names.classes, None]
@@ -54,27 +55,21 @@ def write_picks(out: Path, checkpoints: Path, state: RunState, names: PoolNames)
     write_parquet(out / PICKS, pa.table(columns))
 
 
-def _taken_for(out: Path, checkpoints: Path, state: RunState) -> tuple[Int32Array, Float32Array]:
+def _taken_for(out: Path, checkpoints: Path, state: RunState, names: PoolNames) -> tuple[Int32Array, Float32Array]:
     """What self-training took each of `asked` (m,) for before it was asked: class (or NOBODY), confidence (or NaN)."""
-    taken = np.full(len(state.asked), NOBODY, np.int32)
-    sure = np.full(len(state.asked), np.nan, np.float32)
-    now = np.flatnonzero(state.asked_in == state.round)
+    told: dict[tuple[str, int], tuple[int, float]] = {}
+    if (out / PICKS).exists():
+        table = pq.read_table(out / PICKS, columns=["sample_id", "round", "pseudo_class", "pseudo_confidence"])
+        told = {(row["sample_id"], row["round"]): _told(row) for row in table.to_pylist()}
     before = pseudo_labels_after(checkpoints, state.round - 1)
-    if before is not None and len(now):
-        known = dict(zip(before["position"].to_pylist(), range(before.num_rows), strict=True))
-        found = np.array([known.get(position, NOBODY) for position in state.asked[now].tolist()])
-        hit = found != NOBODY
-        taken[now[hit]] = before["label"].to_numpy()[found[hit]]
-        sure[now[hit]] = before["confidence"].to_numpy()[found[hit]]
-    return _with_earlier(out, state, taken, sure)
+    if before is not None:  # written by this version, so it names its samples
+        rows = zip(*(before[name].to_pylist() for name in ("sample_id", "label", "confidence")), strict=True)
+        told |= {(name, state.round): (label, confidence) for name, label, confidence in rows}
+    asked = zip((names.sample_ids[i] for i in state.asked.tolist()), state.asked_in.tolist(), strict=True)
+    found = [told.get(key, (NOBODY, np.nan)) for key in asked]
+    return np.array([one for one, _ in found], np.int32), np.array([two for _, two in found], np.float32)
 
 
-def _with_earlier(out: Path, state: RunState, taken: Int32Array, sure: Float32Array) -> tuple[Int32Array, Float32Array]:
-    """The same with the rounds before from the file; its rows are those of `asked` without initial labels."""
-    if not (out / PICKS).exists():
-        return taken, sure
-    table = pq.read_table(out / PICKS, columns=["round", "pseudo_class", "pseudo_confidence"])
-    rows = np.flatnonzero((state.asked_in > 0) & (state.asked_in < state.round))[: table.num_rows]
-    taken[rows] = table["pseudo_class"].to_numpy()[: len(rows)]
-    sure[rows] = table["pseudo_confidence"].to_numpy(zero_copy_only=False)[: len(rows)]
-    return taken, sure
+def _told(row: dict[str, Any]) -> tuple[int, float]:
+    confidence = row["pseudo_confidence"]
+    return row["pseudo_class"], np.nan if confidence is None else confidence
