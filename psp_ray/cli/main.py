@@ -18,6 +18,7 @@ import click
 from psp_ray.cli.cache import cache
 from psp_ray.cli.check_data import check_data
 from psp_ray.cli.compare import compare
+from psp_ray.cli.continuing import continue_command
 from psp_ray.cli.doctor import doctor
 from psp_ray.cli.export import export
 from psp_ray.cli.featurize import featurize
@@ -35,6 +36,7 @@ from psp_ray.core.version import __version__
 
 COMMANDS: tuple[click.Command, ...] = (
     run,
+    continue_command,
     featurize,
     predict,
     compare,

@@ -15,6 +15,29 @@ from psp_ray.config.kinds import registry_of
 from psp_ray.config.presets import PRESETS
 
 F = TypeVar("F", bound=Callable[..., Any])
+COMMON = frozenset(
+    {
+        "dataset",
+        "classes",
+        "test",
+        "initial_labels",
+        "model",
+        "image_size",
+        "head",
+        "strategy",
+        "rounds",
+        "labels_per_round",
+        "stop",
+        "oracle",
+        "seed",
+        "runner",
+        "out",
+        "resume",
+    }
+)
+"""Settings that `--help` shows."""
+WHOLE = "psp_ray.help_all"
+"""Key of a click context: whether all settings are to be shown."""
 HIDDEN_KEYS = frozenset({"preset"})
 """Keys that the program sets itself."""
 
@@ -28,24 +51,50 @@ class SettingOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help lists its own options first, then the settings, section by section."""
+    """A command that takes settings of a run: `--help` shows its own options and the settings that most people need,
+    `--help-all` all of them, section by section."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), _help_all(self)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("", *SECTIONS)}
+        whole = ctx.meta.get(WHOLE, False)
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("", "common", *SECTIONS)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                rows[parameter.section if isinstance(parameter, SettingOption) else ""].append(record)
+            if record is None:
+                continue
+            if not isinstance(parameter, SettingOption):
+                rows[""].append(record)
+            elif whole:
+                rows[parameter.section].append(record)
+            elif parameter.name in COMMON:
+                rows["common"].append(record)
         for name, records in rows.items():
             if records:
                 with formatter.section(heading(name)):
                     formatter.write_dl(records)
 
 
+def _help_all(command: click.Command) -> click.Option:
+    def show(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            ctx.meta[WHOLE] = True
+            click.echo(command.get_help(ctx), color=ctx.color)
+            ctx.exit()
+
+    return click.Option(
+        ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=show,
+        help="Show all settings, section by section, and exit.",
+    )  # fmt: skip
+
+
 def heading(section: str) -> str:
     """The heading of a section in the help, from the docstring of its settings."""
     if not section:
         return "Options"
+    if section == "common":
+        return "What most people need (--help-all shows all settings)"
     words = (SECTIONS[section].__doc__ or "").split("\n\n")[0].split()
     return f"{section.capitalize()} ({' '.join(words).rstrip('.')})"
 

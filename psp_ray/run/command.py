@@ -21,6 +21,7 @@ from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_inpu
 from psp_ray.run.build import build_oracle
 from psp_ray.run.checkpoint import drop_checkpoint, latest_round
 from psp_ray.run.context import RunContext
+from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
@@ -64,13 +65,15 @@ def run(
     wait: float = 0.0,
     open_runtime: OpenRuntime = inline,
     page: KeptPage | None = None,
+    continuing: bool = False,
 ) -> dict[str, Any]:
     """Run (or resume) an experiment; returns the content of `summary.json`.
 
     Its `status` is `finished`; or `awaiting_labels`, where with `oracle: file` labels are missing; or `interrupted`,
     where `events` stopped it after a round. Where another process is at work in the output folder, its end is awaited
     for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `page` keeps
-    `report.html`, where one is wanted.
+    `report.html`, where one is wanted. `continuing`: `config` is of `psp_ray.run.continuing.continued`, and may be
+    another one than so far.
 
     Raises:
         UserError: one line for what is wrong.
@@ -95,6 +98,8 @@ def run(
     with alone(out, wait) as locked:
         if not locked:
             events.warn(f"--out {out}: its file system has no locks; start no second process there")
+        if continuing:
+            note_changes(out, config)
         experiment_id = open_out(config, out, events.warn)
         finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
@@ -265,7 +270,7 @@ class Rounds:
         self.events.stop()
         wall = time.perf_counter() - self.started
         summary = write_summary(self.out, self.config, "interrupted", state, wall, self.image_size)
-        self.events.note(f"interrupted; continue with the same command and --resume --out {self.out}")
+        self.events.note(f"interrupted; go on with: psp-ray continue {self.out}")
         return summary
 
 

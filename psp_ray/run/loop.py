@@ -18,7 +18,7 @@ from psp_ray.run.context import RunContext
 from psp_ray.run.crossfitted import CrossFitted, Line
 from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.judging import folds_of
-from psp_ray.run.round import Played, Round
+from psp_ray.run.round import Played, Round, why_stopped
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, to_checkpoint
 from psp_ray.run.stopping import outlook
@@ -160,8 +160,7 @@ class Experiment:
             return None
         restored = from_checkpoint(checkpoint, self.context.names, self.out)
         state = restored.state
-        if not self.context.criteria:
-            state = replace(state, stopped="")  # the criterion that stopped it was taken back
+        state = replace(state, stopped=why_stopped(self.context, state))  # `--stop` may be another one now
         if restored.moved:
             self.context.events.warn(
                 f"the pool changed since round {state.round}: {restored.change}. What was learned is kept; the "

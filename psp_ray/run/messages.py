@@ -39,7 +39,7 @@ def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels) ->
         f"the classes) into the column 'label' of\n  {file}"
     )
     events.note(f"  the images: {folder / 'images'}/ and {folder / 'contact_sheet.png'}")
-    events.note(f"then continue with the same command and --resume --out {out}")
+    events.note(f"then: psp-ray continue {out}")
 
 
 def tell_corrections(events: Events, before: RunState, after: RunState, names: PoolNames) -> None:

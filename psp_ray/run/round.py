@@ -191,17 +191,8 @@ class Round:
             seconds=self._seconds,
             wall_seconds=time.perf_counter() - self.started,
         )
-        known = report.pool_accuracy_estimate or recent_estimate(self.run.answers(state), self.number, WINDOW)
-        state = replace(
-            state.with_last_report(report),
-            stopped=reason_to_stop(
-                self.run.criteria,
-                [item.agreement for item in state.reports],
-                expectation,
-                None if known is None else known.low,
-                self.run.n_query,
-            ),
-        )
+        state = state.with_last_report(report)
+        state = replace(state, stopped=why_stopped(self.run, state))
         return Played(state, outcome.warning, expectation, self._ends(state))
 
     def _estimated(self, state: RunState) -> RunState:
@@ -281,6 +272,24 @@ class Round:
 
     def _took(self, **seconds: float) -> None:
         self._seconds = replace(self._seconds, **seconds)
+
+
+def why_stopped(run: RunContext, state: RunState) -> str:
+    """Why no further round should follow by `--stop`, or an empty string.
+
+    Of a restored state, too: what ended a run may have been taken back since.
+    """
+    if not state.reports:
+        return ""
+    report = state.reports[-1]
+    known = report.pool_accuracy_estimate or recent_estimate(run.answers(state), report.round, WINDOW)
+    return reason_to_stop(
+        run.criteria,
+        [item.agreement for item in state.reports],
+        expected_gain([item.predictions_changed for item in state.reports]),
+        None if known is None else known.low,
+        run.n_query,
+    )
 
 
 def part_of(proposal: Proposal, rows: Int64Array) -> Proposal:
