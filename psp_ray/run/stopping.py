@@ -9,13 +9,13 @@
 - `target:ACCURACY`: the lower limit of the estimated accuracy reaches it.
 
 The expected gain is read from how many predictions a round still changes: accuracy can't gain more than that share.
-In 18 runs of 9 rounds on three image sets with a test set (digits, dtd10, rsscn7; two strategies, three seeds) a quarter
-of what a round changed was gained in the next one, more on two of the sets and half of it on the third; in simulations
-it was a fifth. Eight of ten gains lay within 0.08 times the root of the share: the root, since what is gained is the
-difference of what was put right and what was spoiled. So no number is told, but that range, and it often holds 0: how
-much a round will bring can't be foreseen sharply. Estimates of accuracy are no better: a point is not to be seen in a few
-dozen chance draws. Changes are taken to fade as the slope of a learning curve of power one half does, with the labels to the
-power -1.5 (Figueroa et al., BMC Med. Inform. Decis. Mak. 2012, for curves of this kind).
+In 18 runs of 9 rounds on three image sets with a test set (digits, dtd10, rsscn7; two strategies, three seeds) a
+quarter of what a round changed was gained in the next one, more on two of the sets and half of it on the third; in
+simulations it was a fifth. Eight of ten gains lay within 0.08 times the root of the share: the root, since what is
+gained is the difference of what was put right and what was spoiled. So a range is told, and it often holds 0: what
+one round will bring can't be foreseen sharply. Estimates of accuracy are no better: a point is not to be seen in a
+few dozen chance draws. Changes are taken to fade as the slope of a learning curve of power one half does, with the
+labels to the power -1.5 (Figueroa et al., BMC Med. Inform. Decis. Mak. 2012, for curves of this kind).
 """
 
 from __future__ import annotations
