@@ -142,6 +142,9 @@ def metavar_of(annotation: Any) -> str:
     return {int: "N", float: "X"}.get(annotation, "TEXT")
 
 
+track_option = click.option(
+    "--track", metavar="TOOL", help="also log to mlflow, tensorboard or wandb (needs psp-ray[track])"
+)
 config_option = click.option(
     "--config", "config_file", type=click.Path(), metavar="FILE", help="YAML file of settings; options win"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,17 @@ from psp_ray.run.folder import (
     unseal_finished,
 )
 from psp_ray.run.local import LocalLabelSource
+from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import CHECKPOINTS, Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
-from psp_ray.run.page import PAGE, KeptPage
 from psp_ray.run.people import ASKED, People
 from psp_ray.run.picks import write_picks
 from psp_ray.run.prepare import Prepared, check_budget, prepare, require_labels, with_pool_size
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
+from psp_ray.run.watching import Watched, Watcher
 from psp_ray.storage.remote import Storage
 
 
@@ -64,16 +66,16 @@ def run(
     events: Events | None = None,
     wait: float = 0.0,
     open_runtime: OpenRuntime = inline,
-    page: KeptPage | None = None,
+    watchers: Sequence[Watcher] = (),
     continuing: bool = False,
 ) -> dict[str, Any]:
     """Run (or resume) an experiment; returns the content of `summary.json`.
 
     Its `status` is `finished`; or `awaiting_labels`, where with `oracle: file` labels are missing; or `interrupted`,
     where `events` stopped it after a round. Where another process is at work in the output folder, its end is awaited
-    for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `page` keeps
-    `report.html`, where one is wanted. `continuing`: `config` is of `psp_ray.run.continuing.continued`, and may be
-    another one than so far.
+    for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `watchers`
+    are told of every round that is safe on disk. `continuing`: `config` is that of `psp_ray.run.continuing.continued`,
+    and may differ from what it was so far.
 
     Raises:
         UserError: one line for what is wrong.
@@ -88,10 +90,11 @@ def run(
         config.output.resume
     ):
         events.note(f"restored {out} from {config.output.storage}")
-    events.note(
+    title = (
         f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
         f"seed {config.runtime.seed} -> {out}"
     )
+    events.note(title)
     prepared = prepare(config, begun=has_run(out))
     config = prepared.config
     require_labels(config, prepared.dataset)
@@ -107,8 +110,8 @@ def run(
             return finished
         unseal_finished(out)
         try:
-            with open_runtime(config) as runtime:
-                return made_ready(prepared, runtime, out, experiment_id, events, started, page=page).go()
+            with logbook(out, title, events, config.labels.rounds) as heard, open_runtime(config) as runtime:
+                return made_ready(prepared, runtime, out, experiment_id, heard, started, watchers=watchers).go()
         finally:
             events.stop()
 
@@ -122,17 +125,17 @@ def made_ready(
     started: float,
     *,
     by_hand: bool = False,
-    page: KeptPage | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Rounds:
     """Features encoded, components built: a run that is about to begin, or to be taken up again, in `out`.
 
-    `by_hand`: people answer this program, also where the run was begun with files that they fill in. `page` keeps
-    `report.html`, where one is wanted.
+    `by_hand`: people answer this program, also where the run was begun with files that they fill in. `watchers`
+    are told of every round that is safe on disk.
     """
     data = _featurize(prepared, runtime, out, events)
     initial = _initial_labels(prepared.config, prepared.dataset, data.dataset, events)
     config = with_pool_size(prepared.config, data.dataset)
-    return Rounds(config, data, initial, runtime, out, experiment_id, events, started, by_hand, page)
+    return Rounds(config, data, initial, runtime, out, experiment_id, events, started, by_hand, watchers)
 
 
 def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) -> FeaturizedDataset:
@@ -173,7 +176,7 @@ class Rounds:
     events: Events
     started: float
     by_hand: bool = False
-    page: KeptPage | None = None
+    watchers: Sequence[Watcher] = ()
 
     def __post_init__(self) -> None:
         config, storage = self.config, self.config.output.storage
@@ -227,20 +230,24 @@ class Rounds:
         wall = self.experiment.wall_seconds + self.experiment.started - self.started
         summary = write_summary(out, config, "finished", state, wall, self.image_size, extra)
         seal_finished(out)
-        self._show()
+        self._ended(finished=True)
         self._copy()
         say_goodbye(self.events, config, summary, state, out)
         return summary
 
     def _saved(self, state: RunState) -> None:
         self._write_round(state)
-        if self.page is not None and state.reports:
-            self.page.after_round(self.out, self.data, state.reports[-1].wall_seconds, self.events)
+        for watcher in self.watchers:
+            watcher.after_round(self._watched, state)
         self._copy()
 
-    def _show(self) -> None:
-        if self.page is not None and self.page.at_end(self.out, self.data, self.events):
-            self.events.note(f"report: {self.out / PAGE}")
+    def _ended(self, finished: bool) -> None:
+        for watcher in self.watchers:
+            watcher.at_end(self._watched, self.experiment.state, finished)
+
+    @property
+    def _watched(self) -> Watched:
+        return Watched(self.out, self.config, self.data, self.events)
 
     def _write_round(self, state: RunState) -> None:
         write_rounds(self.out, state)
@@ -260,7 +267,7 @@ class Rounds:
         waiting = {"awaiting": {"round": number, "missing": error.missing, "asked": error.asked, "file": error.place}}
         wall = time.perf_counter() - self.started
         summary = write_summary(self.out, self.config, "awaiting_labels", state, wall, self.image_size, waiting)
-        self._show()
+        self._ended(finished=False)
         ask_people(self.events, self.out, number, error)
         return summary
 
@@ -270,6 +277,7 @@ class Rounds:
         self.events.stop()
         wall = time.perf_counter() - self.started
         summary = write_summary(self.out, self.config, "interrupted", state, wall, self.image_size)
+        self._ended(finished=False)
         self.events.note(f"interrupted; go on with: psp-ray continue {self.out}")
         return summary
 

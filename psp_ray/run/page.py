@@ -17,7 +17,6 @@ from psp_ray.posterior.accuracy import Estimate, limits, telling
 from psp_ray.report.figures import CurvePoint
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.run_page import Facts, RunPage, run_page
-from psp_ray.run.events import Events
 from psp_ray.run.looked_at import LookedAt, look_at
 from psp_ray.run.output import newest_estimate, versions
 from psp_ray.run.page_parts import (
@@ -33,6 +32,7 @@ from psp_ray.run.page_parts import (
     pseudo_of,
 )
 from psp_ray.run.state import RunState
+from psp_ray.run.watching import Watched
 
 PAGE = "report.html"
 CHEAP = 0.1
@@ -62,20 +62,21 @@ class KeptPage:
         self._pictures = Pictures()
         self._cost = FIRST_COST
 
-    def after_round(self, out: Path, data: FeaturizedDataset, seconds: float, events: Events) -> None:
-        """`seconds`: what the round took."""
-        if self._cost <= CHEAP * seconds:
-            self.at_end(out, data, events)
+    def after_round(self, run: Watched, state: RunState) -> None:
+        if state.reports and self._cost <= CHEAP * state.reports[-1].wall_seconds:
+            self._write(run)
 
-    def at_end(self, out: Path, data: FeaturizedDataset, events: Events) -> bool:
-        """Whether it was written."""
+    def at_end(self, run: Watched, state: RunState | None, finished: bool) -> None:
+        if self._write(run):
+            run.events.note(f"report: {run.out / PAGE}")
+
+    def _write(self, run: Watched) -> bool:
         started = self._clock()
         try:
-            write_page(out, data, self._pictures)
+            write_page(run.out, run.data, self._pictures)
         except Exception as error:
-            events.warn(
-                f"{out / PAGE} was not written ({type(error).__name__}: {error}); psp-ray report {out} tries again"
-            )
+            reason = f"{type(error).__name__}: {error}"
+            run.events.warn(f"{run.out / PAGE} was not written ({reason}); psp-ray report {run.out} tries again")
             return False
         self._cost = self._clock() - started
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from psp_ray.run.looked_at import look_at
 from psp_ray.run.page import KeptPage, make_page, write_page
 from psp_ray.run.page_parts import Pictures
 from psp_ray.run.resolve import resolve
+from psp_ray.run.watching import Watched
 from tests.conftest import COLORS, paint
 
 NASTY = '<b onclick=alert(1)>&"$x^2$'
@@ -65,7 +67,7 @@ def finished(tmp_path_factory, tiny_model, cache_folder):
         "runner": "inline",
         "out": str(home / "run"),
     }
-    run(resolve(given), Silent(), page=KeptPage())
+    run(resolve(given), Silent(), watchers=[KeptPage()])
     return home / "run"
 
 
@@ -151,14 +153,19 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
         look_at(tmp_path)
 
 
-def test_a_page_is_written_after_a_round_only_where_it_is_cheap(finished, monkeypatch):
-    data, events = look_at(finished).data, Silent()
+def test_a_page_is_written_after_a_round_only_where_it_is_cheap(finished):
+    found = look_at(finished)
+    run_, page = Watched(finished, found.config, found.data, Silent()), finished / "report.html"
     ticks = iter(np.arange(0.0, 100.0, 0.5).tolist())
     kept = KeptPage(clock=lambda: next(ticks))
-    (finished / "report.html").unlink()
-    kept.after_round(finished, data, 5.0, events)
-    assert not (finished / "report.html").exists()  # the first page may take 2 s: more than a tenth of the round
-    assert kept.at_end(finished, data, events)
-    (finished / "report.html").unlink()
-    kept.after_round(finished, data, 6.0, events)  # half a second by that clock is less than a tenth of six
-    assert (finished / "report.html").exists()
+
+    def after(seconds):
+        page.unlink(missing_ok=True)
+        kept.after_round(run_, found.state.with_last_report(replace(found.state.reports[-1], wall_seconds=seconds)))
+        return page.exists()
+
+    assert not after(5.0), "the first page may take 2 s: more than a tenth of the round"
+    kept.at_end(run_, found.state, finished=False)
+    assert page.exists()
+    assert after(6.0), "half a second by that clock is less than a tenth of six"
+    assert not after(4.0)
