@@ -78,7 +78,7 @@ def test_what_moves_nothing_is_said_to_move_nothing(tmp_path):
     noise = np.random.default_rng(1)
     still = [(status, budget, beta, (0.7 + noise.normal(0, 0.01), 0.65)) for status, budget, beta, _ in trials]
     write_sweep(tmp_path / "still", still)
-    assert Analysis(tmp_path / "still").matters() == "beta by no more than chance"
+    assert Analysis(tmp_path / "still").matters() == "beta moved accuracy by no more than chance"
 
 
 def test_a_folder_with_neither_is_one_line(tmp_path):
