@@ -105,17 +105,20 @@ def map_figure(pool: PoolMap, class_names: Sequence[str]) -> Markup:
         for number in np.unique(pool.classes) if few else (None,):
             rows = slice(None) if number is None else pool.classes == number
             color = "#b8bfc9" if number is None else CLASS_COLORS[int(number)]
-            axes.scatter(*pool.places[rows].T, s=6, color=color, alpha=0.45, linewidths=0, rasterized=True)
+            x, y = pool.places[rows].T
+            axes.scatter(x, y, s=6, color=color, alpha=0.45, linewidths=0, rasterized=True)
         last = int(pool.rounds.max(initial=1))
         colors = mpl.colormaps["viridis"](np.linspace(0.05, 0.9, last))
         for number in np.unique(pool.rounds):
             rows = pool.rounds == number
+            x, y = pool.picks[rows].T
             marks = axes.scatter(
-                *pool.picks[rows].T, s=30, marker="o" if number < last else "D", color=colors[int(number) - 1],
+                x,
+                y, s=30, marker="o" if number < last else "D", color=colors[int(number) - 1],
                 edgecolors="black", linewidths=0.9, zorder=3,
                 label=f"round {number}" if last <= MOST_NAMED_ROUNDS or number in (1, last) else None,
             )  # fmt: skip
-            marks.set_urls([f"#{pool.anchors[row]}" for row in np.flatnonzero(rows)])
+            marks.set_urls([f"#{pool.anchors[row]}" for row in np.flatnonzero(rows).tolist()])
         _put_pictures(axes, pool)
         axes.set(xticks=[], yticks=[])
         figure.legend(loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)

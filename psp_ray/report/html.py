@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CARD = (4.4, 3.2)
 """Inches of a figure: what is read well on a phone is shown larger on a desk."""
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",  # letters stay letters: small, and found by the browser's search
     "svg.hashsalt": "psp-ray",  # the same picture, the same bytes
     "text.parse_math": False,  # a class may be called "$100"
