@@ -36,6 +36,12 @@ class PolicySettings(Settings):
         "latter alone, or all samples alike",
     )
     coverage_width: float = Field(2.0, gt=0, description="reach of a sample, in mean distances to the 8th neighbor")
+    coverage_first_width: float = Field(
+        2.0,
+        ge=0,
+        description="reach of a sample in the first round, on the plain encodings, in mean distances between samples; "
+        "0: as in later rounds",
+    )
     coverage_fade: float = Field(
         12.0, ge=0, description="log odds that the anchors beyond the query's size lose, from first to last"
     )

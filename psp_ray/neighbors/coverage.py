@@ -11,9 +11,14 @@ The objective is submodular, so lazy evaluation finds the greedy choice exactly 
 chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c | x)`, where the graph is
 the label propagation of self-training: where two opinions of different kind agree, a label teaches little. Where the
 posterior of self-training is at hand, it is the geometric mean of that and of the posterior's own doubt,
-`1 - max_c p(c | x)`. Before anything is labeled all weights are 1. Larger pools are judged on `coverage_limit`
-unlabeled samples, drawn anew each round, and on at most half as many labeled ones (all of them cover). Memory: about 20
-bytes times the square of their number.
+`1 - max_c p(c | x)`.
+
+Before anything is labeled all weights are 1, and the kernel is another one (ours), the sum of two. One is wide and on
+the plain encodings, `exp(-(1 - x . s) / (2 mean(1 - x . x')))`; being nearly linear, it asks for what k-medoids does,
+samples typical of large groups. The other is label propagation's own reach, the correlations of `(I - alpha S)^-1`.
+
+Larger pools are judged on `coverage_limit` unlabeled samples, drawn anew each round, and on at most half as many
+labeled ones (all of them cover). Memory: about 20 bytes times the square of their number.
 """
 
 from __future__ import annotations
@@ -35,11 +40,13 @@ from psp_ray.core.records import (
     PoolState,
     TextState,
 )
-from psp_ray.neighbors.graph import class_masses, neighbor_graph
-from psp_ray.neighbors.space import ImageSpace, averaged, subset
+from psp_ray.neighbors.graph import class_masses, neighbor_graph, reach
+from psp_ray.neighbors.space import ImageSpace, averaged, subset, unit
 
 SPREAD_NEIGHBOR = 8
 """sigma is `coverage_width` times the mean distance to the neighbor of this rank."""
+FIRST_REACH = 0.1
+"""Weight of the reach over the graph in the first round, where both kernels are scaled to a mean of 1."""
 
 
 class Coverage:
@@ -66,6 +73,8 @@ class Coverage:
         """The first `k` greedy choices among the unlabeled, as positions: fewer where `coverage_limit` is less."""
         limit = self.settings.coverage_limit
         chosen = subset(self.pool, state.unlabeled, limit, "coverage", round=state.round)
+        if not len(state.labeled) and self.settings.coverage_first_width > 0:
+            return chosen[self._first(chosen, k)]
         known = np.arange(len(state.labeled))
         if len(known) > limit // 2:
             some = subset(self.pool, np.sort(state.labeled), limit // 2, "coverage-labeled", round=state.round)
@@ -91,6 +100,23 @@ class Coverage:
             near_one = np.maximum(far.min(axis=1), 0.0)
             np.maximum(covered, np.exp(near_one * np.float32(-1.0 / max(width, 1e-6))), out=covered)
         return chosen[greedy(similar[:, :m], weight.astype(np.float32), covered, k)]
+
+    def _first(self, positions: Int64Array, k: int) -> Int64Array:
+        """The first `k` greedy choices among samples at `positions` (m,) before anything is labeled, as rows of these.
+
+        O(m^3) time for the reach over the graph.
+        """
+        rows = unit(finite(self.pool.rows(positions).astype(np.float32), positions))
+        distances = 1.0 - rows @ rows.T
+        np.maximum(distances, 0.0, out=distances)
+        width = self.settings.coverage_first_width * float(distances.mean(dtype=np.float64))
+        similar = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
+        spread = float((similar.mean(axis=1, dtype=np.float64) - similar.min(axis=1)).mean())
+        similar /= np.float32(max(spread, 1e-6))
+        near = reach(neighbor_graph(self._embed(positions)[0]))
+        near *= np.float32(FIRST_REACH / float(near.mean(dtype=np.float64)))
+        similar += near
+        return greedy(similar, np.ones(len(rows), np.float32), np.zeros(len(rows), np.float32), k)
 
     def _embed(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
         """Places in the image space and averaged encodings, each (k, d), of positions (k,)."""

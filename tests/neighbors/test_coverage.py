@@ -17,6 +17,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import TextState
 from psp_ray.neighbors import coverage as module
 from psp_ray.neighbors.coverage import Coverage, disagreement, greedy
+from psp_ray.neighbors.space import ImageSpace
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
@@ -71,6 +72,29 @@ def test_first_choices_cover_the_clusters():
     world = World(n=300, spread=0.25)
     order = Coverage(world.pool, PolicySettings()).order(state_of(world), 5)
     assert sorted(world.truth[order].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_first_choices_by_their_definition():
+    world = World(n=80, spread=0.5)
+    coverage = Coverage(world.pool, PolicySettings(coverage_first_width=1.5))
+    rows = world.features.astype(np.float64)
+    distance = 1 - rows @ rows.T
+    wide = np.exp(-distance / (1.5 * distance.mean()))
+    wide /= (wide - wide.min(1, keepdims=True)).mean()
+    places = ImageSpace.fit(world.pool).place(world.features)
+    inverse = np.linalg.inv(np.eye(80) - 0.9 * module.neighbor_graph(places).similarity.toarray())
+    near = inverse / np.sqrt(np.outer(np.diag(inverse), np.diag(inverse)))
+    expected = slow_greedy(wide + 0.1 * near / near.mean(), np.ones(80), np.zeros(80), 8)
+    assert coverage.order(state_of(world), 8).tolist() == expected
+
+
+def test_a_first_width_of_zero_covers_as_in_later_rounds():
+    world = World(n=80, spread=0.5)
+    later = Coverage(world.pool, PolicySettings(coverage_first_width=0)).order(state_of(world), 8)
+    places = ImageSpace.fit(world.pool).place(world.features).astype(np.float64)
+    distance = np.maximum(1 - places @ places.T, 0)
+    width = 2 * np.partition(distance, module.SPREAD_NEIGHBOR, axis=1)[:, module.SPREAD_NEIGHBOR].mean()
+    assert later.tolist() == slow_greedy(np.exp(-distance / width), np.ones(80), np.zeros(80), 8)
 
 
 def test_disagreement_is_the_chance_of_different_classes():
