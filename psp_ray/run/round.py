@@ -27,6 +27,7 @@ from psp_ray.core.records import (
     Proposal,
     PseudoLabels,
 )
+from psp_ray.labels.orders import request_id
 from psp_ray.labels.service import LabelRequest
 from psp_ray.posterior.accuracy import recent_estimate
 from psp_ray.report.round_report import RoundReport, StageSeconds, known
@@ -122,10 +123,13 @@ class Round:
         after = state.with_answers(proposal, logits, response, run.names)
         pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
-            pseudo = training.finish(scores, after.known, proposal.positions)
+            pseudo = training.finish(scores, after.known, after.asked[len(state.asked) :])
             soft = training.soft_labels(after.known)
             self._took(pseudo_label=training.seconds)
-        return Answered(after, after.answers[len(state.asked) :], pseudo, soft)
+        extra = len(after.asked) - len(state.asked) - len(proposal.positions)
+        if extra:
+            run.events.note(f"{extra:,} answers to an earlier query set of round {self.number} are taken as known")
+        return Answered(after, after.answers[len(after.asked) - len(proposal.positions) :], pseudo, soft)
 
     def learn(self, answered: Answered) -> LearnOutcome:
         """The student, from all labels and the pseudo-labels."""
@@ -232,12 +236,13 @@ class Round:
     def _label_request(self, proposal: Proposal, predicted: Int64Array) -> LabelRequest:
         names, experiment = self.run.names, self.run.experiment_id
         return LabelRequest(
-            request_id=f"{experiment}/round-{self.number:03d}",
+            request_id=request_id(experiment, self.number),
             experiment=experiment,
             round=self.number,
             sample_ids=[names.sample_ids[i] for i in proposal.positions],
             content_hashes=[names.content_hashes[i] for i in proposal.positions],
             suggestions=[names.classes[c] for c in predicted] if self.run.config.labels.suggest_labels else [],
+            replaces=True,  # the pool may have changed since the round was asked first
         )
 
     def _report(self, proposal: Proposal, answered: Answered, outcome: LearnOutcome, judged: Judged) -> RoundReport:
