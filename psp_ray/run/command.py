@@ -71,21 +71,24 @@ def run(
     limit_threads(config.runtime.threads)
     out = Path(config.output.out) if config.output.out else default_out(config)
     check_out(config, out)
-    if config.output.storage is not None and RunMirror(Storage(config.output.storage), out).restore(
-        config.output.resume
-    ):
-        events.note(f"restored {out} from {config.output.storage}")
+    mirror = None if config.output.storage is None else RunMirror(Storage(config.output.storage), out, events.note)
     events.note(
         f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
         f"seed {config.runtime.seed} -> {out}"
     )
-    prepared = prepare(config, begun=has_run(out))
+    prepared = prepare(config, begun=has_run(out) or (mirror is not None and config.output.resume))
     config = prepared.config
+    if mirror is not None and mirror.restore(config.output.resume, config.identity()):
+        events.note(f"restored {out} from {config.output.storage}")
+    if not has_run(out):
+        check_budget(config, prepared.dataset)
     require_labels(config, prepared.dataset)
     with alone(out, wait) as locked:
         if not locked:
             events.warn(f"--out {out}: its file system has no locks; start no second process there")
         experiment_id = open_out(config, out, events.warn)
+        if mirror is not None and config.output.resume:
+            mirror.take_up()
         finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
@@ -138,7 +141,7 @@ class _Run:
     def __post_init__(self) -> None:
         storage = self.config.output.storage
         self.names: PoolNames = pool_names(self.data)
-        self.mirror = None if storage is None else RunMirror(Storage(storage), self.out)
+        self.mirror = None if storage is None else RunMirror(Storage(storage), self.out, self.events.note)
 
     def go(self) -> dict[str, Any]:
         """All rounds; returns the summary."""
