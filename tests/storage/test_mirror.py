@@ -160,7 +160,7 @@ def test_a_restore_that_is_killed_starts_anew(tmp_path, monkeypatch):
     shutil.rmtree(taken)
     taken.mkdir()
     (taken / ".hidden").write_text("")
-    with pytest.raises(OutputError, match="can't be written .*empty the folder or choose another place"):
+    with pytest.raises(OutputError, match=r"can.t be written .*empty the folder or choose another place"):
         RunMirror(place, taken).restore(resume=True)
 
 
