@@ -108,6 +108,4 @@ def temporary_folder() -> str | None:
     for place in ("/tmp", "/var/tmp"):
         if os.access(place, os.W_OK | os.X_OK):
             return f"{place}/ray"
-    raise ResourceError(
-        f"TMPDIR {base}: too long a name for Ray's sockets; set RAY_TMPDIR to a short one"
-    )
+    raise ResourceError(f"TMPDIR {base}: too long a name for Ray's sockets; set RAY_TMPDIR to a short one")

@@ -84,6 +84,11 @@ def decode(data: bytes) -> Image.Image:
         raise ImageError(_reason(error)) from None
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `decode` gives it: upright RGB, 8 bits a channel."""
+    return _to_rgb(_upright(image))
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow reads"

@@ -65,7 +65,7 @@ def export_tasks(
     names `URL/round_NN/images/...`.
 
     Raises:
-        OracleError: no query set there. OutputError: a file can't be written.
+        OracleError: no query set there, or none with an open task. OutputError: a file can't be written.
     """
     folder = Path(run)
     query = open_query(folder)
@@ -81,6 +81,11 @@ def export_tasks(
         if row.get("suggestion"):
             task["predictions"] = [{"model_version": "psp-ray", "result": [_choice(row["suggestion"])]}]
         tasks.append(task)
+    if not tasks:
+        raise OracleError(
+            f"--run {run}: nothing to export: every image of {query.parent.name} has its label; go on with: psp-ray "
+            f"continue {run}"
+        )
     file = Path(out) if out is not None else query.parent / TASKS
     with writing(file, "choose another place with --out"):
         write_json(file, tasks)

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from psp_ray.labels.answer_book import answers, book, settled, taken
 from psp_ray.labels.database import insert_of
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.schema import corrections, experiments, label_spaces, labels, metadata, requests, uses, votes
@@ -23,7 +24,13 @@ def merge(ledger: Ledger, other: Ledger) -> int:
     """
     with other.snapshot() as connection:
         rows = {table.name: _rows(connection, table) for table in metadata.sorted_tables}
+        rows |= {table.name: _rows(connection, table) for table in _there(connection, book)}
     return ledger.transact(lambda connection: _merge(connection, rows))
+
+
+def _there(connection: Connection, tables: sa.MetaData) -> list[sa.Table]:
+    names = set(sa.inspect(connection).get_table_names())
+    return [table for table in tables.sorted_tables if table.name in names]
 
 
 def _rows(connection: Connection, table: sa.Table) -> Rows:
@@ -44,7 +51,29 @@ def _merge(connection: Connection, rows: dict[str, Rows]) -> int:
         if row["label"] is not None:
             _fill(connection, uses, row)
     _corrections(connection, rows[corrections.name])
+    if answers.name in rows:
+        _book(connection, rows)
     return new
+
+
+def _book(connection: Connection, rows: dict[str, Rows]) -> None:
+    """Events of the other book behind ours, under numbers of their own."""
+    book.create_all(connection)
+    what = ("experiment", "content_hash", "person", "kind", "label", "batch", "given_at")
+    numbers = {tuple(row[name] for name in what): row["number"] for row in _rows(connection, answers)}
+    now: dict[int, int] = {}
+    for row in sorted(rows[answers.name], key=lambda row: row["number"]):
+        event = tuple(row[name] for name in what)
+        if event not in numbers:
+            values = {name: value for name, value in row.items() if name != "number"}
+            values["undoes"] = now.get(row["undoes"], row["undoes"])
+            result = connection.execute(answers.insert().values(**values))
+            assert result.inserted_primary_key is not None
+            numbers[event] = int(result.inserted_primary_key[0])
+        now[row["number"]] = numbers[event]
+    for table in (settled, taken):
+        moved = [row | {"number": now.get(row["number"], row["number"])} for row in rows.get(table.name, [])]
+        _insert(connection, table, moved)
 
 
 def _insert(connection: Connection, table: sa.Table, rows: Rows) -> None:

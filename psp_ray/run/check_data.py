@@ -12,7 +12,7 @@ from rich.console import Console
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
-from psp_ray.core.records import TextState
+from psp_ray.core.records import Float32Array, TextState
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.cache import EncoderSpec, FeatureCache
@@ -28,6 +28,8 @@ STRIP = 5.0
 """Ratio of the sides above which an image is called odd: a square crop shows little of it."""
 CLOSE = 0.95
 """Text cosine from which two class names are hard to tell apart, whatever the image."""
+NEAR = 0.9
+"""Text cosine from which they are not called distinct any more."""
 PEEK = 2000
 """Most images that are opened to look at their sizes, and most features for the guess of the class balance."""
 SHOWN = 5
@@ -55,7 +57,7 @@ def check(config: Config) -> Iterator[str]:
     yield from _duplicates(dataset, hashes)
     yield from _sizes(dataset, hashes)
     text = _text(config, dataset)
-    yield from _names(dataset, text)
+    yield from names_said(dataset.classes, text.features)
     views = view_settings(config.model) if uses_cached_views(config) else None
     encoder = make_encoder(config.model, config.runtime.threads)
     plan = plan_featurize(dataset, spec, cache, views, encoder)
@@ -160,18 +162,21 @@ def _text(config: Config, dataset: Dataset) -> TextState:
     return zero_shot_text(backbone.text, dataset.prompt_names, templates_of(config, dataset))
 
 
-def _names(dataset: Dataset, text: TextState) -> Iterator[str]:
-    cosines = np.triu(text.features @ text.features.T, 1)
+def names_said(names: list[str], embeddings: Float32Array) -> Iterator[str]:
+    """Whether the text tower tells the class `names` apart, by the cosines of their `embeddings` (C, d)."""
+    cosines = np.triu(embeddings @ embeddings.T, 1)
     pairs = np.argwhere(cosines >= CLOSE)
     if not len(pairs):
         at = np.unravel_index(int(cosines.argmax()), cosines.shape)
-        one, other = (dataset.classes[i] for i in at)
-        yield f"class names: all distinct to the model (closest: {one!r} and {other!r}, cosine {cosines[at]:.2f})"
+        one, other = (names[i] for i in at)
+        pair = f"{one!r} and {other!r}, cosine {cosines[at]:.2f}"
+        if cosines[at] >= NEAR:
+            yield f"class names: the model tells them apart, some only just (closest: {pair})"
+        else:
+            yield f"class names: all distinct to the model (closest: {pair})"
         return
     order = np.argsort(-cosines[tuple(pairs.T)], kind="stable")
-    shown = [
-        f"{dataset.classes[a]!r} and {dataset.classes[b]!r} ({cosines[a, b]:.2f})" for a, b in pairs[order][:SHOWN]
-    ]
+    shown = [f"{names[a]!r} and {names[b]!r} ({cosines[a, b]:.2f})" for a, b in pairs[order][:SHOWN]]
     more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
     yield f"warning: the model hardly tells these names apart: {', '.join(shown)}{more}; add descriptions to --classes"
 

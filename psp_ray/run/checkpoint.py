@@ -104,6 +104,16 @@ def load_latest(folder: Path, told: Callable[[str], None] = lambda text: None) -
     return found
 
 
+def newest(folder: Path) -> Checkpoint | None:
+    """The same for who only looks, perhaps while the run goes on: what is damaged is passed over and stays."""
+    for path in reversed(_complete(folder)):
+        try:
+            return _load(path)
+        except DamagedFile:
+            continue
+    return None
+
+
 def latest_round(folder: Path) -> int:
     """The round of the newest complete checkpoint under `folder`, 0 where there is none."""
     complete = _complete(folder)
@@ -155,3 +165,15 @@ def _complete(folder: Path) -> list[Path]:
 
 def _number(path: Path) -> int:
     return int(path.name.removeprefix("round_"))
+
+
+def pseudo_labels_after(folder: Path, number: int) -> pa.Table | None:
+    """The pseudo-labels in the checkpoint of round `number`, if it is there."""
+    path = folder / f"round_{number:03d}"
+    return pq.read_table(path / "pseudo.parquet") if (path / MARKER).exists() else None
+
+
+def text_after(folder: Path, number: int) -> StateDict | None:
+    """The classifier in the checkpoint of round `number`, if it is there: tensors of `prompt`."""
+    path = folder / f"round_{number:03d}"
+    return read_tensors(path / "prompt.safetensors") if (path / MARKER).exists() else None

@@ -169,6 +169,13 @@ def _write_run(out: Path, record: RunRecord) -> None:
     write_sealed(out / KEPT / RUN_FILE, record.model_dump())
 
 
+def change_identity(out: Path, changes: dict[str, Any], config: Config) -> None:
+    """Make `changes` settings of the run in `out`, and `config` what its `config.yaml` says."""
+    record = read_run(out)
+    _write_run(out, RunRecord(experiment=record.experiment, identity={**record.identity, **changes}))
+    write_text(out / CONFIG, config.to_yaml())
+
+
 def _run_of_checkpoint(config: Config, out: Path, damaged: DamagedFile) -> RunRecord:
     """Whose run it is as its newest checkpoint says. Raises `damaged` where none does."""
     checkpoint = load_latest(out / KEPT)

@@ -137,13 +137,9 @@ class RunState:
     def with_answers(
         self, proposal: Proposal, logits: Float32Array, response: LabelResponse, names: PoolNames
     ) -> RunState:
-        """The next round's answers added, with the corrections of earlier ones that came with them.
-
-        What an earlier query set of the round was told stands before them as initial labels: nobody draws it now.
-        """
-        known = self._with_left(response, names)
-        asked = np.concatenate([known.asked, proposal.positions])
-        answers = np.concatenate([known.answers, response.labels.astype(np.int32)])
+        """The next round's answers added, with the corrections of earlier ones that came with them."""
+        asked = np.concatenate([self.asked, proposal.positions])
+        answers = np.concatenate([self.answers, response.labels.astype(np.int32)])
         if response.corrected_ids:
             now = dict(zip(response.corrected_ids, response.corrected_labels.tolist(), strict=True))
             for row, position in enumerate(asked.tolist()):
@@ -153,32 +149,36 @@ class RunState:
             self,
             asked=asked,
             answers=answers,
-            log_prob=np.concatenate([known.log_prob, proposal.log_prob]),
-            asked_in=np.concatenate([known.asked_in, np.full(count, self.round + 1, np.int32)]),
-            by_chance=np.concatenate([known.by_chance, np.arange(count) < proposal.n_audit]),
-            logits=np.concatenate([known.logits, logits]),
+            log_prob=np.concatenate([self.log_prob, proposal.log_prob]),
+            asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
+            by_chance=np.concatenate([self.by_chance, np.arange(count) < proposal.n_audit]),
+            logits=np.concatenate([self.logits, logits]),
             labels_paid=response.labels_paid,
         )
 
-    def _with_left(self, response: LabelResponse, names: PoolNames) -> RunState:
-        """Answers of the round to an earlier query set, where their samples are still in the pool and not known."""
-        if not response.left_ids:
-            return self
-        here = {name: place for place, name in enumerate(names.sample_ids)}
+    def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array]:
+        """Positions (k,) and answers (k,) of the round to an earlier query set, as far as they are news."""
+        here = {name: place for place, name in enumerate(names.sample_ids)} if response.left_ids else {}
         known = set(self.asked.tolist())
         pairs = zip(response.left_ids, response.left_labels.tolist(), strict=True)
         left = [(here[name], label) for name, label in pairs if name in here and here[name] not in known]
-        if not left:
-            return self
-        n, (positions, labels) = len(left), zip(*left, strict=True)
+        positions, labels = [place for place, _ in left], [label for _, label in left]
+        return np.array(positions, np.int64), np.array(labels, np.int32)
+
+    def with_volunteered(
+        self, positions: Int64Array, labels: Int32Array, logits: Float32Array, labels_paid: int
+    ) -> RunState:
+        """Answers (k,) that nobody asked for added to the round to come: known, but drawn by no plan."""
+        count = len(positions)
         return replace(
             self,
-            asked=np.concatenate([self.asked, np.array(positions, np.int64)]),
-            answers=np.concatenate([self.answers, np.array(labels, np.int32)]),
-            log_prob=np.concatenate([self.log_prob, np.full(n, np.nan)]),
-            asked_in=np.concatenate([self.asked_in, np.zeros(n, np.int32)]),
-            by_chance=np.concatenate([self.by_chance, np.zeros(n, bool)]),
-            logits=np.concatenate([self.logits, np.full((n, self.logits.shape[1]), np.nan, np.float32)]),
+            asked=np.concatenate([self.asked, positions]),
+            answers=np.concatenate([self.answers, labels.astype(np.int32)]),
+            log_prob=np.concatenate([self.log_prob, np.full(count, np.nan)]),
+            asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
+            by_chance=np.concatenate([self.by_chance, np.zeros(count, bool)]),
+            logits=np.concatenate([self.logits, logits]),
+            labels_paid=labels_paid,
         )
 
     def with_estimate(self, number: int, estimate: Estimate | None) -> RunState:

@@ -109,17 +109,7 @@ def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> Rest
     Raises:
         OutputError: other classes; a pool that changed in a way which needs the user; another version of psp-ray.
     """
-    try:
-        record = CheckpointRecord.model_validate(checkpoint.state)
-        state = _restored(checkpoint)
-        for report in state.reports:
-            _REPORT.validate_python(report.as_json())
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
-        raise OutputError(
-            f"{out}: another version of psp-ray wrote the checkpoint ({reason}); go on with that version, or start in "
-            "a new --out folder: labels in the same --ledger are not paid again"
-        ) from None
+    record, state = recorded(checkpoint, out)
     if record.classes is not None and record.classes != names.classes:
         raise OutputError(
             f"{out}: {_other_classes(record.classes, names.classes)}; restore the classes, or start in a new --out "
@@ -138,6 +128,26 @@ def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> Rest
     more = len(names.sample_ids) - record.n_pool
     size = f"{abs(more):,} images {'more' if more > 0 else 'fewer'}" if more else "other images"
     return Restored(state, True, "; ".join(part for part in (size, change) if part))
+
+
+def recorded(checkpoint: Checkpoint, out: Path) -> tuple[CheckpointRecord, RunState]:
+    """What a checkpoint says by itself, for whatever pool it was: that is enough for who only looks.
+
+    Raises:
+        OutputError: another version of psp-ray wrote it.
+    """
+    try:
+        record = CheckpointRecord.model_validate(checkpoint.state)
+        state = _restored(checkpoint)
+        for report in state.reports:
+            _REPORT.validate_python(report.as_json())
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
+        raise OutputError(
+            f"{out}: another version of psp-ray wrote the checkpoint ({reason}); go on with that version, or start in "
+            "a new --out folder: labels in the same --ledger are not paid again"
+        ) from None
+    return record, state
 
 
 def _other_classes(old: list[str], new: list[str]) -> str:

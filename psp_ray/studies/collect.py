@@ -65,6 +65,14 @@ def write_csv(out: Path, results: pd.DataFrame, curves: pd.DataFrame) -> None:
     write_text(out / CURVES, curves.to_csv(index=False, lineterminator="\n"))
 
 
+def read_csv(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `write_csv` wrote."""
+    text = {"error": str, "strategy": str, "self_training": str, "dataset": str}
+    found = [pd.read_csv(out / name, dtype=text, keep_default_na=True) for name in (RESULTS, CURVES)]
+    found[0]["error"] = found[0]["error"].fillna("")
+    return _frame(found[0].to_dict("records"), RESULT_COLUMNS), _frame(found[1].to_dict("records"), CURVE_COLUMNS)
+
+
 def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     for name in ("labels_per_class", "labels_used"):
