@@ -127,7 +127,7 @@ class Round:
         response = labeling.result()
         self._took(label=labeling.seconds)
         logits = np.float32(state.text.logit_scale) * cosines
-        after = self._with_left(response).with_answers(proposal, logits, response, run.names)
+        after = _with_left(run, state, self.number, response).with_answers(proposal, logits, response, run.names)
         tell_corrections(run.events, state, after, run.names)
         pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
@@ -230,17 +230,6 @@ class Round:
             return None
         return labeler.doubt(run.zero_shot, self.state.known).result()
 
-    def _with_left(self, response: LabelResponse) -> RunState:
-        """The state with what was answered to an earlier query set of this round: known, but drawn by no plan."""
-        run, state = self.run, self.state
-        positions, labels = state.left_of(response, run.names)
-        if not len(positions):
-            return state
-        run.events.note(f"{len(positions):,} answers to an earlier query set of round {self.number} are taken as known")
-        cosines = run.components.learner.cosines(state.text, positions).result()
-        logits = np.float32(state.text.logit_scale) * cosines
-        return state.with_volunteered(positions, labels, logits, response.labels_paid)
-
     def _label_request(self, proposal: Proposal, predicted: Int64Array) -> LabelRequest:
         names, experiment = self.run.names, self.run.experiment_id
         sample_ids = [names.sample_ids[i] for i in proposal.positions]
@@ -322,3 +311,14 @@ def _updates_table(number: int, observation: Observation) -> pa.Table:
     length = len(next(iter(observation.updates.values())))
     columns = {"round": np.full(length, number, np.int32), "step": np.arange(length, dtype=np.int32)}
     return pa.table({**columns, **observation.updates})
+
+
+def _with_left(run: RunContext, state: RunState, number: int, response: LabelResponse) -> RunState:
+    """The state with what was answered to an earlier query set of the round: known, but drawn by no plan."""
+    positions, labels = state.left_of(response, run.names)
+    if not len(positions):
+        return state
+    run.events.note(f"{len(positions):,} answers to an earlier query set of round {number} are taken as known")
+    cosines = run.components.learner.cosines(state.text, positions).result()
+    logits = np.float32(state.text.logit_scale) * cosines
+    return state.with_volunteered(positions, labels, logits, response.labels_paid)
