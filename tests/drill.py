@@ -91,6 +91,8 @@ def forked(work) -> tuple[int, str]:
         if not child:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
+            # What a test runner put there would keep what is printed.
+            sys.stdout, sys.stderr = (os.fdopen(place, "w", buffering=1, closefd=False) for place in (1, 2))
             code = 1
             try:
                 work()

@@ -59,10 +59,10 @@ def _tables(connection: Connection) -> list[str]:
         for space, names in connection.execute(sa.select(label_spaces.c.label_space, label_spaces.c.class_names))
     }
     bought = sa.select(labels.c.label_space, labels.c.content_hash, labels.c.label, labels.c.cost)
-    for row in connection.execute(bought.where(labels.c.label.is_not(None)).order_by(labels.c.content_hash)):
-        count = counts.get(row.label_space, 0)
-        if not -2 <= row.label < count:
-            lines.append(f"image {row.content_hash}: label {row.label} is none of the {count} classes")
-        if not row.cost >= 0:
-            lines.append(f"image {row.content_hash}: cost {row.cost} is no price")
+    for space, content, label, cost in connection.execute(bought.where(labels.c.label.is_not(None))):
+        count = counts.get(space, 0)
+        if not -2 <= label < count:
+            lines.append(f"image {content}: label {label} is none of the {count} classes")
+        if not cost >= 0:
+            lines.append(f"image {content}: cost {cost} is no price")
     return lines

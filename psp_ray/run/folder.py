@@ -154,12 +154,12 @@ def read_run(out: Path, warn: Callable[[str], None] | None = None) -> RunRecord:
             failed.append(error)
     if found is None:
         raise failed[0]
-    for error in failed if warn is not None else ():
+    for damaged in failed if warn is not None else ():
         assert warn is not None
-        make_folder(error.path.parent)
-        write_sealed(error.path, found.model_dump())
-        if error.path == places[0]:
-            warn(f"{error.path} {error.reason}; written anew from its copy")
+        make_folder(damaged.path.parent)
+        write_sealed(damaged.path, found.model_dump())
+        if damaged.path == places[0]:
+            warn(f"{damaged.path} {damaged.reason}; written anew from its copy")
     return found
 
 

@@ -17,12 +17,14 @@ from psp_ray.run.ahead import Ahead
 from psp_ray.run.checkpoint import load_latest, save_checkpoint
 from psp_ray.run.context import RunContext
 from psp_ray.run.crossfitted import CrossFitted, Line
-from psp_ray.run.folder import KEPT as CHECKPOINTS
+from psp_ray.run.folder import KEPT
 from psp_ray.run.judging import folds_of
 from psp_ray.run.round import Played, Round, why_stopped
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, to_checkpoint
 from psp_ray.run.stopping import outlook
+
+CHECKPOINTS = KEPT
 
 
 @dataclass(frozen=True)
