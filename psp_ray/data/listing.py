@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.ours import is_ours
 from psp_ray.data.images import image_extensions
 
 
 def image_files(root: Path) -> list[tuple[str, ...]]:
-    """Image files below `root` as path parts relative to it. Links are followed, each real folder once on a path."""
+    """Image files below `root` as path parts relative to it. Links are followed, each real folder once on a path; what
+    psp-ray wrote there is left out."""
     extensions = image_extensions()
     found: list[tuple[str, ...]] = []
 
@@ -23,7 +25,8 @@ def image_files(root: Path) -> list[tuple[str, ...]]:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 if entry.is_dir():
-                    walk(entry.path, (*parts, entry.name), above | {real})
+                    if not is_ours(entry.path):
+                        walk(entry.path, (*parts, entry.name), above | {real})
                 elif os.path.splitext(entry.name)[1].lower() in extensions:
                     found.append((*parts, entry.name))
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.ours import below_ours
 from psp_ray.data.classes import ClassList
 from psp_ray.data.columns import (
     ID_COLUMNS,
@@ -285,6 +286,8 @@ def parquet_files(folder: Path) -> list[tuple[str, Path]]:
     found = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in (".parquet", ".pq") or any(part.startswith(".") for part in path.parts):
+            continue
+        if below_ours(path, folder):
             continue
         match = _SPLIT_FILE.match(path.name)
         split = match.group(1).lower() if match else ""

@@ -18,7 +18,8 @@ from psp_ray.clip.spec import BackboneSpec
 from psp_ray.core.errors import DatasetError, ModelError
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
-from psp_ray.data.images import ImageError, center_view, decode, image_extensions
+from psp_ray.data.images import ImageError, center_view, decode
+from psp_ray.data.listing import image_files
 from psp_ray.features.tower import load_image_tower
 from psp_ray.run.prompts import FORMAT, NO_TOWER, PROMPTS
 
@@ -140,7 +141,7 @@ def _expand(images: Sequence[ImageSource]) -> Iterator[ImageSource]:
         if isinstance(source, bytes) or Path(source).is_file():
             yield source
         elif Path(source).is_dir():
-            files = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in image_extensions())
+            files = sorted(Path(source, *parts) for parts in image_files(Path(source)))
             if not files:
                 raise DatasetError(f"{source}: no images in this folder")
             yield from files

@@ -27,8 +27,9 @@ from psp_ray.core.files import (
     write_tensors,
     write_text,
     write_with,
-    writing,
 )
+from psp_ray.core.ours import mark
+from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run
@@ -59,6 +60,7 @@ def _fresh(folder: str | os.PathLike[str]) -> Path:
         used = any(path.iterdir())
     if used:
         raise OutputError(f"{path}: the folder is not empty; choose another one")
+    mark(path)
     return path
 
 

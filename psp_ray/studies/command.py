@@ -14,6 +14,7 @@ from rich.console import Console
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, Interrupted
 from psp_ray.core.files import alone, write_text
+from psp_ray.core.ours import mark
 from psp_ray.core.threads import limit_threads
 from psp_ray.report.progress import Reporter
 from psp_ray.run.folder import finished_summary
@@ -90,6 +91,7 @@ def carry_out(
     )
     with alone(plan.out):
         set_aside(plan, changed)
+        mark(plan.out)
         write_text(plan.out / STUDY_FILE, plan.study.to_yaml())
         try:
             failed = _run(plan, where, request.parallel, console, tracker)
