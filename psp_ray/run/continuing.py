@@ -12,8 +12,8 @@ from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.folder import CONFIG, MAY_CHANGE, change_identity, finished_summary, has_run, read_run, read_summary
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import unseal_finished as unseal
-from psp_ray.run.loop import CHECKPOINTS
 from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 

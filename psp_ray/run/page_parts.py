@@ -22,8 +22,8 @@ from psp_ray.report.figures import PoolMap
 from psp_ray.report.looking import Plane, confusion, moves, nearest_cosine, share_nearer
 from psp_ray.report.run_page import Change, ClassRow, Confusion, Pick, PickedRound, Share
 from psp_ray.run.checkpoint import text_after
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.looked_at import LookedAt
-from psp_ray.run.loop import CHECKPOINTS
 from psp_ray.run.state import RunState
 
 MOST_PLACES = 4000
