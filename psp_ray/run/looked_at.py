@@ -92,7 +92,7 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
 def _find_data(config: Config) -> tuple[FeaturizedDataset | None, str]:
     """Images and cached features of the run's settings, or None and why not; nothing is encoded."""
     try:
-        prepared = prepare(config)
+        prepared = prepare(config, begun=True)
         cache = FeatureCache.open(prepared.config.runtime.cache)
         if prepared.spec is None:
             data: FeaturizedDataset | None = import_embeddings(prepared.dataset, cache)
