@@ -26,6 +26,7 @@ from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import (
     SUMMARY,
     check_out,
@@ -39,7 +40,7 @@ from psp_ray.run.folder import (
 )
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
-from psp_ray.run.loop import CHECKPOINTS, Experiment, InitialLabels
+from psp_ray.run.loop import Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
