@@ -137,7 +137,7 @@ def test_without_images_the_page_says_what_is_missing(finished, tmp_path):
     folder = tmp_path / "moved"
     shutil.copytree(finished, folder)
     text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(text.replace("pictures", "gone"))
+    (folder / "config.yaml").write_text(text.replace("/pictures", "/gone"))
     page = make_page(look_at(folder), Pictures())
     assert page.pool_map is None
     assert "gone" in page.notes[0]
