@@ -8,7 +8,7 @@ ARGS ?=
 help:
 	@echo "make run       set up, then run PSP on the bundled digits (ARGS='--seed 1 …' adds options)"
 	@echo "make test      set up, then lint and run the tests"
-	@echo "make test-all  also the tests marked slow"
+	@echo "make test-all  also the tests marked slow or browser"
 	@echo "make lint      ruff, mypy (strict), and whether the settings tables in docs/ are up to date"
 	@echo "make bench     the benchmarks (ratios within one run)"
 	@echo "make clean     remove the virtual environment and build files"
@@ -20,7 +20,7 @@ test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "slow or browser or not slow" $(ARGS)
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .

@@ -60,7 +60,10 @@ def test_it_holds_the_package_and_the_model_but_not_its_builder(wheel):
     wanted = {path.as_posix() for path in modules if not path.is_relative_to(BUILDER)}
     assert {name for name in names if name.endswith(".py")} == wanted
     data = {Path(name).name for name in names - wanted}
-    assert data == {"psp-lite.json", "psp-lite.safetensors", "MODEL_CARD.md", "py.typed"}
+    pages = {path.name for room in ("report/templates", "web/*") for path in (ROOT / "psp_ray").glob(f"{room}/*")}
+    pages = {name for name in pages if not name.endswith((".py", ".pyc"))}
+    assert {"page.html", "page.js", "page.css"} <= pages
+    assert data == {"psp-lite.json", "psp-lite.safetensors", "MODEL_CARD.md", "py.typed"} | pages
 
 
 def test_its_command_is_there(installed):

@@ -22,6 +22,7 @@ from psp_ray.cli.continuing import continue_command
 from psp_ray.cli.doctor import doctor
 from psp_ray.cli.export import export
 from psp_ray.cli.featurize import featurize
+from psp_ray.cli.label import label
 from psp_ray.cli.listing import list_command
 from psp_ray.cli.oracle import oracle
 from psp_ray.cli.predict import predict
@@ -37,6 +38,7 @@ from psp_ray.core.version import __version__
 COMMANDS: tuple[click.Command, ...] = (
     run,
     continue_command,
+    label,
     featurize,
     predict,
     compare,

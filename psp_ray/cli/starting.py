@@ -12,6 +12,7 @@ from psp_ray.core.exit_codes import AWAITING
 
 if TYPE_CHECKING:
     from psp_ray.config.config import Config
+    from psp_ray.run.watching import Watcher
 
 
 def run_options(command: F) -> F:
@@ -26,14 +27,22 @@ def start_run(config: Config, *, html: bool, track: str | None, continuing: bool
     """Run, or go on; ends the program with exit code 3 where labels are waited for."""
     from psp_ray.actors.opening import open_runtime
     from psp_ray.run.command import run
+
+    watchers = watchers_of(config, html=html, track=track)
+    if run(config, open_runtime=open_runtime, watchers=watchers, continuing=continuing)["status"] == "awaiting_labels":
+        raise SystemExit(AWAITING)
+
+
+def watchers_of(config: Config, *, html: bool, track: str | None) -> list[Watcher]:
+    """Who is told of every round: the page that is kept, and what `--track` names. Raises UserError where that can't
+    be had."""
     from psp_ray.run.folder import default_out
     from psp_ray.run.page import KeptPage
-    from psp_ray.run.watching import RunTracker, Watcher
+    from psp_ray.run.watching import RunTracker
 
     watchers: list[Watcher] = [KeptPage()] if html else []
     if track is not None:
         tracker = RunTracker(track)
         tracker.check(Path(config.output.out) if config.output.out else default_out(config))
         watchers.append(tracker)
-    if run(config, open_runtime=open_runtime, watchers=watchers, continuing=continuing)["status"] == "awaiting_labels":
-        raise SystemExit(AWAITING)
+    return watchers

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from psp_ray.labels.database import now_of
+from psp_ray.labels.database import chunks, now_of
 from psp_ray.labels.ledger import Ledger
 
 ANSWER, SECOND, REVIEW, UNDO = "answer", "second", "review", "undo"
@@ -37,8 +37,10 @@ answers = sa.Table(
     # Events that were one action (a confirmed group) share a batch and are taken back together.
     sa.Column("batch", sa.Text, nullable=False),
     sa.Column("undoes", sa.Integer),
-    # The class that the classifier of the time predicted, -1 where there was none; and whether the person saw it.
+    # The class that the classifier of the time predicted, -1 where there was none, how surely (0..1), and whether the
+    # person saw it.
     sa.Column("suggested", sa.Integer, nullable=False),
+    sa.Column("probability", sa.Double, nullable=False),
     sa.Column("shown", sa.Boolean, nullable=False),
     sa.Column("way", sa.String(16), nullable=False),
     sa.Column("seconds", sa.Double, nullable=False),
@@ -48,7 +50,8 @@ settled = sa.Table(
     "answers_settled",
     book,
     sa.Column("experiment", sa.Text, primary_key=True),
-    # All events up to this one are in the ledger, where a label may have been corrected since.
+    sa.Column("content_hash", sa.Text, primary_key=True),
+    # Events about the image up to this one are in the ledger, where the label may have been corrected since.
     sa.Column("number", sa.Integer, nullable=False),
 )
 taken = sa.Table(
@@ -69,6 +72,7 @@ class Said:
     label: int
     kind: str = ANSWER
     suggested: int = -1
+    probability: float = 0.0
     shown: bool = False
     way: str = ""
     seconds: float = 0.0
@@ -86,6 +90,7 @@ class Event:
     batch: str
     undoes: int | None
     suggested: int
+    probability: float
     shown: bool
     way: str
     seconds: float
@@ -112,7 +117,7 @@ class AnswerBook:
                 return []
             last = [event for event in standing if event.batch == standing[-1].batch]
             for event in last:
-                said = Said(event.content_hash, event.label, UNDO, event.suggested, event.shown, event.way)
+                said = Said(event.content_hash, event.label, UNDO, event.suggested, event.probability, event.shown)
                 self._insert(connection, person, [said], batch, undoes=event.number)
             return last
 
@@ -144,19 +149,24 @@ class AnswerBook:
 
         return self.ledger.transact(work)
 
-    def settled(self) -> int:
-        """Number of the last event that is in the ledger."""
-        statement = sa.select(settled.c.number).where(settled.c.experiment == self.experiment)
-        return self.ledger.transact(lambda connection: connection.execute(statement).scalar_one_or_none() or 0)
+    def settled(self) -> dict[str, int]:
+        """The last event about each image that is in the ledger, {content hash: number}."""
+        statement = sa.select(settled.c.content_hash, settled.c.number).where(settled.c.experiment == self.experiment)
+        rows = self.ledger.transact(lambda connection: connection.execute(statement).all())
+        return {row.content_hash: row.number for row in rows}
 
-    def settle(self, number: int) -> None:
-        """Note that all events up to `number` are in the ledger."""
+    def settle(self, numbers: Mapping[str, int]) -> None:
+        """Note that events about images, {content hash: number of the last one}, are in the ledger."""
+        rows = [{"experiment": self.experiment, "content_hash": h, "number": n} for h, n in sorted(numbers.items())]
+        mine = settled.c.experiment == self.experiment
 
         def work(connection: Connection) -> None:
-            connection.execute(settled.delete().where(settled.c.experiment == self.experiment))
-            connection.execute(settled.insert().values(experiment=self.experiment, number=number))
+            for part in chunks(sorted(numbers)):
+                connection.execute(settled.delete().where(mine, settled.c.content_hash.in_(part)))
+            connection.execute(settled.insert(), rows)
 
-        self.ledger.transact(work)
+        if rows:
+            self.ledger.transact(work)
 
     def _insert(
         self, connection: Connection, person: str, said: Sequence[Said], batch: str, undoes: int | None = None

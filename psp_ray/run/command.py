@@ -275,14 +275,14 @@ class Rounds:
         ask_people(self.events, self.out, number, error)
         return summary
 
-    def interrupted(self) -> dict[str, Any]:
-        """The summary of a run that rests here, and can be taken up again."""
+    def interrupted(self, advice: str = "") -> dict[str, Any]:
+        """The summary of a run that rests here, and can be taken up again; `advice` says how."""
         state = self.experiment.state
         self.events.stop()
         wall = time.perf_counter() - self.started
         summary = write_summary(self.out, self.config, "interrupted", state, wall, self.image_size)
         self._ended(finished=False)
-        self.events.note(f"interrupted; go on with: psp-ray continue {self.out}")
+        self.events.note(advice or f"interrupted; go on with: psp-ray continue {self.out}")
         return summary
 
 

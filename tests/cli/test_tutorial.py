@@ -19,7 +19,7 @@ WITH_SETTINGS = ("run", "check-data", "featurize")
 
 def shown_commands():
     """Lines that begin with psp-ray in code blocks, continued lines joined."""
-    for name in ("README.md", "docs/own-data.md", "docs/cluster.md"):
+    for name in ("README.md", "docs/own-data.md", "docs/labeling.md", "docs/cluster.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
             for line in block.replace("\\\n", " ").splitlines():
@@ -58,5 +58,6 @@ def test_a_wrong_command_is_found(monkeypatch, tmp_path):
 
 
 def test_the_tutorial_is_linked():
-    assert "(docs/own-data.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for guide in ("docs/own-data.md", "docs/labeling.md"):
+        assert f"({guide})" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(list(shown_commands())) >= 15

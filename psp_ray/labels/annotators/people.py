@@ -31,7 +31,7 @@ class PeopleAnnotator(RevisingAnnotator):
 
     def __init__(self, answers: AnswerBook, name: str = "people") -> None:
         self.name, self._answers = name, answers
-        self._seen = 0
+        self._seen: dict[str, int] = {}
 
     @classmethod
     def of(cls, given: AnnotatorInput) -> Self:
@@ -41,23 +41,31 @@ class PeopleAnnotator(RevisingAnnotator):
 
     def answer(self, items: Sequence[Item]) -> list[int | None]:
         """What people said; None where they have said nothing yet."""
-        said = self._answers.effective()
-        return [said[item.content_hash].label if item.content_hash in said else None for item in items]
+        said, newest = self._answers.effective(), self._newest()
+        found = [said[item.content_hash].label if item.content_hash in said else None for item in items]
+        self._answers.settle(
+            {item.content_hash: newest[item.content_hash] for item in items if item.content_hash in said}
+        )
+        return found
 
     def revisions(self, told: Mapping[str, int]) -> dict[str, int]:
-        """Answers given or decided since the last ones were settled that differ from what was told."""
-        before = self._answers.settled()
-        events = self._answers.events()
-        self._seen = events[-1].number if events else before
-        touched = {event.content_hash for event in events if event.number > before}
-        said = self._answers.effective()
+        """Answers given or decided since the last ones were taken up that differ from what was told."""
+        before, newest, said = self._answers.settled(), self._newest(), self._answers.effective()
+        self._seen = {digest: number for digest, number in newest.items() if digest in before}
         hashes = {use.sample_id: use.content_hash for use in self._answers.ledger.history(self._answers.experiment)}
-        return {
-            sample: said[hashes[sample]].label
-            for sample, label in told.items()
-            if hashes[sample] in touched and hashes[sample] in said and said[hashes[sample]].label != label
-        }
+        changed = {}
+        for sample, label in told.items():
+            digest = hashes[sample]
+            fresh = digest in said and newest[digest] > before.get(digest, 0)
+            if fresh and said[digest].label != label:
+                changed[sample] = said[digest].label
+                self._seen[digest] = newest[digest]
+        return changed
 
     def settled(self) -> None:
         """The answers that `revisions` saw last are in the ledger."""
         self._answers.settle(self._seen)
+
+    def _newest(self) -> dict[str, int]:
+        """Number of the last event about each image."""
+        return {event.content_hash: event.number for event in self._answers.events()}

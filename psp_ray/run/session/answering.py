@@ -17,15 +17,20 @@ class Answering:
         self._names, self._read = names, AnswerReader(names.classes)
         self._position = {name: i for i, name in enumerate(names.sample_ids)}
 
-    def said(self, answers: Mapping[str, str | int], predicted: Mapping[str, int], way: str) -> list[Said]:
-        """{id: class name or index, skip or ignore} as the book has it; `predicted`: classes by id, as far as known.
+    def said(
+        self, answers: Mapping[str, str | int], predicted: Mapping[str, tuple[int, float]], way: str
+    ) -> list[Said]:
+        """{id: class name or index, skip or ignore} as the book has it; `predicted`: (class, probability) by id, as
+        far as known.
 
         Raises OracleError for a name of no class or no image.
         """
-        return [
-            Said(self._hash(name), self._label(name, given), suggested=predicted.get(name, -1), way=way)
-            for name, given in answers.items()
-        ]
+        said = []
+        for name, given in answers.items():
+            suggested, probability = predicted.get(name, (-1, 0.0))
+            digest, label = self._hash(name), self._label(name, given)
+            said.append(Said(digest, label, suggested=suggested, probability=probability, way=way))
+        return said
 
     def _hash(self, name: str) -> str:
         if name not in self._position:

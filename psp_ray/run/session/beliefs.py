@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 NEXT_BEST = "badge"
 """Chooses what is labeled while the round's own strategy has to wait: uncertain and diverse, and keeps no state."""
 
+GROUP = 8
+"""Images of a group that look alike, on average."""
+
 
 class Beliefs:
     """Looks at the components of a run without changing what its rounds compute."""
@@ -74,6 +77,17 @@ class Beliefs:
             labels=state.labels,
         )
         return create(NEXT_BEST, rounds.data.pool).propose(asked).positions
+
+    def alike(self, positions: Int64Array) -> list[int]:
+        """Clusters of about `GROUP` images by their features, whatever anybody believes that they show."""
+        from sklearn.cluster import AgglomerativeClustering
+
+        count = -(-len(positions) // GROUP)
+        if count < 2:
+            return [0] * len(positions)
+        rows = self._rounds.data.pool.rows(positions).astype(np.float32)
+        clusters = AgglomerativeClustering(count, linkage="ward").fit_predict(rows)
+        return [int(number) for number in clusters]
 
     def pictures(self, positions: Int64Array) -> tuple[list[str | None], list[bytes | None]]:
         """Where the images at `positions` are: a path each, or their bytes, or neither (embeddings alone)."""

@@ -52,7 +52,8 @@ class Encoder:
                 f"embeddings of shape {embeddings.shape}: those of this run have {self._rounds.data.pool.dim} numbers"
             )
         found: NDArray[Any] = embeddings.astype(np.float32)
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return found
 
     def _encode(self, sources: Sequence[Any]) -> NDArray[Any]:
         pixels = [center_view(_decoded(source), self._tower.preprocessing).transpose(2, 0, 1) for source in sources]

@@ -23,10 +23,13 @@ from psp_ray.run.prepare import prepare, require_labels
 from psp_ray.run.resolve import resolve
 from psp_ray.run.runtime import OpenRuntime
 from psp_ray.run.session.sources import as_class_embeddings, as_classes, as_dataset
+from psp_ray.run.watching import Watcher
 from psp_ray.storage.remote import Storage
 
 
-def open_rounds(config: Config, events: Events, open_runtime: OpenRuntime) -> tuple[Rounds, ExitStack]:
+def open_rounds(
+    config: Config, events: Events, open_runtime: OpenRuntime, watchers: Sequence[Watcher] = ()
+) -> tuple[Rounds, ExitStack]:
     """The run in its folder, locked, featurized and at its newest checkpoint; closing the stack leaves it to others.
 
     Raises UserError as `psp_ray.run.command.run`.
@@ -46,7 +49,7 @@ def open_rounds(config: Config, events: Events, open_runtime: OpenRuntime) -> tu
             note_changes(out, prepared.config)
         experiment_id = open_out(prepared.config, out)
         runtime = stack.enter_context(open_runtime(prepared.config))
-        rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True)
+        rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True, watchers=watchers)
         if rounds.people is not None:
             stack.callback(rounds.people.close)
         rounds.experiment.begin()

@@ -56,6 +56,12 @@ class QuerySet:
         return found
 
     @property
+    def beliefs(self) -> dict[str, tuple[int, float]]:
+        """The likeliest class of each image by id, and its probability."""
+        chances = self.probabilities.max(axis=1).tolist()
+        return dict(zip(self.ids, zip(self.predicted.tolist(), chances, strict=True), strict=True))
+
+    @property
     def suggestions(self) -> list[str]:
         """The likeliest class of each image by name."""
         return [self.classes[i] for i in self.predicted]

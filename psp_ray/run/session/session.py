@@ -16,6 +16,7 @@ from psp_ray.core.records import Float64Array
 from psp_ray.report.round_report import RoundReport
 from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events, Silent
+from psp_ray.run.folder import unseal_finished
 from psp_ray.run.runtime import OpenRuntime, inline
 from psp_ray.run.session.answering import Answering
 from psp_ray.run.session.beliefs import Beliefs
@@ -24,6 +25,7 @@ from psp_ray.run.session.opening import open_rounds, session_settings
 from psp_ray.run.session.queries import Queries
 from psp_ray.run.session.records import Advice, Doubt, QuerySet, rounds_html
 from psp_ray.run.state import RunState
+from psp_ray.run.watching import Watcher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,24 +41,22 @@ class Session:
     >>> session.label({name: look(name) for name in session.propose()})  # doctest: +SKIP
     >>> session.learn()  # doctest: +SKIP
 
-    Everything is on disk as soon as a method returns: answers in the run's ledger, rounds in its checkpoints. The same
-    answers give the same bits as `psp-ray run` with these settings, which can go on where a session ended, and the
-    other way round. One session at a time works in a folder, in one thread at a time.
+    What a method did is on disk when it returns. The same answers give the same bits as `psp-ray run` with these
+    settings, which can go on where a session ended, and the other way round. One thread at a time.
 
     Args:
-        images: a folder, a manifest, a file of embeddings, a list of image files, or an array (n, d) of embeddings.
-            None where `out` holds a run.
+        images: a folder, manifest or file of embeddings, a list of image files, or an array (n, d) of embeddings; None
+            where `out` holds a run.
         classes: names, a file of them, or None where `images` says them (class folders).
         out: the run's folder, made or gone on with; default: runs/DATASET-STRATEGY-seedN.
         ids: names of the images or embeddings that are given as a list or array; default: paths, or numbers.
         class_embeddings: an array (C, d) or file; embeddings without a text tower need them.
         events: who listens; default: nobody.
         open_runtime: where components live; `psp_ray.actors.opening.open_runtime` knows Ray.
-        settings: any setting of a run (`rounds=12`, `labels_per_round=20`, `seed=1`, ...). `oracle` is `people`; with
-            `ground-truth` the labels are known, and `learn` asks nobody.
+        settings: any setting of a run (`rounds=12`, ...). `oracle` is `people`; with `ground-truth` the labels
+            are known, and `learn` asks nobody.
 
-    Raises:
-        UserError: one line for what is wrong, before anything is bought.
+    Raises UserError, one line for what is wrong, before anything is bought.
     """
 
     def __init__(
@@ -72,7 +72,19 @@ class Session:
         **settings: Any,
     ) -> None:
         config = session_settings(images, classes, out, ids, class_embeddings, settings)
-        self.rounds, self._stack = open_rounds(config, events or Silent(), open_runtime)
+        self._open(config, events or Silent(), open_runtime, ())
+
+    @classmethod
+    def of(
+        cls, config: Config, events: Events, open_runtime: OpenRuntime = inline, watchers: Sequence[Watcher] = ()
+    ) -> Self:
+        """A session of a run whose settings are complete. Raises as the class does."""
+        session = cls.__new__(cls)
+        session._open(config, events, open_runtime, watchers)
+        return session
+
+    def _open(self, config: Config, events: Events, open_runtime: OpenRuntime, watchers: Sequence[Watcher]) -> None:
+        self.rounds, self._stack = open_rounds(config, events, open_runtime, watchers)
         self.classes_ = np.array(self.rounds.names.classes)
         self._answering = Answering(self.rounds.names)
         self.beliefs = Beliefs(self.rounds)
@@ -114,19 +126,18 @@ class Session:
         return self.state.reports
 
     def propose(self, n: int | None = None) -> QuerySet:
-        """The images to label next; the same ones until `learn`, unless another `n` is asked for.
-
-        Raises UserError where the run is over.
-        """
+        """The images to label next, the same until `learn` unless another `n` is asked for. Raises UserError where the
+        run is over."""
         return self.queries.propose(n)
 
     def ahead(self, n: int) -> QuerySet:
-        """At most `n` images that are worth labeling while `learn` is at work on the query set.
-
-        Chosen as BADGE does, from what is known now, outside of the query set. Answers to them come in when the next
-        round begins.
-        """
+        """At most `n` images outside of the query set, chosen as BADGE does, worth labeling while `learn` is at
+        work. Answers to them come in when the next round begins."""
         return self.queries.ahead(n)
+
+    def alike(self, queries: QuerySet) -> list[int]:
+        """Which images of a query set look alike: a number (n,) for each, the same for those that do."""
+        return self.beliefs.alike(queries.positions)
 
     def label(self, answers: Mapping[str, str | int], *, person: str = "", way: str = "session") -> int:
         """Answers, {id: class name or index, "skip" (can't tell) or "ignore" (none of the classes)}, durable at once.
@@ -139,8 +150,7 @@ class Session:
         if self.rounds.people is None:
             raise UserError(f"oracle {self.rounds.config.labels.oracle}: it knows the labels; just learn()")
         queries = self.propose() if not self.over else None
-        predicted = {} if queries is None else dict(zip(queries.ids, queries.predicted.tolist(), strict=True))
-        said = self._answering.said(answers, predicted, way)
+        said = self._answering.said(answers, {} if queries is None else queries.beliefs, way)
         self.rounds.people.answers.write(person, said, uuid.uuid4().hex)
         return 0 if queries is None else len(self.queries.still_open(queries))
 
@@ -155,19 +165,14 @@ class Session:
             self.rounds.finished()
         return self.reports[-1]
 
-    # ---- what is known -------------------------------------------------------------------------------------------
-
     @property
     def advice(self) -> Advice:
         """Whether to go on, and what more rounds should bring."""
         return self.beliefs.advice()
 
     def predict_proba(self, images: Images = None) -> Float64Array:
-        """Calibrated probabilities (n, C) of the classes, in the order of `classes_`.
-
-        Args:
-            images: files, encoded bytes or PIL images, or an array (n, d) of embeddings of the run's model; None: the
-                whole pool.
+        """Calibrated probabilities (n, C) of the classes, in the order of `classes_`, of images (files, encoded bytes,
+        PIL images), of embeddings (n, d) of the run's model, or of the whole pool (None).
 
         Raises UserError for an image that can't be read.
         """
@@ -191,8 +196,6 @@ class Session:
         """The bought labels that all other evidence speaks against, the most doubtful first: likely label errors."""
         return self.beliefs.doubtful(folds)[:n]
 
-    # ---- going on and ending -------------------------------------------------------------------------------------
-
     def extend(self, rounds: int) -> None:
         """Add rounds to the run. A run that a `stop` criterion has ended goes on without that criterion."""
         if rounds < 1:
@@ -209,7 +212,8 @@ class Session:
         folder. Answers and rounds are always saved."""
         self.rounds.finished()
         if not self.over:
-            self.rounds.interrupted()
+            unseal_finished(self.out)
+            self.rounds.interrupted(f"saved: {self.out}")
         return self.rounds.out
 
     def close(self) -> None:

@@ -75,6 +75,7 @@ def as_classes(given: str | os.PathLike[str] | Sequence[str] | None, out: Path) 
 
 def _npz(file: Path, **columns: Any) -> str:
     sink = io.BytesIO()
-    np.savez(sink, **{name: np.ascontiguousarray(values) for name, values in columns.items()})
+    arrays: dict[str, Any] = {name: np.ascontiguousarray(values) for name, values in columns.items()}
+    np.savez(sink, **arrays)
     write_bytes(file, sink.getvalue())
     return str(file)

@@ -1,0 +1,82 @@
+"""`psp-ray label`: people label in the browser while the run learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from psp_ray.cli.options import SettingsCommand, config_option, setting_options
+from psp_ray.cli.starting import run_options, watchers_of
+from psp_ray.run.resolve import resolve
+
+
+@click.command(cls=SettingsCommand)
+@click.argument("target", type=click.Path(), metavar="[IMAGES|RUN]", required=False)
+@config_option
+@click.option("--people", "crew", metavar="NAMES", default="", help="who else gets a link: Ann,Bob:review,Eve:lead")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; others than this machine")
+@click.option("--port", type=int, help="port to listen on; default: the first free one from 8420 on")
+@click.option(
+    "--second-opinions", type=click.FloatRange(0, 1), default=0.0, help="share of images that two people answer [0]"
+)
+@click.option(
+    "--suggest-from",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="show suggestions once they are surely right this often; 0: from the start, 1: never [0.5]",
+)
+@click.option("--ahead", type=click.IntRange(0), help="images to label while it learns; default: 30, or a query set")
+@click.option("--no-browser", is_flag=True, help="only say the links")
+@run_options
+@setting_options
+def label(
+    target: str | None,
+    config_file: str | None,
+    crew: str,
+    host: str,
+    port: int | None,
+    second_opinions: float,
+    suggest_from: float,
+    ahead: int | None,
+    no_browser: bool,
+    html: bool,
+    track: str | None,
+    **given: Any,
+) -> None:
+    """Label in the browser: images (a folder, a manifest) or a run that is there, one command, no file to fill in.
+
+    `psp-ray label photos --classes "cat,dog,sea lion"` starts; the same without the classes, or `psp-ray label RUN`,
+    goes on.
+    """
+    from psp_ray.actors.opening import open_runtime
+    from psp_ray.run.continuing import continued, is_run
+    from psp_ray.run.folder import default_out
+    from psp_ray.web.crew import read_people
+    from psp_ray.web.desk import Rules
+
+    people = read_people(crew)
+    given = {key: value for key, value in given.items() if value is not None}
+    if target is not None and is_run(Path(target)):
+        given["out"] = target
+    elif target is not None:
+        given["dataset"] = target
+    given.setdefault("runner", "inline")
+    settings = {"oracle": "people", **given, "resume": True}
+    out = Path(given["out"] if "out" in given else default_out(resolve(settings, config_file)))
+    config = continued(out, given) if is_run(out) else resolve(settings, config_file)
+    from psp_ray.run.session import Session
+    from psp_ray.web.serve import Serving, serve
+    from psp_ray.web.worker import WebEvents
+
+    events = WebEvents(config.labels.rounds)
+    never, always = suggest_from >= 1, suggest_from <= 0
+    rules = Rules(
+        second_share=second_opinions,
+        suggest_from=2.0 if never else suggest_from,
+        suggest_after=0 if always else Rules.suggest_after,
+    )
+    config = config.changed(out=str(out), resume=True)
+    session = Session.of(config, events, open_runtime, watchers_of(config, html=html, track=track))
+    serve(session, events, Serving(host, port, people, rules, ahead, not no_browser), click.echo)

@@ -1,0 +1,240 @@
+"""The page as a Starlette application over a desk. What comes from a browser names images by number, never by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from psp_ray.core.errors import UserError
+from psp_ray.web.crew import LABEL, LEAD, REVIEW, Crew, Person
+from psp_ray.web.desk import Desk, Given
+from psp_ray.web.guard import Guard, cookie_name, person_of
+from psp_ray.web.pictures import SIZES, TYPE, Pictures
+from psp_ray.web.shown import agreement_of, disputed, doubted, examples, handed_of, history, latest, state_of
+
+HERE = Path(__file__).parent
+MOST = 500
+"""Images that one request may ask for, or answer."""
+M = TypeVar("M", bound=BaseModel)
+
+
+class Steering(Protocol):
+    """What whoever leads may ask of the run (`psp_ray.web.worker.Worker`)."""
+
+    def learn_now(self) -> None: ...
+    def extend(self, rounds: int) -> None: ...
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class OneAnswer(_Body):
+    """An answer to an image."""
+
+    position: int
+    label: int
+    seconds: float = Field(0.0, ge=0, le=86400, strict=False)
+
+
+class Answers(_Body):
+    """One action: answers, and which of their images were shown with a suggestion."""
+
+    answers: list[OneAnswer] = Field(min_length=1, max_length=MOST)
+    shown: list[int] = Field(default_factory=list, max_length=MOST)
+    way: str = Field("", max_length=16)
+
+
+class Decision(_Body):
+    """A reviewer's last word."""
+
+    position: int
+    label: int
+
+
+class Positions(_Body):
+    """Images by number."""
+
+    positions: list[int] = Field(max_length=MOST)
+
+
+class Rounds(_Body):
+    """Rounds to add."""
+
+    rounds: int = Field(ge=1, le=1000)
+
+
+class Invitation(_Body):
+    """Somebody new."""
+
+    name: str = Field(max_length=200)
+    role: str = Field(max_length=20)
+
+
+class Nothing(_Body):
+    """A wish without details."""
+
+
+Work = Callable[[Request, Person], Any]
+
+
+class Page:
+    """The routes of one run's page."""
+
+    def __init__(self, desk: Desk, crew: Crew, pictures: Pictures, steering: Steering, title: str) -> None:
+        self._desk, self._crew, self._pictures, self._steering = desk, crew, pictures, steering
+        self._title = title
+        loader = PackageLoader("psp_ray.web", "templates")
+        self._templates = Environment(loader=loader, autoescape=select_autoescape())
+
+    def app(self, hosts: Sequence[str]) -> Starlette:
+        """The application; `hosts` are the names it answers to ("*": any)."""
+        calls = [
+            self._get("/api/state", lambda request, person: self._state(person)),
+            self._get("/api/work", self._work),
+            self._get("/api/review", lambda request, person: self._review(person)),
+            self._get("/api/examples", lambda request, person: examples(self._desk)),
+            self._get("/api/agreement", lambda request, person: agreement_of(self._desk), REVIEW),
+            self._post("/api/answers", Answers, self._answer),
+            self._post("/api/undo", Nothing, self._undo),
+            self._post("/api/give-back", Positions, self._give_back),
+            self._post("/api/decide", Decision, self._decide, REVIEW),
+            self._post("/api/learn", Nothing, self._learn, LEAD),
+            self._post("/api/extend", Rounds, self._extend, LEAD),
+            self._post("/api/people", Invitation, self._invite, LEAD),
+        ]
+        routes = [
+            Route("/", self._home),
+            Route("/image/{position:int}", self._image),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+            *calls,
+        ]
+        middleware = [Middleware(Guard), Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))]
+        return Starlette(routes=routes, middleware=middleware)
+
+    # ---- pages and pictures --------------------------------------------------------------------------------------
+
+    async def _home(self, request: Request) -> Response:
+        """The page; a link's token becomes a cookie, so that it stays out of histories and other links."""
+        token = request.query_params.get("token", "")
+        if token:
+            if self._crew.find(token) is None:
+                return self._stranger()
+            response: Response = RedirectResponse("/", status_code=303)
+            response.set_cookie(cookie_name(request), token, max_age=30 * 86400, httponly=True, samesite="lax")
+            return response
+        person = person_of(request, self._crew)
+        if person is None:
+            return self._stranger()
+        text = self._templates.get_template("page.html").render(
+            title=self._title,
+            classes=self._desk.pool.classes,
+            person=person,
+            may_review=person.may(REVIEW),
+            may_lead=person.may(LEAD),
+        )
+        return HTMLResponse(text)
+
+    def _stranger(self) -> Response:
+        return HTMLResponse(self._templates.get_template("stranger.html").render(), status_code=401)
+
+    async def _image(self, request: Request) -> Response:
+        position, size = int(request.path_params["position"]), request.query_params.get("size", "thumb")
+        if person_of(request, self._crew) is None:
+            return Response(status_code=401)
+        if not 0 <= position < len(self._desk.pool.ids) or size not in SIZES:
+            return Response(status_code=404)
+        data = await run_in_threadpool(self._pictures.get, position, size)
+        if data is None:
+            return Response(status_code=404)
+        return Response(data, media_type=TYPE, headers={"cache-control": "private, max-age=86400"})
+
+    # ---- what the page asks for and says ---------------------------------------------------------------------------
+
+    def _state(self, person: Person) -> dict[str, Any]:
+        return state_of(self._desk, person, self._crew.people)
+
+    def _work(self, request: Request, person: Person) -> dict[str, Any]:
+        asked = request.query_params.get("n", "12")
+        count = min(int(asked), MOST) if asked.isdecimal() else 12
+        handed = self._desk.hand_out(person, count)
+        return {"items": handed_of(self._desk, handed), "state": self._state(person)}
+
+    def _answer(self, body: Answers, person: Person) -> dict[str, Any]:
+        given = [Given(item.position, item.label, item.seconds) for item in body.answers]
+        self._desk.answer(person, given, shown=body.shown, way=body.way)
+        return {"state": self._state(person)}
+
+    def _undo(self, body: Nothing, person: Person) -> dict[str, Any]:
+        items = handed_of(self._desk, self._desk.undo(person))
+        return {"items": items, "state": self._state(person)}
+
+    def _give_back(self, body: Positions, person: Person) -> dict[str, Any]:
+        self._desk.give_back(person, body.positions)
+        return {}
+
+    def _review(self, person: Person) -> dict[str, Any]:
+        reviewer = person.may(REVIEW)
+        return {
+            "disputed": disputed(self._desk) if reviewer else [],
+            "doubted": doubted(self._desk) if reviewer else [],
+            "mine": history(self._desk, latest(self._desk, person)),
+        }
+
+    def _decide(self, body: Decision, person: Person) -> dict[str, Any]:
+        self._desk.review(person, body.position, body.label)
+        return {"state": self._state(person)}
+
+    def _learn(self, body: Nothing, person: Person) -> dict[str, Any]:
+        self._steering.learn_now()
+        return {"state": self._state(person)}
+
+    def _extend(self, body: Rounds, person: Person) -> dict[str, Any]:
+        self._steering.extend(body.rounds)
+        return {"state": self._state(person)}
+
+    def _invite(self, body: Invitation, person: Person) -> dict[str, Any]:
+        self._crew.invite(body.name, body.role)
+        return {"state": self._state(person)}
+
+    # ---- what these are made of ------------------------------------------------------------------------------------
+
+    def _get(self, path: str, work: Work, role: str = LABEL) -> Route:
+        async def endpoint(request: Request) -> Response:
+            return await self._as(request, role, lambda person: work(request, person))
+
+        return Route(path, endpoint)
+
+    def _post(self, path: str, kind: type[M], work: Callable[[M, Person], Any], role: str = LABEL) -> Route:
+        async def endpoint(request: Request) -> Response:
+            try:
+                body = kind.model_validate_json(await request.body())
+            except ValidationError:
+                return JSONResponse({"error": "the page and the server don't understand each other; reload it"}, 422)
+            return await self._as(request, role, lambda person: work(body, person))
+
+        return Route(path, endpoint, methods=["POST"])
+
+    async def _as(self, request: Request, role: str, work: Callable[[Person], Any]) -> Response:
+        """Do what a person asks, if the person may."""
+        person = person_of(request, self._crew)
+        if person is None:
+            return JSONResponse({"error": "open your own link again"}, 401)
+        if not person.may(role):
+            return JSONResponse({"error": f"this needs the role {role}; yours is {person.role}"}, 403)
+        try:
+            return JSONResponse(await run_in_threadpool(work, person))
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 400)

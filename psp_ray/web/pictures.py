@@ -1,0 +1,59 @@
+"""Pictures of the pool for the page: made once, kept in the run's folder under the hash of their contents."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+
+from psp_ray.core.files import write_bytes
+from psp_ray.data.images import ImageError, decode, read_file
+
+FOLDER = ".thumbnails"
+"""In the run's folder; its files are hidden, too, so that copies of the run leave them out."""
+SIZES = {"thumb": 256, "full": 1600}
+"""Pixels of the longer side. A smaller picture is enlarged by the page, not here."""
+TYPE = "image/jpeg"
+
+
+class Pictures:
+    """JPEGs of pool images, upright and at most as large as a page needs. Safe for threads.
+
+    Args:
+        pool: `path` and `image`, as of a data set's pool. content_hashes: (n,) in the same order.
+    """
+
+    def __init__(self, folder: Path, pool: pa.Table, content_hashes: Sequence[str]) -> None:
+        self._folder, self._hashes = folder / FOLDER, list(content_hashes)
+        self._paths, self._images = pool["path"], pool["image"]
+
+    def get(self, position: int, size: str) -> bytes | None:
+        """The picture at a position in `SIZES[size]`; None where the sample has none, or it can't be read."""
+        file = self._folder / f".{self._hashes[position]}-{size}.jpg"
+        try:
+            return file.read_bytes()
+        except OSError:
+            data = self._make(position, SIZES[size])
+        if data is not None:
+            try:
+                self._folder.mkdir(exist_ok=True)
+                write_bytes(file, data)
+            except OSError:
+                return data  # a full disk costs time at the next look, not this one
+        return data
+
+    def _make(self, position: int, side: int) -> bytes | None:
+        path, image = self._paths[position].as_py(), self._images[position].as_py()
+        if path is None and image is None:
+            return None
+        try:
+            picture = decode(image if path is None else read_file(path))
+        except ImageError:
+            return None
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+        sink = io.BytesIO()
+        picture.save(sink, "JPEG", quality=88)
+        return sink.getvalue()

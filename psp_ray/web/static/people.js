@@ -1,0 +1,63 @@
+// Who labels, and how somebody new is invited.
+
+import { post } from "./api.js";
+import { h, say } from "./dom.js";
+
+export class People {
+  constructor(main) {
+    this.main = main;
+  }
+
+  async open(state) {
+    this.render(state);
+  }
+
+  close() {}
+
+  async update(state) {
+    if (JSON.stringify(state.people) !== this.seen && !this.main.contains(document.activeElement)) this.render(state);
+  }
+
+  key() {
+    return false;
+  }
+
+  render(state) {
+    this.seen = JSON.stringify(state.people);
+    const name = h("input", { name: "name", required: true, maxlength: "40", autocomplete: "off" });
+    const role = h("select", { name: "role" }, ["label", "review", "lead"].map((value) => h("option", { value }, value)));
+    const invite = async (event) => {
+      event.preventDefault();
+      try {
+        const answer = await post("/api/people", { name: name.value, role: role.value });
+        say(`${name.value} has a link now`);
+        this.render(answer.state);
+      } catch (error) {
+        say(error.message);
+      }
+    };
+    const heads = ["Name", "Role", "Answers", "Seconds each", "Link"];
+    this.main.replaceChildren(
+      h("h2", {}, "People"),
+      h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "People" }, h("table", {},
+        h("thead", {}, h("tr", {}, heads.map((text, index) => h("th", { scope: "col", class: index === 2 ? "number" : index === 3 ? "number few" : null }, text)))),
+        h("tbody", {}, state.people.map((person) => h("tr", {},
+          h("td", {}, person.name, person.at_work ? h("span", { class: "count" }, "here") : null),
+          h("td", {}, person.role),
+          h("td", { class: "number" }, String(person.answers)),
+          h("td", { class: "number few" }, person.answers ? (person.seconds / person.answers).toFixed(1) : "–"),
+          h("td", {}, h("button", { type: "button", "aria-label": `Copy the link of ${person.name}`, onclick: () => this.copy(person) }, "Copy link"))))))),
+      h("form", { class: "form", onsubmit: invite }, h("label", {}, "Name", name), h("label", {}, "Role", role), h("button", { type: "submit", class: "main" }, "Invite")),
+      h("p", { class: "caption" }, "label: answers. review: also decides where people differ and labels in doubt. lead: also starts learning, adds rounds and invites. A link is a password: send it to one person."));
+  }
+
+  async copy(person) {
+    const link = `${location.origin}/?token=${person.token}`;
+    try {
+      await navigator.clipboard.writeText(link);
+      say(`the link of ${person.name} is copied`);
+    } catch {
+      window.prompt(`Link of ${person.name}`, link);
+    }
+  }
+}
