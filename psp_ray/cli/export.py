@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from psp_ray.cli.options import checkpoint_option, run_option
+from psp_ray.core.words import printable
 
 
 @click.command()
@@ -37,7 +38,7 @@ def export(
         click.echo(f"{to.export_csv(run_folder, csv_file):,} predictions in {csv_file}")
     if folders:
         counts = to.export_folders(run_folder, folders, min_probability=min_probability, copy=copy)
-        click.echo("\n".join(f"{count:7,}  {Path(folders) / name}" for name, count in counts.items()))
+        click.echo("\n".join(printable(f"{count:7,}  {Path(folders) / name}") for name, count in counts.items()))
     if onnx:
         file = to.export_onnx(run_folder, onnx, checkpoint=checkpoint)
         click.echo(f"{file}; try: python {Path(onnx)}/predict.py IMAGE")

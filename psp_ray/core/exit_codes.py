@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import click
 
 from psp_ray.core.errors import UserError
+from psp_ray.core.words import printable, short
 
 AWAITING = 3
 """Exit code of a run that waits for labels."""
@@ -25,6 +27,10 @@ def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -
         return _mistake(error.format_message())
     except UserError as error:
         return _mistake(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        return _mistake(f"{short(str(error.filename))}: {error.strerror}; check the path")
     except (KeyboardInterrupt, click.Abort):
         click.echo(interrupted, err=True)
         return 130
@@ -32,5 +38,5 @@ def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -
 
 
 def _mistake(message: str) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {' '.join(printable(message).split())}", err=True)
     return 2

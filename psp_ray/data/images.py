@@ -46,6 +46,18 @@ def image_extensions() -> frozenset[str]:
     return frozenset(ext.lower() for ext, kind in Image.registered_extensions().items() if kind in formats)
 
 
+def may_be_image(head: bytes) -> bool:
+    """Whether the first bytes of a file are like those of an image format that `decode` reads. Opens nothing."""
+    for kind in _formats():
+        accepts = Image.OPEN[kind][1]
+        try:
+            if accepts is not None and accepts(head) is True:
+                return True
+        except Exception:  # a plugin that stumbles over a few bytes doesn't take them
+            continue
+    return False
+
+
 def content_hash(data: bytes) -> bytes:
     """16 bytes of BLAKE2b of an image file's bytes: the image's identity in the cache and in the ledger."""
     return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import exists, is_folder, local_path
 from psp_ray.core.words import did_you_mean
 from psp_ray.data.adapters.embedded import load_embedded
 from psp_ray.data.adapters.folder import load_folder
@@ -53,8 +53,8 @@ def load_dataset(
         dataset, split = folder, tail
     request = Request(
         name=dataset,
-        data_root=None if data_root is None else Path(data_root).expanduser(),
-        split=None if split is None else Path(split).expanduser(),
+        data_root=None if data_root is None else local_path(data_root),
+        split=None if split is None else local_path(split),
         classes=None if classes is None else read_classes(classes),
         has_test=test is not None,
         named=named,
@@ -97,18 +97,17 @@ def find_adapter(request: Request) -> Adapter:
         raise DatasetError(f"dataset {name!r} brings its own class names; drop --classes")
     if name in DATASETS:
         return DATASETS.find(name)
-    folder = Path(name).expanduser()
-    if folder.exists() and has_embeddings(name):
+    if exists(name) and has_embeddings(name):
         return load_embedded
     if is_manifest(name):
         return load_listed
-    if folder.is_dir():
+    if is_folder(name):
         return load_split_folder if request.split is not None else load_folder
-    if folder.exists():
+    if exists(name):
         raise DatasetError(
             f"dataset {name!r} is a file of another kind; give a folder, or a .csv, .parquet, .arrow or .npz file"
         )
-    if "/" in name or "\\" in name or name.startswith((".", "~")):
+    if "/" in name or "\\" in name or name.startswith((".", "~", "file:")):
         raise DatasetError(f"dataset folder {name!r} does not exist; check the path")
     if any(broken.name == name for broken in DATASETS.broken):
         return DATASETS.find(name)

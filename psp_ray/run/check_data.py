@@ -49,6 +49,7 @@ def check(config: Config) -> Iterator[str]:
     cache = FeatureCache.open(config.runtime.cache)
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)
     yield f"{dataset.name}: {dataset.manifest.num_rows:,} images ({parts}), {len(dataset.classes)} classes"
+    yield from dataset.notes
     yield from _labels(dataset)
     hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root, progress=counting(reporter, LOOKING))
     reporter.stop()
@@ -161,7 +162,8 @@ def _text(config: Config, dataset: Dataset) -> TextState:
 
 
 def _names(dataset: Dataset, text: TextState) -> Iterator[str]:
-    cosines = np.triu(text.features @ text.features.T, 1)
+    cosines = text.features @ text.features.T
+    cosines[np.tril_indices(len(cosines))] = -np.inf  # each pair once; cosines may be negative, all of them
     pairs = np.argwhere(cosines >= CLOSE)
     if not len(pairs):
         at = np.unravel_index(int(cosines.argmax()), cosines.shape)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import is_file
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".jsonl", ".ndjson")
 _JSON_BLOCK = 64 << 20
@@ -43,7 +44,7 @@ def open_table(path: str | Path) -> TableFile:
         DatasetError: another ending, missing, or not what the ending says.
     """
     place = Path(path)
-    if not place.is_file():
+    if not is_file(place):
         raise DatasetError(f"{path}: no such file; check the path")
     suffix = place.suffix.lower()
     with _readable(str(path)):
