@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from psp_ray.cli.options import checkpoint_option, run_option
-from psp_ray.core.words import printable
+from psp_ray.core.words import printable, short
 
 
 @click.command()
@@ -37,8 +37,12 @@ def export(
     if csv_file:
         click.echo(f"{to.export_csv(run_folder, csv_file):,} predictions in {csv_file}")
     if folders:
-        counts = to.export_folders(run_folder, folders, min_probability=min_probability, copy=copy)
+        gone: list[str] = []
+        counts = to.export_folders(run_folder, folders, min_probability=min_probability, copy=copy, gone=gone)
         click.echo("\n".join(printable(f"{count:7,}  {Path(folders) / name}") for name, count in counts.items()))
+        if gone:
+            what = "1 image is" if len(gone) == 1 else f"{len(gone):,} images are"
+            click.echo(f"warning: {what} not there any more, and left out, such as {short(gone[0])}", err=True)
     if onnx:
         file = to.export_onnx(run_folder, onnx, checkpoint=checkpoint)
         click.echo(f"{file}; try: python {Path(onnx)}/predict.py IMAGE")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from psp_ray.cli.options import checkpoint_option, run_option
+from psp_ray.core.words import printable
 
 
 @click.command()
@@ -26,11 +28,16 @@ def predict(
 
     classifier = Classifier.load(run_folder, device=device, checkpoint=checkpoint)
     reporter = Reporter(0, Console(stderr=True, highlight=False, soft_wrap=True))
-    predictions = classifier.predict(list(images), batch_size=batch_size, progress=counting(reporter, "classifying"))
+    notes: list[str] = []
+    told = counting(reporter, "classifying")
+    predictions = classifier.predict(list(images), batch_size=batch_size, progress=told, notes=notes)
     reporter.stop()
+    for note in notes:
+        click.echo(printable(note), err=True)
     text = predictions_csv(predictions)
     if out is None:
-        click.echo(text, nl=False)
+        # A terminal would obey what is hidden in names; a program that reads on gets them as they are.
+        click.echo(printable(text, len(text) * 6) if sys.stdout.isatty() else text, nl=False)
     else:
         from psp_ray.run.folder import write_user_file
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
@@ -16,9 +13,12 @@ from safetensors import SafetensorError, safe_open
 
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.core.errors import DatasetError, ModelError
+from psp_ray.core.paths import is_file, is_folder, local_path
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
-from psp_ray.data.images import ImageError, center_view, decode, image_extensions
+from psp_ray.core.tables import csv_text
+from psp_ray.data.images import ImageError, center_view, decode, read_file
+from psp_ray.data.listing import image_files
 from psp_ray.features.tower import load_image_tower
 from psp_ray.run.prompts import FORMAT, NO_TOWER, PROMPTS
 
@@ -56,9 +56,9 @@ class Classifier:
         Raises:
             ModelError: no prompts there, or the weights are not those that the prompts were learned with.
         """
-        path = Path(run)
-        path = path / PROMPTS if path.is_dir() else path
-        if not path.is_file():
+        path = local_path(run)
+        path = path / PROMPTS if is_folder(path) else path
+        if not is_file(path):
             raise ModelError(f"{path}: no learned prompts there; give the output folder of a finished run")
         try:
             with safe_open(path, framework="numpy") as file:
@@ -92,16 +92,18 @@ class Classifier:
         *,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
+        notes: list[str] | None = None,
     ) -> list[Prediction]:
         """Classify image files, folders of them (searched through), or encoded bytes.
 
-        `progress` is told (done, total) after every batch. Unreadable images get an `error` instead of a class.
+        `progress` is told (done, total) after every batch, `notes` what folders held besides images. Unreadable images
+        get an `error` instead of a class.
 
         Raises:
             DatasetError: a path that doesn't exist, or a folder without images.
         """
         found: list[Prediction] = []
-        sources = list(_expand(images))
+        sources = list(_expand(images, notes))
         for start in range(0, len(sources), batch_size):
             found += self._predict_batch(sources[start : start + batch_size])
             if progress is not None:
@@ -112,9 +114,9 @@ class Classifier:
         pixels, errors = [], {}
         for place, source in enumerate(sources):
             try:
-                data = source if isinstance(source, bytes) else Path(source).read_bytes()
+                data = source if isinstance(source, bytes) else read_file(source)
                 pixels.append(center_view(decode(data), self.tower.preprocessing).transpose(2, 0, 1))
-            except (ImageError, OSError) as error:
+            except ImageError as error:
                 errors[place] = str(error)
         probabilities = self._probabilities(np.stack(pixels)) if pixels else np.zeros((0, len(self.classes)))
         rows = iter(probabilities)
@@ -135,25 +137,32 @@ class Classifier:
         return class_probabilities(features, text.features, text.logit_scale, text.bias).astype(np.float32)
 
 
-def _expand(images: Sequence[ImageSource]) -> Iterator[ImageSource]:
+def _expand(images: Sequence[ImageSource], notes: list[str] | None) -> Iterator[ImageSource]:
     for source in images:
-        if isinstance(source, bytes) or Path(source).is_file():
+        if isinstance(source, bytes):
             yield source
-        elif Path(source).is_dir():
-            files = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in image_extensions())
-            if not files:
-                raise DatasetError(f"{source}: no images in this folder")
-            yield from files
+        elif is_file(source):
+            yield local_path(source)
+        elif is_folder(source):
+            folder = local_path(source)
+            found = image_files(folder, any_name=True)
+            if notes is not None:
+                notes += found.notes()
+            if not found.files:
+                raise DatasetError(f"{source}: no images in this folder{_besides(found.notes())}")
+            yield from (folder.joinpath(*parts) for parts in sorted(found.files))
         else:
-            raise DatasetError(f"{source}: no such file or folder")
+            raise DatasetError(f"{source!s}: no such file or folder")
+
+
+def _besides(notes: Sequence[str]) -> str:
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def predictions_csv(predictions: Sequence[Prediction]) -> str:
     """CSV text with the columns path, class, probability, error."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", "probability", "error"])
+    rows = [["path", "class", "probability", "error"]]
     for item in predictions:
         probability = "" if item.error else f"{item.probability:.4f}"
-        writer.writerow([item.path, item.label, probability, item.error])
-    return text.getvalue()
+        rows.append([item.path, item.label, probability, item.error])
+    return csv_text(rows)

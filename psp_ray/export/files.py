@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -19,6 +17,10 @@ import pyarrow.parquet as pq
 
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import read_json, write_bytes, write_json, write_tensors, write_text
+from psp_ray.core.paths import is_file, local_path
+from psp_ray.core.tables import csv_text
+from psp_ray.core.words import printable
+from psp_ray.data import decoding
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.run.prompts import PROMPTS
@@ -28,15 +30,15 @@ UNSURE, NO_CLASS = "_unsure", "_none"
 
 
 def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    path = Path(run) / PREDICTIONS
-    if not path.is_file():
+    path = local_path(run) / PREDICTIONS
+    if not is_file(path):
         raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows
 
 
 def _fresh(folder: str | os.PathLike[str]) -> Path:
-    path = Path(folder)
+    path = local_path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
         used = any(path.iterdir())
@@ -54,14 +56,12 @@ def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int
         ConfigError: no finished run there. OutputError: the file can't be written.
     """
     rows = _predictions(run)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample_id", "path", "class", "probability", "source"])
+    lines = [["sample_id", "path", "class", "probability", "source"]]
     for row in rows:
         chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
-        writer.writerow([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
+        lines.append([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
     try:
-        write_text(Path(file), text.getvalue())
+        write_text(Path(file), csv_text(lines))
     except OSError as error:
         raise OutputError(f"--csv {file}: can't be written ({error.strerror}); choose another place") from None
     return len(rows)
@@ -73,8 +73,11 @@ def export_folders(
     *,
     min_probability: float = 0.0,
     copy: bool = False,
+    gone: list[str] | None = None,
 ) -> dict[str, int]:
     """Sort the pool into `folder/CLASS/`, by links or copies; returns how many images each folder got.
+
+    Images that are not there any more are left out; `gone` is told their names.
 
     Images below `min_probability` go to `_unsure/CLASS`, those that belong to no class to `_none`. A slash in a name
     becomes two underscores; names that would then be the same (or, of classes, those of these two folders) get a short
@@ -95,37 +98,61 @@ def export_folders(
             place = classes[row["class"]]
             if row["probability"] < min_probability:
                 place = f"{UNSURE}/{place}"
-        counts[place] += 1
         places.append((place, _file_name(row)))
     shared = Counter(places)
     for row, (place, name) in zip(rows, places, strict=True):
         if shared[place, name] > 1:
             stem, suffix = os.path.splitext(name)
             name = f"{stem}~{_short_hash(row['sample_id'])}{suffix}"
-        (target / place).mkdir(parents=True, exist_ok=True)
         try:
-            _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
+            put = _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
         except OSError as error:
             raise OutputError(f"{target / place / name}: can't be written ({error.strerror})") from None
+        if put:
+            counts[place] += 1
+        elif gone is not None:
+            gone.append(row["sample_id"])
     return dict(sorted(counts.items()))
 
 
-def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> None:
-    from psp_ray.data.images import is_url, read_file
+def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> bool:
+    """Link, copy or write an image; False where there is none. Raises OSError where it can't be written."""
+    from psp_ray.data.images import ImageError, is_url, read_file
 
-    if path is None or is_url(path):
-        found = data if path is None else read_file(path)
-        assert found is not None
-        write_bytes(target, found)
+    if path is not None and is_url(path):
+        try:
+            data = read_file(path)
+        except ImageError:
+            return False
+    elif path is not None and not is_file(path):
+        return False
+    if path is None and data is None:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if data is not None:
+        write_bytes(target, data)
     elif copy:
-        shutil.copyfile(path, target)
+        shutil.copyfile(str(path), target)
     else:
-        target.symlink_to(path)
+        target.symlink_to(str(path))
+    return True
+
+
+LONGEST_NAME = 200
+"""Bytes of a file's name; file systems take 255, and a hash or an ending may be added."""
 
 
 def _safe(name: str) -> str:
-    """A name that is one part of a path."""
-    return name.replace("\\", "/").replace("/", "__").lstrip(".") or "_"
+    """A name that is one part of a path: no slashes, no control characters, no dots in front, not too long."""
+    flat = printable(name.replace("\\", "/").replace("/", "__")).replace("\n", "_").replace("\t", "_")
+    flat = flat.replace("\\", "_").lstrip(".") or "_"
+    if len(flat.encode()) <= LONGEST_NAME:
+        return flat
+    stem, ending = os.path.splitext(flat)
+    ending = ending if len(ending.encode()) <= 16 else ""
+    room = LONGEST_NAME - len(ending.encode()) - 9
+    kept = stem.encode()[:room].decode("utf-8", "ignore")
+    return f"{kept}~{_short_hash(name)}{ending}"
 
 
 def _file_name(row: dict[str, Any]) -> str:
@@ -244,7 +271,7 @@ def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, 
             "formula": "probabilities = softmax(scale * features @ class_embeddings.T + bias)",
         },
     )
-    write_text(target / "predict.py", ONNX_SCRIPT)
+    _write_script(target, ONNX_SCRIPT)
     return file
 
 
@@ -308,58 +335,52 @@ def export_open_clip(
         },
     )
     write_json(target / "classes.json", classifier.classes)
-    write_text(target / "predict.py", OPEN_CLIP_SCRIPT)
+    _write_script(target, OPEN_CLIP_SCRIPT)
     return target
 
 
-OPEN_CLIP_SCRIPT = """import json, pathlib, sys
+def _write_script(target: Path, script: str) -> None:
+    """`predict.py`, and the decoder that it imports: the very file that psp-ray itself uses."""
+    write_text(target / "predict.py", script)
+    write_text(target / "decoding.py", Path(decoding.__file__).read_text(encoding="utf-8"))
+
+
+OPEN_CLIP_SCRIPT = """import csv, json, pathlib, sys
 import open_clip, torch
-from PIL import Image
+from decoding import ImageError, decode  # the file beside this one: images are read as psp-ray predict reads them
 from safetensors.torch import load_file
+
 here = pathlib.Path(__file__).resolve().parent
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{here}")
-prompts, classes = load_file(here / "prompts.safetensors"), json.loads((here / "classes.json").read_text())
-images = torch.stack([preprocess(Image.open(path)) for path in sys.argv[1:]])
-with torch.no_grad():
-    features = model.eval().encode_image(images, normalize=True)
-chances = (prompts["scale"] * features @ prompts["class_embeddings"].T + prompts["bias"]).softmax(-1)
-for path, row in zip(sys.argv[1:], chances):
-    print(path, classes[row.argmax()], f"{row.max():.4f}", sep=",")
+prompts, classes = load_file(here / "prompts.safetensors"), json.loads((here / "classes.json").read_text("utf-8"))
+table = csv.writer(sys.stdout, lineterminator="\\n")
+for path in sys.argv[1:]:
+    try:
+        image = preprocess(decode(pathlib.Path(path).read_bytes()))
+    except (ImageError, OSError) as error:
+        print(f"{path}: left out, {error}", file=sys.stderr)
+        continue
+    with torch.no_grad():
+        features = model.eval().encode_image(image[None], normalize=True)
+    chances = (prompts["scale"] * features @ prompts["class_embeddings"].T + prompts["bias"]).softmax(-1)[0]
+    table.writerow([path, classes[chances.argmax()], f"{chances.max():.4f}"])
 """
 
-ONNX_SCRIPT = '''import json, pathlib, sys
+ONNX_SCRIPT = """import csv, json, pathlib, sys, types
 import numpy as np, onnxruntime
-from PIL import Image, ImageOps
+from decoding import ImageError, center_view, decode  # the file beside this one: images are read as by psp-ray predict
 
 here = pathlib.Path(__file__).resolve().parent
-about = json.loads((here / "classifier.json").read_text())
-height, width = about["preprocessing"]["size"]
-mode = about["preprocessing"]["resize_mode"]
-name = about["preprocessing"]["interpolation"]
-kind = {"bilinear": Image.BILINEAR, "nearest": Image.NEAREST}.get(name, Image.BICUBIC)
-
-
-def pixels(path):
-    """The picture as the model saw its training images: resized, then cropped (or padded, or stretched)."""
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    if mode == "squash":
-        return np.asarray(image.resize((width, height), kind)).transpose(2, 0, 1)
-    if mode == "longest":
-        ratio = max(image.height / height, image.width / width)
-        image = image.resize((max(1, round(image.width / ratio)), max(1, round(image.height / ratio))), kind)
-        page = Image.new("RGB", (width, height), (about["preprocessing"]["fill_color"],) * 3)
-        page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-        return np.asarray(page).transpose(2, 0, 1)
-    if image.width <= image.height:
-        image = image.resize((width, int(width * image.height / image.width)), kind)
-    else:
-        image = image.resize((int(height * image.width / image.height), height), kind)
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return np.asarray(image)[top : top + height, left : left + width].transpose(2, 0, 1)
-
-
+about = json.loads((here / "classifier.json").read_text("utf-8"))
+how = types.SimpleNamespace(**about["preprocessing"])
 session = onnxruntime.InferenceSession(str(here / "image_tower.onnx"), providers=["CPUExecutionProvider"])
-features, chances = session.run(None, {"pixels": np.stack([pixels(path) for path in sys.argv[1:]])})
-for path, row in zip(sys.argv[1:], chances):
-    print(path, about["classes"][row.argmax()], f"{row.max():.4f}", sep=",")
-'''
+table = csv.writer(sys.stdout, lineterminator="\\n")
+for path in sys.argv[1:]:
+    try:
+        pixels = center_view(decode(pathlib.Path(path).read_bytes()), how).transpose(2, 0, 1)
+    except (ImageError, OSError) as error:
+        print(f"{path}: left out, {error}", file=sys.stderr)
+        continue
+    features, chances = session.run(None, {"pixels": pixels[None]})
+    table.writerow([path, about["classes"][chances[0].argmax()], f"{chances[0].max():.4f}"])
+"""
