@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from psp_ray.clip.architectures import BUNDLED, BUNDLED_FOLDER, known_models, mo
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.clip.weights import safetensors_metadata
 from psp_ray.core.errors import ModelError
+from psp_ray.core.paths import is_file, local_path
 
 _BUNDLED_PREPROCESSING = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": "bicubic"}
 _SCHEMAS = ("hf-hub:", "local-dir:")
@@ -131,7 +133,7 @@ def _split(model: str, known: list[str]) -> tuple[str, str]:
 def _from_schema(model: str, schema: str) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
     identifier = model.removeprefix(schema)
     if schema == "local-dir:":
-        path = Path(identifier) / "open_clip_config.json"
+        path = local_path(identifier) / "open_clip_config.json"
     else:
         with _hub(model) as download:
             path = Path(download(identifier, "open_clip_config.json"))
@@ -144,8 +146,8 @@ def _from_schema(model: str, schema: str) -> tuple[str, str, dict[str, Any], dic
 
 def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
     if spec.checkpoint is not None:
-        path = Path(spec.checkpoint)
-        if not path.is_file():
+        path = local_path(spec.checkpoint)
+        if not is_file(path):
             raise ModelError(f"--checkpoint {path} does not exist or is not a file; check the path")
         return path
     if name == BUNDLED:
@@ -154,7 +156,7 @@ def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
             raise ModelError(f"the bundled model's weights are missing ({path.name}); reinstall psp-ray")
         return path
     if name.startswith("local-dir:"):
-        return _find_in_folder(Path(name.removeprefix("local-dir:")), name)
+        return _find_in_folder(local_path(name.removeprefix("local-dir:")), name)
     if name.startswith("hf-hub:"):
         with _hub(name) as download:
             return Path(_first(download, name.removeprefix("hf-hub:")))
@@ -166,8 +168,11 @@ def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
         raise ModelError(f"--model {name} names no weights; use {example}--checkpoint PATH")
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
+    pretrained = get_pretrained_cfg(name, tag)
     with _hub(f"{name}/{tag}"):
-        return Path(download_pretrained(get_pretrained_cfg(name, tag)))
+        if _OFFLINE.get() and not pretrained.get("hf_hub"):
+            raise FileNotFoundError(f"{name}/{tag} comes from an address")
+        return Path(download_pretrained(pretrained))
 
 
 _FILES = (
@@ -197,6 +202,19 @@ def _first(download: Any, repository: str) -> str:
     raise FileNotFoundError(f"{repository} has none of {', '.join(_FILES)}")
 
 
+_OFFLINE: ContextVar[bool] = ContextVar("offline", default=False)
+
+
+@contextmanager
+def offline(yes: bool = True) -> Iterator[None]:
+    """Models come from this machine alone in here, a hub's cache included; nothing is downloaded."""
+    token = _OFFLINE.set(yes)
+    try:
+        yield
+    finally:
+        _OFFLINE.reset(token)
+
+
 @contextmanager
 def _hub(model: str) -> Iterator[Any]:
     """Fetch from a hub with short timeouts, and turn every failure into one line with the remedy."""
@@ -210,22 +228,27 @@ def _hub(model: str) -> Iterator[Any]:
     def download(repository: str, file: str) -> str:
         return str(hf_hub_download(repo_id=repository, filename=file))
 
-    timeout, offline = socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE
+    timeout, was_offline = socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE
     socket.setdefaulttimeout(10.0)
     # Its client retries for minutes where nothing answers; offline it looks into its cache and fails at once.
-    constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = was_offline or _OFFLINE.get() or not _answers(constants.ENDPOINT)
     try:
         yield download
     except ModelError:
         raise
     except Exception as error:  # whatever a network or a hub client may raise
+        if _OFFLINE.get():
+            raise ModelError(
+                f"--model {model} is not on this machine, and a file may name any model: add --allow-hub to download "
+                "it, or give --checkpoint PATH"
+            ) from None
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise ModelError(
             f"--model {model} is not cached here and can't be downloaded ({text}); download its weights elsewhere and "
             f"pass --checkpoint PATH"
         ) from error
     finally:
-        constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE = was_offline
         socket.setdefaulttimeout(timeout)
 
 

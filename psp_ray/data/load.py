@@ -7,7 +7,7 @@ import os
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import exists, is_folder, local_path
 from psp_ray.core.words import did_you_mean
-from psp_ray.data.adapters.embedded import load_embedded
+from psp_ray.data.adapters.embedded import load_embedded, with_test_rows
 from psp_ray.data.adapters.folder import load_folder
 from psp_ray.data.adapters.listed import load_listed
 from psp_ray.data.classes import ClassList, read_classes
@@ -61,7 +61,7 @@ def load_dataset(
     )
     loaded = find_adapter(request)(request)
     if test is not None:
-        loaded = with_test(loaded, test)
+        loaded = with_test(loaded, test) if loaded.embeddings is None else with_test_rows(loaded, test)
     if exclude is not None:
         loaded = excluding(loaded, exclude)
     if loaded.embeddings is None:

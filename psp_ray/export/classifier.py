@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from psp_ray.clip.spec import BackboneSpec
+from psp_ray.clip.backbone import backbone_hash
+from psp_ray.clip.spec import BackboneSpec, offline
 from psp_ray.core.errors import DatasetError, ModelError
 from psp_ray.core.paths import is_file, is_folder, local_path
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
 from psp_ray.core.tables import csv_text
+from psp_ray.data.adapters.embedded import scan_embeddings
 from psp_ray.data.images import ImageError, center_view, decode, read_file
 from psp_ray.data.listing import image_files
+from psp_ray.features.embedded import BLOCK_ROWS, half_rows
 from psp_ray.features.tower import load_image_tower
-from psp_ray.run.prompts import FORMAT, NO_TOWER, PROMPTS
+from psp_ray.run.prompts import read_prompts, trusted_spec
 
 ImageSource = Union[str, "os.PathLike[str]", bytes]
 
@@ -45,46 +46,69 @@ class Classifier:
         self.tower, self.text, self.classes, self.spec = tower, text, list(classes), spec
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], *, device: str = "auto", checkpoint: str | None = None) -> Classifier:
+    def load(
+        cls,
+        run: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        checkpoint: str | None = None,
+        allow_hub: bool = False,
+        images: bool = True,
+    ) -> Classifier:
         """Load from a run's output folder, or from a `prompts.safetensors` file.
 
         Args:
             run: folder or file.
             device: auto, cpu, cuda or cuda:N.
             checkpoint: the model's weights, where they are no longer where the run found them.
+            allow_hub: download the model that the file names where it is not on this machine.
+            images: False for embeddings alone: no tower is loaded.
 
         Raises:
             ModelError: no prompts there, or the weights are not those that the prompts were learned with.
         """
-        path = local_path(run)
-        path = path / PROMPTS if is_folder(path) else path
-        if not is_file(path):
-            raise ModelError(f"{path}: no learned prompts there; give the output folder of a finished run")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
-        if metadata.get("format") != FORMAT:
-            raise ModelError(f"{path}: not written by psp-ray, or by a newer version of it")
-        if metadata["model"] == NO_TOWER:
+        learned = read_prompts(run)
+        if not images:
+            return cls(None, learned.text, learned.classes)
+        if not learned.has_tower:
             raise ModelError(
-                f"{path}: learned from embeddings and class embeddings alone, so no image can be encoded; its tensors "
-                "class_embeddings, logit_scale and temperature classify embeddings"
+                f"{learned.path}: learned from embeddings and class embeddings alone, so no image can be encoded; give "
+                "a table of embeddings instead"
             )
-        spec = BackboneSpec(
-            model=metadata["model"],
-            checkpoint=checkpoint or json.loads(metadata["checkpoint"]),
-            image_size=json.loads(metadata["image_size"]),
-            device=device,
-        )
-        tower, backbone = load_image_tower(spec)
-        if backbone.weights_hash != metadata["weights_hash"]:
-            raise ModelError(f"{path}: the prompts were learned with other weights of {spec.model}; give --checkpoint")
-        learned = TextState(tensors["class_embeddings"], float(tensors["logit_scale"]), tensors.get("bias"))
-        text = learned.cooled(float(tensors.get("temperature", 1.0)))
-        return cls(tower, text, json.loads(metadata["classes"]), spec)
+        spec = trusted_spec(learned, checkpoint=checkpoint, device=device)
+        with offline(not allow_hub):
+            if backbone_hash(spec) != learned.weights_hash:  # before anything of the weights is read
+                raise ModelError(
+                    f"{learned.path}: the prompts were learned with other weights of {spec.model}; give --checkpoint"
+                )
+            tower, _ = load_image_tower(spec)
+        return cls(tower, learned.text, learned.classes, spec)
+
+    def predict_embeddings(self, source: str | os.PathLike[str]) -> Iterator[Prediction]:
+        """Classify the rows of a table of embeddings (or a folder of tables), read a block at a time.
+
+        `path` of a prediction is the row's `sample_id`. Rows of NaN, infinity or zeros get an `error`.
+
+        Raises:
+            DatasetError: no table there, embeddings of another width than the classifier's, a row of another length.
+        """
+        found, _ = scan_embeddings(os.fspath(source))
+        dim = self.text.features.shape[1]
+        if found.dim != dim:
+            raise DatasetError(
+                f"{source}: embeddings have {found.dim} numbers but the run's {dim}; give those of the same model"
+            )
+        names = found.sample_ids
+        for block in found.blocks(BLOCK_ROWS):
+            features, bad = half_rows(block.vectors)
+            probabilities = self._of_features(features.astype(np.float32))
+            for row, chances in enumerate(probabilities):
+                name = names[block.start + row].as_py()
+                if row in bad:
+                    yield Prediction(name, "", float("nan"), bad[row])
+                else:
+                    best = int(chances.argmax())
+                    yield Prediction(name, self.classes[best], float(chances[best]))
 
     def predict(
         self,
@@ -132,7 +156,9 @@ class Classifier:
         return predictions
 
     def _probabilities(self, pixels: Any) -> Float32Array:
-        features = self.tower.encode(pixels).numpy()
+        return self._of_features(self.tower.encode(pixels).numpy())
+
+    def _of_features(self, features: Float32Array) -> Float32Array:
         text = self.text
         return class_probabilities(features, text.features, text.logit_scale, text.bias).astype(np.float32)
 
@@ -159,7 +185,7 @@ def _besides(notes: Sequence[str]) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def predictions_csv(predictions: Sequence[Prediction]) -> str:
+def predictions_csv(predictions: Iterable[Prediction]) -> str:
     """CSV text with the columns path, class, probability, error."""
     rows = [["path", "class", "probability", "error"]]
     for item in predictions:

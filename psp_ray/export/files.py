@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from psp_ray.clip.spec import offline
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import read_json, write_bytes, write_json, write_tensors, write_text
 from psp_ray.core.paths import is_file, local_path
@@ -23,7 +24,7 @@ from psp_ray.core.words import printable
 from psp_ray.data import decoding
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
-from psp_ray.run.prompts import PROMPTS
+from psp_ray.run.prompts import PROMPTS, read_prompts
 
 PREDICTIONS = "pool_predictions.parquet"
 UNSURE, NO_CLASS = "_unsure", "_none"
@@ -212,20 +213,21 @@ def classes_of_run(run: str | os.PathLike[str]) -> list[str]:
     Raises:
         ConfigError: no run there.
     """
-    file_of_classes = Path(run) / "prompts.safetensors"
-    if file_of_classes.is_file():
-        from safetensors import safe_open
-
-        with safe_open(file_of_classes, framework="numpy") as file:
-            names: list[str] = json.loads(file.metadata()["classes"])
-        return names
+    if is_file(local_path(run) / PROMPTS):
+        return read_prompts(run).classes
     return dataset_of_run(run).classes
 
 
 # ---- the classifier --------------------------------------------------------------------------------------------------
 
 
-def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, checkpoint: str | None = None) -> Path:
+def export_onnx(
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    checkpoint: str | None = None,
+    allow_hub: bool = False,
+) -> Path:
     """Write `image_tower.onnx`, `classifier.json`, `class_embeddings.npy` and `predict.py` into an empty folder.
 
     The graph takes `pixels` (n, 3, height, width) uint8, resized and cropped as `classifier.json` says, and gives
@@ -241,7 +243,7 @@ def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, 
         raise ConfigError(f"--onnx: {error.name} is not installed; run: pip install 'psp-ray[export]'") from None
     import torch
 
-    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint)
+    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint, allow_hub=allow_hub)
     target = _fresh(folder)
     tower = classifier.tower
     graph = _graph(tower, classifier)
@@ -303,7 +305,11 @@ def _graph(tower: Any, classifier: Classifier) -> Any:
 
 
 def export_open_clip(
-    run: str | os.PathLike[str], folder: str | os.PathLike[str], *, checkpoint: str | None = None
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    checkpoint: str | None = None,
+    allow_hub: bool = False,
 ) -> Path:
     """Write the model in open_clip's form, the class embeddings and prompts beside it, and a script of ten lines.
 
@@ -313,17 +319,21 @@ def export_open_clip(
     from psp_ray.clip.backbone import build_model
     from psp_ray.core.files import read_tensors
 
-    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint)  # checks the weights' hash too
+    classifier = Classifier.load(
+        run, device="cpu", checkpoint=checkpoint, allow_hub=allow_hub
+    )  # checks the weights' hash too
     assert classifier.spec is not None
     target = _fresh(folder)
-    model, found = build_model(classifier.spec)
+    with offline(not allow_hub):
+        model, found = build_model(classifier.spec)
     config = json.loads(json.dumps(found.config))
-    config["vision_cfg"]["image_size"] = found.preprocessing.size[0]
+    height, width = found.preprocessing.size
+    config["vision_cfg"]["image_size"] = height if height == width else [height, width]
     preprocessing = asdict(found.preprocessing)
     write_json(target / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocessing})
     state = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     write_tensors(target / "open_clip_model.safetensors", state)
-    path = Path(run)
+    path = local_path(run)
     learned = read_tensors(path / PROMPTS if path.is_dir() else path)
     write_tensors(
         target / "prompts.safetensors",

@@ -226,8 +226,8 @@ def test_files_that_are_no_tables(tmp_path):
     with pytest.raises(DatasetError, match=r"is a Lance table; export it with .*to_arrow"):
         load_dataset(str(tmp_path / "t.lance"))
     path = write(tmp_path / "b.parquet", embedding=lists(numbers(N, D)), label=NAMES * 4)
-    with pytest.raises(DatasetError, match="--test: with embeddings, test rows stand in the data set itself"):
-        load_dataset(path, test=str(tmp_path / "b.parquet"))
+    with pytest.raises(DatasetError, match="with embeddings, give a table of embeddings with labels"):
+        load_dataset(path, test=str(tmp_path / "no.parquet"))
     with pytest.raises(DatasetError, match="drop --split"):
         load_dataset(path, split="s.json")
     (tmp_path / "state.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from psp_ray.core.answers import UnknownLabel
 from psp_ray.core.errors import DatasetError
-from psp_ray.core.paths import local_text
+from psp_ray.core.paths import exists, local_text
 from psp_ray.core.records import Int32Array
 from psp_ray.data.columns import PART_OF, class_label_names, locate
 from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, Dataset, check_classes
-from psp_ray.data.embedded.layouts import find_tables
+from psp_ray.data.embedded.layouts import find_tables, has_embeddings
 from psp_ray.data.embedded.source import (
     Columns,
     EmbeddingSource,
@@ -48,15 +49,11 @@ def load_embedded(request: Request) -> Dataset:
     """
     if request.split is not None:
         raise DatasetError(f"dataset {request.name!r}: embeddings have parts in a column 'part'; drop --split")
-    if request.has_test:
-        raise DatasetError(
-            "--test: with embeddings, test rows stand in the data set itself; mark them in column 'part'"
-        )
     name = Path(os.path.abspath(local_text(request.name))).stem or "embeddings"
-    source, rows = _scan(request.name)
+    source, rows = scan_embeddings(request.name)
     classes, labels, notes = _labels(source, rows, request)
     check_classes(name, classes)
-    parts = _parts(source, rows, labels)
+    parts = _parts(source, rows, labels, has_test=request.has_test)
     unlabeled = np.flatnonzero((parts != "pool") & (labels < 0))
     if len(unlabeled):
         row = int(unlabeled[0])
@@ -80,7 +77,61 @@ def load_embedded(request: Request) -> Dataset:
     )
 
 
-def _scan(name: str) -> tuple[EmbeddingSource, dict[str, pa.Array]]:
+TEST_PREFIX = "test/"
+
+
+def with_test_rows(dataset: Dataset, given: str) -> Dataset:
+    """`dataset`, which brings embeddings, with the rows of `--test` as its test part: another table, with labels.
+
+    Where the table itself has parts, its test rows are taken, else all. Their names get `test/` in front. Views are
+    not needed there.
+
+    Raises:
+        DatasetError: no table of embeddings, another width, a row without a label or of an unknown class.
+    """
+    if not exists(given) or not has_embeddings(given):
+        raise DatasetError(f"--test {given}: with embeddings, give a table of embeddings with labels; check the path")
+    pool = dataset.embeddings
+    assert pool is not None
+    source, rows = scan_embeddings(given)
+    if source.dim != pool.dim:
+        raise DatasetError(
+            f"--test {given}: embeddings have {source.dim} numbers but the data set's {pool.dim}; both must be of one "
+            "model"
+        )
+    parts = [PART_OF.get(text.strip().lower()) for text in rows["part"].to_pylist()]
+    chosen = [row for row, part in enumerate(parts) if part == "test"] or list(range(len(parts)))
+    read = LabelReader(dataset.classes)
+    texts = rows["label"].to_pylist()
+    labels = []
+    for row in chosen:
+        try:
+            label = class_of(texts[row], read)
+        except UnknownLabel as error:
+            raise DatasetError(f"--test {source.where(row)}: {error}") from None
+        if label is None:
+            raise DatasetError(f"--test {source.where(row)}: no label; every test row needs one")
+        labels.append(label)
+    names = pa.array([TEST_PREFIX + name for name in source.sample_ids.to_pylist()], pa.string())
+    order = pc.sort_indices(names)
+    _require_distinct(source, names.take(order), order)
+    taken = pa.array(chosen, pa.int64())
+    ids = names.take(taken)
+    kept = dataset.manifest
+    if bool(pc.any(pc.is_in(ids, value_set=kept["sample_id"].combine_chunks())).as_py()):
+        raise DatasetError(f"--test {given}: a row of the pool is called {ids[0].as_py()!r} too; rename it")
+    part = pa.repeat(pa.scalar("test"), len(ids))
+    table = pa.table([ids, rows["path"].take(taken), rows["image"].take(taken), part], schema=MANIFEST_SCHEMA)
+    truth = pa.table([ids, pa.array(labels, pa.int32())], schema=GROUND_TRUTH_SCHEMA)
+    if dataset.ground_truth is not None:
+        truth = pa.concat_tables([dataset.ground_truth, truth])
+    files = [replace(file, columns=replace(file.columns, views=None)) for file in source.files]
+    both = EmbeddingSource((*pool.files, *files), pool.dim, pool.n_views, pa.concat_arrays([pool.sample_ids, names]))
+    manifest = pa.concat_tables([kept, table]).sort_by("sample_id").combine_chunks()
+    return replace(dataset, manifest=manifest, ground_truth=truth, embeddings=both)
+
+
+def scan_embeddings(name: str) -> tuple[EmbeddingSource, dict[str, pa.Array]]:
     """The source, and its columns `label` (texts, null where there is none), `part`, `path`, `image` in row order."""
     files: list[SourceFile] = []
     found: dict[str, list[pa.Array]] = {key: [] for key in ("sample_id", "label", "part", "path", "image")}
@@ -247,19 +298,22 @@ def _labels(
     return names, labels, notes
 
 
-def _parts(source: EmbeddingSource, rows: dict[str, pa.Array], labels: Int32Array) -> NDArray[np.object_]:
-    """The part of each row."""
+def _parts(
+    source: EmbeddingSource, rows: dict[str, pa.Array], labels: Int32Array, *, has_test: bool
+) -> NDArray[np.object_]:
+    """The part of each row; with test rows from elsewhere (`has_test`), those that would be test are pool."""
     texts = rows["part"].dictionary_encode()
     found: Sequence[str] = texts.dictionary.to_pylist()
     codes = texts.indices.to_numpy(zero_copy_only=False)
     if not any(found) and (labels >= 0).all():
-        return np.array(stratified_parts(source.sample_ids.to_pylist(), labels.tolist(), val=0.1, test=0.2), object)
+        test = 0.0 if has_test else 0.2
+        return np.array(stratified_parts(source.sample_ids.to_pylist(), labels.tolist(), val=0.1, test=test), object)
     names = []
     for place, text in enumerate(found):
         part = PART_OF.get(text.strip().lower())
         if part is None:
             row = int(np.flatnonzero(codes == place)[0])
             raise DatasetError(f"{source.where(row)}: part {text!r} is unknown; use pool, train, val or test")
-        names.append(part)
+        names.append("pool" if has_test and part == "test" else part)
     parts: NDArray[np.object_] = np.array(names, object)[codes]
     return parts
