@@ -13,6 +13,7 @@ from typing import Any
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_text
+from psp_ray.core.tables import csv_text, plain_cell
 
 QUERY = "query.csv"
 CORRECTIONS = "corrections.csv"
@@ -51,8 +52,8 @@ def read_answers(file: Path, class_names: Sequence[str]) -> list[Line]:
     found: dict[str, Line] = {}
     read = AnswerReader(class_names)
     for number, record in records:
-        sample = record[place].strip() if place < len(record) else ""
-        text = record[answer] if answer < len(record) else ""
+        sample = plain_cell(record[place].strip()) if place < len(record) else ""
+        text = plain_cell(record[answer]) if answer < len(record) else ""
         if not sample:
             if text.strip():
                 raise OracleError(f"{file}:{number}: a label without a sample_id; fill it in or clear the line")
@@ -96,6 +97,4 @@ def read_table(file: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]
 
 
 def write_table(file: Path, rows: Iterable[Sequence[Any]], delimiter: str = ",") -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n", delimiter=delimiter).writerows(rows)
-    write_text(file, text.getvalue())
+    write_text(file, csv_text(rows, delimiter))

@@ -73,7 +73,7 @@ def check_way_back(spec: BackboneSpec) -> None:
     now, then = resolve(spec), resolve(again)
     if (now.config, now.preprocessing) != (then.config, then.preprocessing) or not now.weights.samefile(then.weights):
         raise ConfigError(
-            f"--model {spec.model}: predict would not find this model again, so its labels would be bought for nothing; "
+            f"--model {spec.model}: predict would not find this model again, and labels would be bought for nothing; "
             "name it by an absolute path, or give --checkpoint"
         )
 
