@@ -14,14 +14,27 @@ _UNSAFE = re.compile(
 )
 """Control characters and terminal escapes, what turns the direction of text around, and halves of characters."""
 
+_PASSWORD = re.compile(r"(://[^\s/:@?#]*):[^\s/?#]+@")
+_SECRET = re.compile(
+    r"(?i)([?&;](?:[a-z0-9_-]*(?:password|passwd|secret|token|signature|credential)[a-z0-9_-]*|pwd|pass|sig|key|api_?key"
+    r"|access_?key(?:_?id)?)=)[^\s&;#'\")\]}]+"
+)
+MASK = "***"
+
+
+def masked(text: str) -> str:
+    """`text` without the passwords and keys in its addresses: `scheme://user:***@host`, `?password=***`."""
+    return _SECRET.sub(rf"\1{MASK}", _PASSWORD.sub(rf"\1:{MASK}@", text))
+
 
 def printable(text: str, limit: int = LONGEST) -> str:
-    """`text` as it may be shown on a terminal, at most `limit` characters of it; line breaks and tabs stay.
+    """`text` as it may be shown on a terminal, at most `limit` characters of it; line breaks and tabs stay, passwords
+    in addresses don't.
 
     Names of files and classes, and messages of other libraries, come from others: written as they are, they could move
     the cursor, recolor the screen, or set its title.
     """
-    shown = _UNSAFE.sub(lambda found: _escaped(found.group()), text)
+    shown = _UNSAFE.sub(lambda found: _escaped(found.group()), masked(text))
     if len(shown) <= limit:
         return shown
     tail = min(200, limit // 4)

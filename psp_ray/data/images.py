@@ -17,6 +17,7 @@ from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core import noise
 from psp_ray.core.records import Float64Array, UInt64Array
 from psp_ray.data.decoding import ImageError, UInt8Array, center_view, decode, formats, reason, resampling
+from psp_ray.data.remote import RemoteError, fetch, is_url
 
 __all__ = [
     "DRAWS_PER_VIEW",
@@ -156,25 +157,28 @@ def augmented_views(image: Image.Image, prep: Preprocessing, views: ViewSettings
     return out
 
 
-def is_url(path: str) -> bool:
-    """Whether a path is one of fsspec's: `s3://…`, `https://…`, `memory://…`."""
-    return "://" in path
-
-
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, or of what a URL names (fsspec); ImageError where they can't be read."""
-    try:
-        if isinstance(path, str) and is_url(path):
-            import fsspec
+    """The bytes of a file, or of what an address names (`psp_ray.data.remote`).
 
-            with fsspec.open(path, "rb") as remote:
-                data: bytes = remote.read()
-            return data
+    Raises:
+        ImageError: it can't be read, is no regular file, or is larger than `MAX_FILE`.
+    """
+    if isinstance(path, str) and is_url(path):
+        try:
+            return fetch(path)
+        except RemoteError as error:
+            raise ImageError(str(error)) from None
+    try:
         with open(path, "rb") as handle:
+            info = os.fstat(handle.fileno())
+            if info.st_size > MAX_FILE:
+                raise ImageError(
+                    f"a file of {info.st_size / 2**30:.1f} GiB; more than {MAX_FILE / 2**30:g} is not read"
+                )
             return handle.read()
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except OSError as error:
         raise ImageError(str(error.strerror or error)) from None
-    except (ImportError, ValueError) as error:  # fsspec: an unknown protocol, or its package is not installed
-        raise ImageError(" ".join(str(error).split())) from None
+    except ValueError as error:  # a text that can't be a path; ImageError is one, too
+        raise (error if isinstance(error, ImageError) else ImageError("it can't be a path")) from None

@@ -204,6 +204,7 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
         classes=given.get("classes"),
         test=given.get("test"),
         exclude=given.get("exclude"),
+        allow_remote=bool(config.get("allow_remote")),
     )
 
 

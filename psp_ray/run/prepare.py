@@ -93,6 +93,7 @@ def load_data(config: Config) -> Dataset:
         test=config.data.test,
         exclude=config.data.exclude,
         named=None if given is None else given.class_list,
+        allow_remote=config.data.allow_remote,
     )
     known = (
         initial_labels(dataset, config.data.initial_labels)[0] if config.data.initial_labels else np.zeros(0, np.int64)
