@@ -14,7 +14,7 @@ from typing import Any
 
 from psp_ray.clip.architectures import BUNDLED, BUNDLED_FOLDER, known_models, model_config
 from psp_ray.clip.preprocess import Preprocessing
-from psp_ray.clip.weights import safetensors_metadata
+from psp_ray.clip.weights import openai_form, safetensors_metadata
 from psp_ray.core.errors import ModelError
 from psp_ray.core.paths import is_file, local_path
 
@@ -59,6 +59,7 @@ def resolve(spec: BackboneSpec) -> ResolvedModel:
     refuse_text_tower(name, config)
     weights = _weights_path(spec, name, tag)
     if spec.checkpoint is not None:
+        _require_activation(spec, name, config, weights)
         preprocessing = preprocessing | _sidecar(weights)
     elif name == BUNDLED:
         preprocessing = preprocessing | _embedded(weights)
@@ -69,6 +70,17 @@ def resolve(spec: BackboneSpec) -> ResolvedModel:
     elif "size" not in preprocessing or name == BUNDLED:
         preprocessing["size"] = config["vision_cfg"].get("image_size", 224)
     return ResolvedModel(name, tag, config, weights, Preprocessing.from_dict(preprocessing))
+
+
+def _require_activation(spec: BackboneSpec, name: str, config: dict[str, Any], weights: Path) -> None:
+    """Raise a ModelError for weights of OpenAI's own form under a name that reads them with another activation."""
+    twin = f"{name}-quickgelu"
+    if config.get("quick_gelu") or model_config(twin) is None or not openai_form(weights):
+        return
+    raise ModelError(
+        f"--model {spec.model}: the weights in {weights} are of OpenAI's form, which was trained with another "
+        f"activation; use --model {twin}"
+    )
 
 
 def refuse_text_tower(name: str, config: dict[str, Any]) -> None:
@@ -138,10 +150,13 @@ def _from_schema(model: str, schema: str) -> tuple[str, str, dict[str, Any], dic
         with _hub(model) as download:
             path = Path(download(identifier, "open_clip_config.json"))
     document = _read_json(path, model)
-    config = document.get("model_cfg")
+    config, shown = document.get("model_cfg"), document.get("preprocess_cfg") or {}
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         raise ModelError(f"--model {model}: {path} has no model_cfg with embed_dim, vision_cfg and text_cfg")
-    return model, "", config, dict(document.get("preprocess_cfg", {}))
+    towers = (config["vision_cfg"], config["text_cfg"])
+    if not all(isinstance(part, dict) for part in (*towers, shown)) or not isinstance(config["embed_dim"], int):
+        raise ModelError(f"--model {model}: {path} is damaged (model_cfg or preprocess_cfg); restore it")
+    return model, "", config, dict(shown)
 
 
 def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
@@ -278,7 +293,9 @@ def _answers(endpoint: str) -> bool:
 def _sidecar(weights: Path) -> dict[str, Any]:
     """Preprocessing beside a checkpoint: in its safetensors header or in `open_clip_config.json` next to it."""
     beside = weights.parent / "open_clip_config.json"
-    found = dict(_read_json(beside, str(beside)).get("preprocess_cfg", {})) if beside.is_file() else {}
+    found = _read_json(beside, str(beside)).get("preprocess_cfg") or {} if beside.is_file() else {}
+    if not isinstance(found, dict):
+        raise ModelError(f"{beside}: preprocess_cfg is no JSON object; restore it")
     return found | _embedded(weights)
 
 
@@ -288,7 +305,7 @@ def _embedded(weights: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(text))
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{weights} has a malformed preprocess_cfg in its header; write it as JSON") from error
 
 
@@ -297,7 +314,7 @@ def _read_json(path: Path, model: str) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"--model {model}: {path} is missing or unreadable; check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"--model {model}: {path} is not JSON ({error})") from error
     if not isinstance(document, dict):
         raise ModelError(f"--model {model}: {path} is not a JSON object")
