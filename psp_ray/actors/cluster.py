@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from psp_ray.actors.loopback import ADDRESS, on_loopback
 from psp_ray.core.errors import ResourceError
 
 
@@ -25,7 +26,7 @@ class Need:
 def start_ray(address: str | None, include_log: bool = False) -> bool:
     """Join the cluster at `address` (or `RAY_ADDRESS`), else start one on this machine. True if it was started here.
 
-    A cluster started here listens on loopback only and has no dashboard.
+    A cluster started here listens on loopback only (`psp_ray.actors.loopback`) and has no dashboard.
 
     Raises:
         ResourceError: no cluster answers at the address.
@@ -37,7 +38,8 @@ def start_ray(address: str | None, include_log: bool = False) -> bool:
     target = address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": include_log}
     if not target or target == "local":
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **common)
+        with on_loopback():
+            ray.init(address="local", include_dashboard=False, _node_ip_address=ADDRESS, **common)
         return True
     try:
         ray.init(address=target, **common)
