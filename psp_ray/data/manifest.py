@@ -119,10 +119,22 @@ def read_manifest(name: str) -> Rows:
     if name.lower().endswith((".csv", ".tsv")):
         return from_csv(name, data, base)
     try:
-        table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"manifest {name}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        table = whole(pq.read_table(io.BytesIO(data)))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DatasetError(f"manifest {name}: not a Parquet file ({_reason(error)})") from None
     return from_tables(name, [("", table)], base)
+
+
+def whole(table: pa.Table) -> pa.Table:
+    """The table, whose names and texts are UTF-8. Raises ArrowInvalid or ValueError where they aren't."""
+    if len(set(table.column_names)) != table.num_columns:
+        raise ValueError("two columns have one name")
+    table.validate(full=True)
+    return table
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def from_csv(name: str, data: bytes, base: str) -> Rows:
@@ -321,9 +333,9 @@ def load_parquet_folder(folder: Path, classes: ClassList | None, *, has_test: bo
     tables = []
     for split, path in parquet_files(folder):
         try:
-            tables.append((split, pq.read_table(path)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DatasetError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+            tables.append((split, whole(pq.read_table(path))))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DatasetError(f"{path}: not a Parquet file ({_reason(error)})") from None
     rows = from_tables(str(folder), tables, str(folder))
     rows.class_names = rows.class_names or _readme_names(folder)
     if rows.class_names:

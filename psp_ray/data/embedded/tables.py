@@ -49,13 +49,13 @@ def open_table(path: str | Path) -> TableFile:
     suffix = place.suffix.lower()
     with _readable(str(path)):
         if suffix in (".parquet", ".pq"):
-            return ParquetTable(str(path), pq.read_schema(path))
+            return ParquetTable(str(path), _named(pq.read_schema(path)))
         if suffix in (".arrow", ".feather", ".ipc"):
-            return ArrowTable(str(path), _arrow_schema(place))
+            return ArrowTable(str(path), _named(_arrow_schema(place)))
         if suffix == ".npz":
-            return NpzTable(str(path), _npz_schema(place))
+            return NpzTable(str(path), _named(_npz_schema(place)))
         if suffix in (".jsonl", ".ndjson"):
-            return JsonTable(str(path), _json_reader(str(path)).schema)
+            return JsonTable(str(path), _named(_json_reader(str(path)).schema))
     raise DatasetError(f"{path}: tables are read from {', '.join(SUFFIXES)}; write it as one of these")
 
 
@@ -135,14 +135,35 @@ class MemoryTable:
 def read_columns(file: TableFile, columns: Sequence[str], rows: int = 1 << 16) -> pa.Table:
     """Some columns of a whole file, in memory."""
     schema = pa.schema([file.schema.field(name) for name in columns])
-    return pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema)
+    with _readable(file.path):
+        table = pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema)
+        table.validate(full=True)  # texts are UTF-8, offsets lie inside
+        return table
+
+
+def _named(schema: pa.Schema) -> pa.Schema:
+    """The schema, whose names are texts. Raises ValueError where they are none."""
+    if len(set(schema.names)) != len(schema.names):
+        raise ValueError("two columns have one name")
+    return schema
 
 
 @contextmanager
 def _readable(path: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except DatasetError:
+        raise
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        zipfile.BadZipFile,
+        EOFError,
+        SyntaxError,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DatasetError(f"{path}: can't be read ({reason}); write the file again") from None
 
