@@ -12,10 +12,13 @@ from psp_ray.core.version import __version__
 
 if TYPE_CHECKING:
     from psp_ray.export.classifier import Classifier
-__all__ = ["Classifier", "__version__"]
+    from psp_ray.run.session import Session
+__all__ = ["Classifier", "Session", "__version__"]
+
+_PLACES = {"Classifier": "psp_ray.export.classifier", "Session": "psp_ray.run.session"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Classifier":
-        return import_module("psp_ray.export.classifier").Classifier
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'psp_ray' has no attribute {name!r}")

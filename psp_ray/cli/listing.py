@@ -28,6 +28,7 @@ def registries() -> dict[str, Registry[Any]]:
     from psp_ray.config import kinds
     from psp_ray.data.registry import DATASETS
     from psp_ray.labels.annotators.base import ANNOTATORS
+    from psp_ray.report.tracking import TRACKERS
 
     return {
         "strategies": STRATEGIES,
@@ -40,6 +41,7 @@ def registries() -> dict[str, Registry[Any]]:
         "pseudo-sources": kinds.PSEUDO_SOURCES,
         "annotators": ANNOTATORS,
         "datasets": DATASETS,
+        "trackers": TRACKERS,
     }
 
 
@@ -83,6 +85,7 @@ KINDS = (
     "pseudo-sources",
     "annotators",
     "datasets",
+    "trackers",
     *OTHERS,
 )
 

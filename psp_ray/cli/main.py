@@ -18,12 +18,14 @@ import click
 from psp_ray.cli.cache import cache
 from psp_ray.cli.check_data import check_data
 from psp_ray.cli.compare import compare
+from psp_ray.cli.continuing import continue_command
 from psp_ray.cli.doctor import doctor
 from psp_ray.cli.export import export
 from psp_ray.cli.featurize import featurize
 from psp_ray.cli.listing import list_command
 from psp_ray.cli.oracle import oracle
 from psp_ray.cli.predict import predict
+from psp_ray.cli.report import report
 from psp_ray.cli.reproduce import reproduce
 from psp_ray.cli.run import run
 from psp_ray.cli.sweep import sweep, sweep_report
@@ -34,12 +36,14 @@ from psp_ray.core.version import __version__
 
 COMMANDS: tuple[click.Command, ...] = (
     run,
+    continue_command,
     featurize,
     predict,
     compare,
     reproduce,
     sweep,
     sweep_report,
+    report,
     export,
     check_data,
     list_command,

@@ -10,10 +10,34 @@ import click
 from pydantic.fields import FieldInfo
 
 from psp_ray.config.base import option_name
-from psp_ray.config.config import SECTIONS, fields, section_of
+from psp_ray.config.config import SECTIONS, default_of, fields, section_of
 from psp_ray.config.kinds import registry_of
+from psp_ray.config.presets import PRESETS
 
 F = TypeVar("F", bound=Callable[..., Any])
+COMMON = frozenset(
+    {
+        "dataset",
+        "classes",
+        "test",
+        "initial_labels",
+        "model",
+        "image_size",
+        "head",
+        "strategy",
+        "rounds",
+        "labels_per_round",
+        "stop",
+        "oracle",
+        "seed",
+        "runner",
+        "out",
+        "resume",
+    }
+)
+"""Settings that `--help` shows."""
+WHOLE = "psp_ray.help_all"
+"""Key of a click context: whether all settings are to be shown."""
 HIDDEN_KEYS = frozenset({"preset"})
 """Keys that the program sets itself."""
 
@@ -27,24 +51,50 @@ class SettingOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help lists its own options first, then the settings, section by section."""
+    """A command that takes settings of a run: `--help` shows its own options and the settings that most people need,
+    `--help-all` all of them, section by section."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), _help_all(self)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("", *SECTIONS)}
+        whole = ctx.meta.get(WHOLE, False)
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("", "common", *SECTIONS)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                rows[parameter.section if isinstance(parameter, SettingOption) else ""].append(record)
+            if record is None:
+                continue
+            if not isinstance(parameter, SettingOption):
+                rows[""].append(record)
+            elif whole:
+                rows[parameter.section].append(record)
+            elif parameter.name in COMMON:
+                rows["common"].append(record)
         for name, records in rows.items():
             if records:
                 with formatter.section(heading(name)):
                     formatter.write_dl(records)
 
 
+def _help_all(command: click.Command) -> click.Option:
+    def show(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            ctx.meta[WHOLE] = True
+            click.echo(command.get_help(ctx), color=ctx.color)
+            ctx.exit()
+
+    return click.Option(
+        ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=show,
+        help="Show all settings, section by section, and exit.",
+    )  # fmt: skip
+
+
 def heading(section: str) -> str:
     """The heading of a section in the help, from the docstring of its settings."""
     if not section:
         return "Options"
+    if section == "common":
+        return "What most people need (--help-all shows all settings)"
     words = (SECTIONS[section].__doc__ or "").split("\n\n")[0].split()
     return f"{section.capitalize()} ({' '.join(words).rstrip('.')})"
 
@@ -57,6 +107,14 @@ def setting_options(command: F, hidden: frozenset[str] = HIDDEN_KEYS) -> F:
     return command
 
 
+def shown_default(key: str, default: Any) -> str:
+    """What holds where nothing is given: the default strategy is a preset, which has settings of its own."""
+    implied = PRESETS.get(default_of("strategy"), {}).get(key, default)
+    if key == "strategy" or implied == default:
+        return str(default)
+    return f"{implied}, as --strategy {default_of('strategy')} sets it; else {default}"
+
+
 def _option(key: str, info: FieldInfo) -> Callable[[F], F]:
     section, shown = section_of(key), info.description or ""
     if info.annotation is bool:
@@ -65,7 +123,7 @@ def _option(key: str, info: FieldInfo) -> Callable[[F], F]:
             names, key, cls=SettingOption, section=section, default=None, help=f"{shown} [{info.default}]"
         )
     if info.default is not None and info.default != {}:
-        shown += f" [{info.default}]"
+        shown += f" [{shown_default(key, info.default)}]"
     registry = registry_of(info)
     metavar = metavar_of(info.annotation) if registry is None else "|".join(registry.names())
     return click.option(
@@ -84,6 +142,9 @@ def metavar_of(annotation: Any) -> str:
     return {int: "N", float: "X"}.get(annotation, "TEXT")
 
 
+track_option = click.option(
+    "--track", metavar="TOOL", help="also log to mlflow, tensorboard or wandb (needs psp-ray[track])"
+)
 config_option = click.option(
     "--config", "config_file", type=click.Path(), metavar="FILE", help="YAML file of settings; options win"
 )

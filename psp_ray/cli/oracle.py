@@ -257,11 +257,11 @@ def _each_round(table: pa.Table) -> list[str]:
 
 
 def _each_label(table: pa.Table) -> list[str]:
-    lines = [f"{'image':34}{'class':20}{'annotator':16}{'cost':>8}  {'paid by':34}{'round':>6}  when"]
+    lines = [f"{'image':34} {'class':20}{'annotator':16}{'cost':>8}  {'paid by':34}{'round':>6}  when"]
     for row in table.to_pylist():
         number = "-" if row["round"] is None else str(row["round"])
         lines.append(
-            f"{row['content_hash']:34}{row['class']:20}{row['annotator']:16}{row['cost']:>8g}  "
+            f"{row['sample_id'] or row['content_hash']:34} {row['class']:20}{row['annotator']:16}{row['cost']:>8g}  "
             f"{row['paid_by']:34}{number:>6}  {_time(row['paid_at'])}"
         )
     return lines

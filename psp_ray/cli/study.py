@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from psp_ray.cli.options import HIDDEN_KEYS, F, setting_options
+from psp_ray.cli.options import HIDDEN_KEYS, F, setting_options, track_option
 from psp_ray.config.base import option_name
 from psp_ray.studies.settings import OWN_KEYS, StudySettings
 
@@ -31,6 +31,7 @@ def study_options(command: F) -> F:
         click.option("--replace-changed", is_flag=True, help="with --resume: run again what had other settings"),
         click.option("--report", metavar="FILE.md", help="also write the table and pictures as a section of this file"),
         click.option("--dry-run", is_flag=True, help="check everything, list the runs, start nothing"),
+        track_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -42,5 +43,8 @@ def study_request(given: dict[str, Any]) -> Request:
     from psp_ray.studies.command import Request
 
     own = {key: given.pop(key) for key in StudySettings.model_fields}
-    extra = {key: given.pop(key) for key in ("study_file", "pairs", "parallel", "replace_changed", "report", "dry_run")}
+    extra = {
+        key: given.pop(key)
+        for key in ("study_file", "pairs", "parallel", "replace_changed", "report", "dry_run", "track")
+    }
     return Request(study=own, run=given, **extra)

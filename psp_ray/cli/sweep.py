@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from psp_ray.cli.options import track_option
 from psp_ray.studies.sweep.space import DEFAULT_SPACE
 
 DEFAULTS = ", ".join(f"{key} {values}" for key, values in DEFAULT_SPACE.items())
@@ -57,6 +58,7 @@ INTERRUPTED = 130
 @click.option("--ray-address", help="Ray cluster to join; default: RAY_ADDRESS, else a local one")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="folder of the sweep")
 @click.option("--resume", is_flag=True, help="go on with the sweep in DIR, or start it; finished trials are kept")
+@track_option
 def sweep(
     out: Path,
     resume: bool,
@@ -65,6 +67,7 @@ def sweep(
     cpus_per_trial: float,
     gpus_per_trial: float,
     ray_address: str | None,
+    track: str | None,
     **given: Any,
 ) -> None:
     """Try settings across data sets, several trials at a time.
@@ -78,9 +81,13 @@ def sweep(
     try:
         plan = make_plan(SweepRequest(**given))
         from psp_ray.studies.sweep.run import run_sweep
+        from psp_ray.studies.tracking import StudyTracker
 
         resources = {"CPU": cpus_per_trial, "GPU": gpus_per_trial}
-        code = run_sweep(plan, out.absolute(), resume, num_samples, resources, concurrent, ray_address)
+        tracker = StudyTracker(
+            track, out.absolute(), dict(given), lambda text: click.echo(f"warning: {text}", err=True)
+        )
+        code = run_sweep(plan, out.absolute(), resume, num_samples, resources, concurrent, ray_address, tracker)
     except KeyboardInterrupt:
         click.echo("interrupted; go on with the same command and --resume", err=True)
         code = INTERRUPTED

@@ -178,7 +178,9 @@ class SamplerSettings(
     """Who is asked: the strategy, the preset that named it, and what VSSP, the others and the wrappers can be told."""
 
     strategy: str = Field(
-        "psp", description="acquisition function (random, badge+pcb, vssp, ...) or preset (psp, psp-paper, full, ...)"
+        "psp",
+        description="who chooses the images: psp (a learned policy), random, badge+pcb, ... "
+        "(`psp-ray list strategies`), or full, zero-shot (references)",
     )
     strategy_settings: dict[str, bool | int | float | str] = Field(
         {}, description="settings of a strategy of your own: KEY=VALUE, several with commas"

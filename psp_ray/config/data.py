@@ -38,7 +38,9 @@ class DataSettings(Settings):
         False, description="read images by address (http, https, s3, gs, az) where a list names some"
     )
     initial_labels: str | None = Field(
-        None, description="CSV of labels known beforehand: columns sample_id (or path) and label"
+        None,
+        description="labels known beforehand: a CSV or Parquet file with columns sample_id (or path) and label, such "
+        "as a run's query.csv or labels.parquet, or an account of `psp-ray oracle export`",
     )
     exclude: str | None = Field(None, description="file that lists images to leave out, a name or path a line")
     pool_limit: int | None = Field(None, ge=2, description="use at most this many pool images, chosen by chance")

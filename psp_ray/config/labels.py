@@ -12,12 +12,14 @@ from psp_ray.config.base import Settings
 class LabelSettings(Settings):
     """How many labels in how many rounds, who answers, what it may cost, and when it is enough."""
 
-    rounds: int = Field(8, ge=1, description="rounds of query, labels and learning (R)")
+    rounds: int = Field(8, ge=1, description="how often images are chosen, labeled and learned from")
     labels_per_round: Annotated[int, Field(ge=1)] | Literal["pool"] | None = Field(
-        None, description="labels bought in a round (n_s), or pool: all there are; default: the number of classes"
+        None, description="images to label in a round, or pool: all there are; default: the number of classes"
     )
     stop: str | None = Field(
-        None, description="end early: stable[:KAPPA], gain:POINTS a label, enough[:POINTS], target:ACCURACY, or several"
+        None,
+        description="end early: enough (little more to gain), target:0.9 (accuracy reached), stable, gain:POINTS a "
+        "label, or several; none",
     )
     estimate_folds: int | None = Field(
         None,
@@ -27,8 +29,8 @@ class LabelSettings(Settings):
     )
     oracle: str = Field(
         "ground-truth",
-        description="who labels: ground-truth (the data set's own labels), file (people, by query.csv), shared (the "
-        "cluster's --oracle-name), simulated, or an annotator of yours",
+        description="who labels: ground-truth (the data set's own labels), people (in the browser: `psp-ray label`), "
+        "file (people, by query.csv), shared (the cluster's --oracle-name), simulated, or an annotator of yours",
     )
     suggest_labels: bool = Field(False, description="show the predicted class in query.csv (it may bias people)")
     ledger: str | None = Field(

@@ -15,8 +15,8 @@ class LearnSettings(Settings):
 
     head: Annotated[str, OneOf(HEADS)] = Field(
         "auto",
-        description="what labels and pseudo-labels are turned into: prompt, residual, gda, linear, auto (a mixture "
-        "chosen by cross-fitting), zero-shot, or one of your own",
+        description="what is learned: auto (a mixture of the others, chosen by labels held out), gda, linear, "
+        "residual, prompt (text prompts), zero-shot (nothing), or one of your own",
     )
     head_penalty: float = Field(
         0.05, gt=0, description="L2 penalty on the vectors of head linear and on the residual of head residual"

@@ -26,8 +26,8 @@ class ModelSettings(Settings):
     )
     views: str = Field(
         "cached:5",
-        description="augmented views a sample: a number (L), and cached, fresh (anew each round) or on-demand (only of "
-        "likely pseudo-labels), as in fresh:3",
+        description="altered copies of each image that self-training looks at: a number, and cached, fresh (anew each "
+        "round) or on-demand (only of likely pseudo-labels), as in fresh:3",
     )
     view_scale: float = Field(0.5, gt=0, le=1, description="smallest share of the image area that a view shows")
     view_flip: bool = Field(True, description="views may be mirrored; switch off where mirrored images change class")

@@ -35,7 +35,19 @@ class PolicySettings(Settings):
         description="what is to be covered: what the posterior doubts and where teacher and graph may disagree, the "
         "latter alone, or all samples alike",
     )
-    coverage_width: float = Field(2.0, gt=0, description="reach of a sample, in mean distances to the 8th neighbor")
+    coverage_kernel: Literal["reach", "distance"] = Field(
+        "reach",
+        description="a sample covers those that its label reaches over the graph, or those near it",
+    )
+    coverage_width: float = Field(
+        2.0, gt=0, description="reach of a sample by distance, in mean distances to the 8th neighbor"
+    )
+    coverage_first_width: float = Field(
+        2.0,
+        ge=0,
+        description="width of the kernel on plain encodings that the first round adds, in mean distances between "
+        "samples; 0: none",
+    )
     coverage_fade: float = Field(
         12.0, ge=0, description="log odds that the anchors beyond the query's size lose, from first to last"
     )

@@ -12,8 +12,10 @@ from psp_ray.config.base import Settings
 class RuntimeSettings(Settings):
     """Where and with what a run is executed."""
 
-    seed: int = Field(0, ge=0, description="seed of all noise")
-    runner: Literal["ray", "inline"] = Field("ray", description="separate Ray actors, or everything in this process")
+    seed: int = Field(0, ge=0, description="all chance follows from it: same seed, same run")
+    runner: Literal["ray", "inline"] = Field(
+        "ray", description="processes side by side, also on a cluster, or all in this one"
+    )
     ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one")
     shards: int = Field(1, ge=1, description="pool shard actors")
     workers: int | None = Field(None, ge=1, description="featurizing workers; default: one a CPU, at most 8")

@@ -24,18 +24,18 @@ class SelfTrainingSettings(Settings):
     )
     uncertainty: Literal["confidence", "averaged-class"] = Field(
         default="averaged-class",
-        description="spread over the views of each view's own confidence (the note), or of the averaged class's "
+        description="spread over the views of each view's own confidence (as in the paper), or of the averaged class's "
         "probability",
     )
     pseudo_cap: int = Field(default=40, ge=0, description="most pseudo-labels kept per class; 0: no cap")
     pseudo_floor: int = Field(default=0, ge=0, description="fewest pseudo-labels per class: the rest is filled up")
     include_center: bool = Field(
-        default=False, description="the unaugmented image counts as a view (the note averages the augmented ones only)"
+        default=False, description="the unaltered image counts as a view (in the paper only the altered ones do)"
     )
     pseudo_source: Annotated[str, OneOf(PSEUDO_SOURCES)] = Field(
         default="posterior",
-        description="whose labels: the last round's prompt (the note), bought labels spread over the graph of nearest "
-        "neighbors, the prompt's where the graph agrees, or all evidence weighed (posterior)",
+        description="whose labels: the last round's prompt (as in the paper), bought labels spread over the graph of "
+        "nearest neighbors, the prompt's where the graph agrees, or all evidence weighed (posterior)",
     )
     graph_neighbors: int = Field(default=10, ge=1, description="neighbors of each image in the graph")
     graph_alpha: float = Field(

@@ -9,6 +9,7 @@ import click
 
 from psp_ray.core.errors import UserError
 from psp_ray.core.words import printable, short
+from psp_ray.core.writing import WRITE_FAULTS, unwritable
 
 AWAITING = 3
 """Exit code of a run that waits for labels."""
@@ -28,9 +29,11 @@ def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -
     except UserError as error:
         return _mistake(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return _mistake(f"{short(str(error.filename))}: {error.strerror}; check the path")
+        if error.errno not in WRITE_FAULTS:
             raise
-        return _mistake(f"{short(str(error.filename))}: {error.strerror}; check the path")
+        return _mistake(unwritable(error.filename2 or error.filename or "a file", error))
     except (KeyboardInterrupt, click.Abort):
         click.echo(interrupted, err=True)
         return 130

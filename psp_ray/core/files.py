@@ -1,15 +1,20 @@
-"""Files that are either there whole or not at all."""
+"""Files that are either there whole or not at all. Whatever writes goes through here: what a disk, a mount or rights
+forbid becomes one line that names the path and the remedy (`psp_ray.core.writing`)."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -18,19 +23,67 @@ from safetensors.numpy import load_file, save
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import StateDict
+from psp_ray.core.writing import WRITE_FAULTS, writing
 
 LOCK = ".lock"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write aside, flush to disk, rename: a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    """Write aside, flush to disk, rename: a reader sees the old content or the new, never a part.
+
+    Raises:
+        OutputError: as `writing`.
+    """
+    write_with(path, lambda handle: handle.write(data))
+
+
+def write_with(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """As `write_bytes`, for what writes itself to an open file: pictures, long tables."""
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{uuid4().hex[:8]}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as handle:
+                write(handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """The folder and those above it. Raises OutputError as `writing`, or where a file has its name."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """A folder and all below it; nothing where it isn't there. Raises OutputError as `writing`."""
+    with writing(path), suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def link_or_copy(source: str, target: Path) -> None:
+    """A link to `source`, or a copy where the file system has no links. Raises OutputError as `writing`."""
+    with writing(target):
+        try:
+            target.symlink_to(source)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno in WRITE_FAULTS - {errno.EPERM, errno.EACCES}:
+                raise
+            shutil.copyfile(source, target)
+
+
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """A matplotlib figure as a PNG file, whole or not at all. Raises OutputError as `writing`."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi)
+    write_bytes(path, picture.getvalue())
 
 
 def sync_folder(folder: Path) -> None:

@@ -92,11 +92,16 @@ def decode(data: bytes) -> Image.Image:
             _shrink(image)
             _require_budget(image)
             image.load()
-            return _to_rgb(_upright(image))
+            return upright_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a malformed file makes them stumble over
         raise ImageError(reason(error)) from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `decode` gives it: upright RGB, 8 bits a channel."""
+    return _to_rgb(_upright(image))
 
 
 def reason(error: Exception) -> str:

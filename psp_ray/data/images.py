@@ -16,7 +16,16 @@ from PIL import Image
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core import noise
 from psp_ray.core.records import Float64Array, UInt64Array
-from psp_ray.data.decoding import ImageError, UInt8Array, center_view, decode, formats, reason, resampling
+from psp_ray.data.decoding import (
+    ImageError,
+    UInt8Array,
+    center_view,
+    decode,
+    formats,
+    reason,
+    resampling,
+    upright_rgb,
+)
 from psp_ray.data.remote import RemoteError, fetch, is_url
 
 __all__ = [
@@ -36,6 +45,7 @@ __all__ = [
     "is_url",
     "may_be_image",
     "read_file",
+    "upright_rgb",
     "view_noise",
 ]
 

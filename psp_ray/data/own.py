@@ -18,6 +18,7 @@ from psp_ray.core.tables import TableError, read_table, read_text
 from psp_ray.core.words import same_text
 from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
 from psp_ray.data.dataset import MANIFEST_SCHEMA, Dataset, make_dataset
+from psp_ray.data.known import known_table
 from psp_ray.data.labels import LabelReader
 from psp_ray.data.listing import Listing, image_files
 from psp_ray.data.manifest import Rows, is_manifest, read_manifest, require_local_files
@@ -116,9 +117,11 @@ def excluding(dataset: Dataset, given: str) -> Dataset:
 
 
 def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array]:
-    """Positions (k,) in the pool and classes (k,) int32 of the labels in a CSV with columns sample_id (or path), label.
+    """Positions (k,) in the pool and classes (k,) int32 of the labels in a CSV or Parquet file with columns sample_id
+    (or path) and label.
 
-    Empty labels are passed over, so that a half-filled query.csv will do.
+    Empty labels are passed over, so that a half-filled query.csv will do; and skips and ignores, so that a run's own
+    `labels.parquet` will. An account of the ledger (`psp-ray oracle export`) has its class in the column `class`.
 
     Raises:
         DatasetError: unreadable, an image that is not in the pool, labeled twice differently, or an unknown class.
@@ -127,7 +130,7 @@ def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array
     position = {name: at for at, name in enumerate(dataset.pool["sample_id"].to_pylist())}
     found: dict[int, int] = {}
     read = LabelReader(dataset.classes)
-    for number, name, text in _names_and_labels(given, "--initial-labels"):
+    for number, name, text in known_labels(given):
         where = f"--initial-labels {given}:{number}"
         try:
             label = read(text)
@@ -142,6 +145,12 @@ def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array
             raise DatasetError(f"{where}: {name!r} has two different labels; keep one line")
     order = sorted(found)
     return np.array(order, np.int64), np.array([found[at] for at in order], np.int32)
+
+
+def known_labels(given: str) -> list[tuple[int, str, str]]:
+    """(row, name, label) of what `--initial-labels` names."""
+    found = known_table(given)
+    return _names_and_labels(given, "--initial-labels") if found is None else found
 
 
 def readable(

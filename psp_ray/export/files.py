@@ -13,20 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psp_ray.clip.spec import offline
+from psp_ray.config.base import read_yaml
 from psp_ray.core.errors import ConfigError, OutputError
-from psp_ray.core.files import read_json, write_bytes, write_json, write_tensors, write_text
+from psp_ray.core.files import (
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+    write_with,
+    writing,
+)
 from psp_ray.core.paths import is_file, local_path
 from psp_ray.core.tables import csv_text
 from psp_ray.core.words import printable
-from psp_ray.data import decoding
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
+from psp_ray.export.scripts import ONNX_SCRIPT, OPEN_CLIP_SCRIPT, write_script
+from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run
 from psp_ray.run.prompts import PROMPTS, read_prompts
 
-PREDICTIONS = "pool_predictions.parquet"
+_COLUMNS = ("sample_id", "path", "class", "probability", "source")
 UNSURE, NO_CLASS = "_unsure", "_none"
 
 
@@ -34,17 +44,21 @@ def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = local_path(run) / PREDICTIONS
     if not is_file(path):
         raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"{path}: is damaged ({reason}); run the same command with --resume to write it anew"
+        ) from None
     return rows
 
 
 def _fresh(folder: str | os.PathLike[str]) -> Path:
     path = local_path(folder)
-    try:
+    with writing(path, "choose another folder"):
         path.mkdir(parents=True, exist_ok=True)
         used = any(path.iterdir())
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another folder") from None
     if used:
         raise OutputError(f"{path}: the folder is not empty; choose another one")
     return path
@@ -61,10 +75,7 @@ def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int
     for row in rows:
         chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
         lines.append([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
-    try:
-        write_text(Path(file), csv_text(lines))
-    except OSError as error:
-        raise OutputError(f"--csv {file}: can't be written ({error.strerror}); choose another place") from None
+    write_text(local_path(file), csv_text(lines))
     return len(rows)
 
 
@@ -105,10 +116,8 @@ def export_folders(
         if shared[place, name] > 1:
             stem, suffix = os.path.splitext(name)
             name = f"{stem}~{_short_hash(row['sample_id'])}{suffix}"
-        try:
+        with writing(target / place / name):
             put = _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
-        except OSError as error:
-            raise OutputError(f"{target / place / name}: can't be written ({error.strerror})") from None
         if put:
             counts[place] += 1
         elif gone is not None:
@@ -189,14 +198,14 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     """
     from psp_ray.data.load import load_dataset
 
-    file = Path(run) / "run.json"
+    file = Path(run) / RUN_FILE
     if not file.is_file():
         raise ConfigError(f"--run {run}: no run of psp-ray there; give its output folder")
-    given = read_json(file)["identity"]
+    given = read_run(Path(run)).identity
     # `data_root` may move, so it is not part of the identity; config.yaml has the one that was given.
-    import yaml
-
-    config = yaml.safe_load((Path(run) / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(Path(run) / CONFIG, "--run", "continue the run with --resume, which writes it anew")
+    if not isinstance(config, dict) or "dataset" not in given or "split" not in given:
+        raise ConfigError(f"--run {run}: {CONFIG} or {RUN_FILE} is damaged; continue the run with --resume")
     return load_dataset(
         given["dataset"],
         config.get("data_root"),
@@ -261,9 +270,10 @@ def export_onnx(
         verbose=False,
     )
     assert program is not None
-    program.save(str(file), external_data=False)
+    with writing(file):
+        program.save(str(file), external_data=False)
     onnx.checker.check_model(str(file))
-    np.save(target / "class_embeddings.npy", classifier.text.features)
+    write_with(target / "class_embeddings.npy", lambda handle: np.save(handle, classifier.text.features))
     write_json(
         target / "classifier.json",
         {
@@ -274,7 +284,7 @@ def export_onnx(
             "formula": "probabilities = softmax(scale * features @ class_embeddings.T + bias)",
         },
     )
-    _write_script(target, ONNX_SCRIPT)
+    write_script(target, ONNX_SCRIPT)
     return file
 
 
@@ -346,52 +356,5 @@ def export_open_clip(
         },
     )
     write_json(target / "classes.json", classifier.classes)
-    _write_script(target, OPEN_CLIP_SCRIPT)
+    write_script(target, OPEN_CLIP_SCRIPT)
     return target
-
-
-def _write_script(target: Path, script: str) -> None:
-    """`predict.py`, and the decoder that it imports: the very file that psp-ray itself uses."""
-    write_text(target / "predict.py", script)
-    write_text(target / "decoding.py", Path(decoding.__file__).read_text(encoding="utf-8"))
-
-
-OPEN_CLIP_SCRIPT = """import csv, json, pathlib, sys
-import open_clip, torch
-from decoding import ImageError, decode  # the file beside this one: images are read as psp-ray predict reads them
-from safetensors.torch import load_file
-
-here = pathlib.Path(__file__).resolve().parent
-model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{here}")
-prompts, classes = load_file(here / "prompts.safetensors"), json.loads((here / "classes.json").read_text("utf-8"))
-table = csv.writer(sys.stdout, lineterminator="\\n")
-for path in sys.argv[1:]:
-    try:
-        image = preprocess(decode(pathlib.Path(path).read_bytes()))
-    except (ImageError, OSError) as error:
-        print(f"{path}: left out, {error}", file=sys.stderr)
-        continue
-    with torch.no_grad():
-        features = model.eval().encode_image(image[None], normalize=True)
-    chances = (prompts["scale"] * features @ prompts["class_embeddings"].T + prompts["bias"]).softmax(-1)[0]
-    table.writerow([path, classes[chances.argmax()], f"{chances.max():.4f}"])
-"""
-
-ONNX_SCRIPT = """import csv, json, pathlib, sys, types
-import numpy as np, onnxruntime
-from decoding import ImageError, center_view, decode  # the file beside this one: images are read as by psp-ray predict
-
-here = pathlib.Path(__file__).resolve().parent
-about = json.loads((here / "classifier.json").read_text("utf-8"))
-how = types.SimpleNamespace(**about["preprocessing"])
-session = onnxruntime.InferenceSession(str(here / "image_tower.onnx"), providers=["CPUExecutionProvider"])
-table = csv.writer(sys.stdout, lineterminator="\\n")
-for path in sys.argv[1:]:
-    try:
-        pixels = center_view(decode(pathlib.Path(path).read_bytes()), how).transpose(2, 0, 1)
-    except (ImageError, OSError) as error:
-        print(f"{path}: left out, {error}", file=sys.stderr)
-        continue
-    features, chances = session.run(None, {"pixels": pixels[None]})
-    table.writerow([path, about["classes"][chances[0].argmax()], f"{chances[0].max():.4f}"])
-"""

@@ -27,8 +27,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from psp_ray.clip.preprocess import Preprocessing
-from psp_ray.core.errors import OutputError
+from psp_ray.core.files import make_folder, write_text
 from psp_ray.core.records import Float16Array, Int64Array
+from psp_ray.core.writing import writing
 from psp_ray.data.images import HASH_BYTES, ViewSettings
 from psp_ray.features.segments import (
     HashArray,
@@ -97,15 +98,11 @@ class FeatureCache:
             OutputError: the folder can't be made or written to.
         """
         path = Path(folder).expanduser() if folder is not None else default_cache_folder()
-        try:
+        with writing(f"cache folder {path}", "set --cache or PSP_RAY_CACHE to another"):
             path.mkdir(parents=True, exist_ok=True)
             probe = path / f".probe-{uuid4().hex}"
             probe.write_bytes(b"")
             probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"cache folder {path} is not writable ({error.strerror}); set --cache or PSP_RAY_CACHE to another"
-            ) from None
         return cls(os.path.abspath(path))
 
     def encoder_folder(self, spec: EncoderSpec) -> Path:
@@ -123,10 +120,10 @@ class FeatureCache:
     def describe(self, spec: EncoderSpec, views: ViewSettings | None = None) -> None:
         """Leave `encoder.json` (and `views-*/views.json`) so that people can tell what a folder holds."""
         folder = self.encoder_folder(spec)
-        _write_text(folder / "encoder.json", json.dumps(asdict(spec), indent=2) + "\n")
+        describe_in(folder / "encoder.json", json.dumps(asdict(spec), indent=2) + "\n")
         if views is not None:
             name = f"views-{views_key(views)}"
-            _write_text(folder / name / "views.json", json.dumps(asdict(views), indent=2) + "\n")
+            describe_in(folder / name / "views.json", json.dumps(asdict(views), indent=2) + "\n")
 
     @property
     def free_bytes(self) -> int:
@@ -296,9 +293,7 @@ class FeatureStore:
                 continue  # another process was quicker
 
 
-def _write_text(path: Path, text: str) -> None:
+def describe_in(path: Path, text: str) -> None:
     """Written aside and renamed, with a name of its own: several experiments may describe one folder at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{uuid4().hex}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    make_folder(path.parent)
+    write_text(path, text)

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError, OutputError
+from psp_ray.core.files import write_bytes
 from psp_ray.core.records import Float16Array
+from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.embedded.classes import unit_rows
 from psp_ray.data.embedded.source import Block, EmbeddingSource
@@ -261,13 +262,6 @@ def _write_index(path: Path, rows: HashArray, content: HashArray) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Written aside and renamed, with a name of its own: several experiments may do so at once."""
-    temporary = path.with_name(f".{path.name}-{uuid4().hex}.tmp")
-    try:
+    with writing(path.parent, "set --cache to another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(
-            f"cache folder {path.parent} can't be written ({error.strerror}); set --cache to another folder"
-        ) from None
+    write_bytes(path, data)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from uuid import uuid4
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psp_ray.core.errors import OutputError
+from psp_ray.core.files import write_parquet, write_with
 from psp_ray.core.records import Float16Array, TextState
 from psp_ray.data.dataset import PARTS
 from psp_ray.data.embedded.classes import LOGIT_SCALE_KEY
@@ -51,18 +52,16 @@ def write_features(data: FeaturizedDataset, path: str | Path, about: dict[str, s
         fields.append(("views", pa.list_(pa.float16(), n_views * dim)))
     schema = pa.schema(fields).with_metadata(about or {})
     rows = 0
-    aside = Path(path).with_name(f".{Path(path).name}-{uuid4().hex}.tmp")
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+
+    def write(handle: IO[bytes]) -> None:
+        nonlocal rows
+        with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
             for columns in _blocks(data):
                 table = pa.table(columns, schema=schema)
                 writer.write_table(table)
                 rows += table.num_rows
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"--export {path}: can't be written ({error.strerror or error}); make room") from None
-    finally:
-        aside.unlink(missing_ok=True)
+
+    write_with(Path(path), write)
     return rows
 
 
@@ -107,7 +106,4 @@ def write_class_embeddings(classes: Sequence[str], text: TextState, path: str | 
     vectors = pa.array(text.features.astype(np.float32).tolist(), pa.list_(pa.float32(), text.features.shape[1]))
     table = pa.table({"class": list(classes), "embedding": vectors})
     scale = {LOGIT_SCALE_KEY: repr(float(text.logit_scale)).encode()}
-    try:
-        pq.write_table(table.replace_schema_metadata(scale), path)
-    except OSError as error:
-        raise OutputError(f"--export {path}: can't be written ({error.strerror or error}); make room") from None
+    write_parquet(Path(path), table.replace_schema_metadata(scale))

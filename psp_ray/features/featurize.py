@@ -56,7 +56,7 @@ class BrokenImage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What featurizing would do. Counts of images are of distinct contents; `n_samples` counts manifest rows."""
+    """What featurizing would do. Counts are of distinct contents; `n_samples` counts rows, `n_copies` repeated ones."""
 
     n_samples: int
     n_images: int
@@ -67,6 +67,7 @@ class Plan:
     bytes_needed: int
     """Disk space for the missing features."""
     bytes_free: int
+    n_copies: int = 0
     encodings_per_second: float | None = None
     """From a timed batch, where one was asked for."""
     work: _Work | None = field(default=None, repr=False, compare=False)
@@ -139,6 +140,7 @@ def plan_featurize(
         n_encodings=n_center + n_views * count,
         bytes_needed=n_center * (2 * spec.dim + HASH_BYTES) + n_views * (2 * spec.dim * count + HASH_BYTES),
         bytes_free=cache.free_bytes,
+        n_copies=dataset.manifest.num_rows - len(work.hashes.unreadable) - work.n_images,
         encodings_per_second=speed,
         work=work,
     )

@@ -8,15 +8,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from psp_ray.core.errors import OutputError
+from psp_ray.core.files import make_folder, write_parquet
 from psp_ray.data.images import HASH_BYTES, ImageError, content_hash, is_url, read_file
 from psp_ray.data.remote import version
 from psp_ray.features.segments import HashArray
@@ -138,10 +140,6 @@ def _write_index(file: Path, entries: dict[str, tuple[int, int, bytes]]) -> None
     table = pa.table(
         [pa.array(list(column), kind.type) for column, kind in zip(columns, _SCHEMA, strict=True)], _SCHEMA
     )
-    temporary = file.with_name(f".{file.name}-{uuid4().hex}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # the index only saves time; a read-only cache works without it
+    with suppress(OutputError):  # the index only saves time; a read-only cache works without it
+        make_folder(file.parent)
+        write_parquet(file, table)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import zlib
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import OutputError
+from psp_ray.core.files import write_with
 from psp_ray.core.records import Float16Array
+from psp_ray.core.writing import writing
 from psp_ray.data.images import HASH_BYTES
 
 HashArray = NDArray[np.uint8]
@@ -49,22 +48,14 @@ def write_segment(folder: Path, schema: pa.Schema, hashes: HashArray, vectors: F
     keys = pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASH_BYTES), len(hashes), [None, pa.py_buffer(hashes)])
     table = pa.Table.from_arrays([keys, half_lists(vectors)], schema=schema)
     name = segment_name(hashes)
-    temporary = folder / f".{name}-{uuid4().hex}.tmp"
-    try:
+
+    def write(handle: IO[bytes]) -> None:
+        with pa.ipc.new_file(handle, schema) as writer:
+            writer.write_table(table)
+
+    with writing(f"cache folder {folder}", "make room or set --cache to another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            with pa.ipc.new_file(handle, schema) as writer:
-                writer.write_table(table)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, folder / f"{name}.arrow")
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        what = "disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
-        raise OutputError(
-            f"cache folder {folder} can't be written ({what}); make room or set --cache to another folder"
-        ) from None
+    write_with(folder / f"{name}.arrow", write)
 
 
 def open_segment(path: Path, schema: pa.Schema) -> tuple[NDArray[Any], Float16Array] | None:

@@ -21,7 +21,7 @@ from psp_ray.labels import claims, limits
 from psp_ray.labels.backup import backup_bytes
 from psp_ray.labels.imports import correct_labels, import_labels
 from psp_ray.labels.ledger import Ledger
-from psp_ray.labels.schema import corrections, label_spaces, labels, requests
+from psp_ray.labels.schema import corrections, label_spaces, labels, requests, uses
 from psp_ray.labels.votes import vote_counts
 
 ACCOUNT_SCHEMA = pa.schema(
@@ -37,9 +37,11 @@ ACCOUNT_SCHEMA = pa.schema(
         ("request_id", pa.string()),
         ("label_space", pa.string()),
         ("classes", pa.string()),
+        ("sample_id", pa.string()),
     ]
 )
-"""One row a purchase: which image, what it is, who paid how much in which round, and when; `classes` is a JSON list."""
+"""One row a purchase: which image, what it is, who paid how much in which round, and when; `classes` is a JSON list.
+`sample_id` is the image's name to who paid, null where nobody here used the label (it was imported)."""
 HISTORY_SCHEMA = pa.schema(
     [
         ("content_hash", pa.string()),
@@ -58,7 +60,13 @@ HISTORY_SCHEMA = pa.schema(
 
 def account(ledger: Ledger, experiment: str | None = None) -> pa.Table:
     """All purchases by time (`ACCOUNT_SCHEMA`), of one experiment where it is named."""
-    columns = (labels, requests.c.round, label_spaces.c.class_names)
+    name = (
+        sa.select(sa.func.min(uses.c.sample_id))
+        .where(uses.c.experiment == labels.c.paid_by, uses.c.content_hash == labels.c.content_hash)
+        .scalar_subquery()
+        .label("sample_id")
+    )
+    columns = (labels, requests.c.round, label_spaces.c.class_names, name)
     statement = (
         sa.select(*columns)
         .select_from(
@@ -89,6 +97,7 @@ def account(ledger: Ledger, experiment: str | None = None) -> pa.Table:
             "request_id": [row["request_id"] for row in rows],
             "label_space": [row["label_space"] for row in rows],
             "classes": [row["class_names"] for row in rows],
+            "sample_id": [row["sample_id"] for row in rows],
         },
         schema=ACCOUNT_SCHEMA,
     )
@@ -128,18 +137,15 @@ def write_account(table: pa.Table, path: Path) -> None:
     """Write an account to a .parquet or .csv file.
 
     Raises:
-        OracleError: another suffix, or the file can't be written.
+        OracleError: another suffix. OutputError: the file can't be written.
     """
     check_export(path)
-    try:
-        if path.suffix == ".parquet":
-            write_parquet(path, table)
-            return
-        sink = pa.BufferOutputStream()
-        pacsv.write_csv(_each_text(table, cell), sink)
-        write_bytes(path, sink.getvalue().to_pybytes())
-    except OSError as error:
-        raise OracleError(f"{path}: can't be written ({error.strerror or error}); choose another place") from None
+    if path.suffix == ".parquet":
+        write_parquet(path, table)
+        return
+    sink = pa.BufferOutputStream()
+    pacsv.write_csv(_each_text(table, cell), sink)
+    write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def read_account(path: Path) -> pa.Table:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from psp_ray.core.files import write_bytes
 from psp_ray.data.images import ImageError, decode, read_file
 
 CELL = 160
@@ -21,7 +23,9 @@ def write_contact_sheets(folder: Path, pictures: Sequence[tuple[str, Path]]) -> 
     sheets = []
     for start in range(0, len(pictures), PER_SHEET):
         name = "contact_sheet.png" if not start else f"contact_sheet_{start // PER_SHEET + 1}.png"
-        _sheet(pictures[start : start + PER_SHEET]).save(folder / name)
+        sheet = io.BytesIO()
+        _sheet(pictures[start : start + PER_SHEET]).save(sheet, format="png")
+        write_bytes(folder / name, sheet.getvalue())
         sheets.append(folder / name)
     return sheets
 

@@ -18,11 +18,12 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from psp_ray.core.answers import SKIP, WORDS, AnswerReader, UnknownLabel
-from psp_ray.core.errors import OracleError, OutputError
+from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_json, write_text
 from psp_ray.core.paths import local_path
 from psp_ray.core.tables import plain_cell, read_text
 from psp_ray.core.words import printable, same_text, short
+from psp_ray.core.writing import writing
 from psp_ray.labels.annotations import CANCELLED, CONTROL, Export, Unreadable, read_export
 from psp_ray.labels.layout import laid_out
 from psp_ray.labels.query import QUERY, query_files, read_table, write_table
@@ -71,7 +72,7 @@ def export_tasks(
     names `URL/round_NN/images/...`.
 
     Raises:
-        OracleError: no query set there. OutputError: a file can't be written.
+        OracleError: no query set there, or none with an open task. OutputError: a file can't be written.
     """
     folder = local_path(run)
     query = open_query(folder)
@@ -89,12 +90,15 @@ def export_tasks(
         if row.get("suggestion"):
             task["predictions"] = [{"model_version": "psp-ray", "result": [_choice(row["suggestion"])]}]
         tasks.append(task)
+    if not tasks:
+        raise OracleError(
+            f"--run {run}: nothing to export: every image of {query.parent.name} has its label; go on with: psp-ray "
+            f"continue {run}"
+        )
     file = local_path(out) if out is not None else query.parent / TASKS
-    try:
+    with writing(file, "choose another place with --out"):
         write_json(file, tasks)
         write_text(file.with_name(INTERFACE), interface(classes))
-    except OSError as error:
-        raise OutputError(f"{file}: can't be written ({error.strerror}); choose another place with --out") from None
     return [
         f"{len(tasks):,} tasks in {file}",
         f"the labeling interface, to paste into the project's settings: {file.with_name(INTERFACE)}",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
 
-from psp_ray.core.files import read_json, write_bytes, write_json
+from psp_ray.core.files import link_or_copy, make_folder, read_json, remove_tree, write_bytes, write_json
 from psp_ray.data.images import is_url, read_file
 from psp_ray.labels.annotators.base import Item
 from psp_ray.labels.contact_sheet import write_contact_sheets
@@ -47,9 +46,9 @@ class Layout:
         self._rows: dict[str, int] | None = None
 
     def write(self, folder: Path, items: Sequence[Item]) -> None:
-        """Images and contact sheets first, `query.csv` last: where it is, all is. Raises OSError."""
-        shutil.rmtree(folder / IMAGES, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Images and contact sheets first, `query.csv` last: where it is, all is. Raises OutputError."""
+        remove_tree(folder / IMAGES)
+        make_folder(folder)
         width = max(3, len(str(len(items))))
         lines, pictures = [], []
         index: dict[str, str] = {}
@@ -81,7 +80,7 @@ class Layout:
         data: bytes | None = self._pool["image"][self._row(sample_id)].as_py()
         if data is None and not path:
             return None, ""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         stem = re.sub(r"[^\w.-]+", "_", os.path.basename(path or sample_id))[-80:]
         target = folder / f"{number}_{stem}"
         if data is not None or is_url(path):
@@ -90,10 +89,7 @@ class Layout:
                 target = target.with_name(target.name + _suffix(data))
             write_bytes(target, data)
             return target, path or str(target)
-        try:
-            target.symlink_to(path)
-        except OSError:  # no links on this file system
-            shutil.copyfile(path, target)
+        link_or_copy(path, target)
         return target, path
 
 

@@ -2,23 +2,32 @@
 
 Eight rounds teach a fresh policy little; a prior says where to look first. Uncertainty-weighted coverage, as in Bae et
 al., "Uncertainty herding: one active learning method for all label budgets" (ICLR 2025), greedy as in generalized
-coverage (their "MaxHerding", 2024): with similarities `k(x, s) = exp(-(1 - x . s) / sigma)` in the space of
-`psp_ray.neighbors.space`, choose one after the other the sample that adds most to
+coverage (their "MaxHerding", 2024): choose one after the other the sample that adds most to
 
     sum_x weight_x * max over labeled and chosen s of k(x, s).
 
-The objective is submodular, so lazy evaluation finds the greedy choice exactly (Minoux, 1978). The weight (ours) is the
-chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c | x)`, where the graph is
-the label propagation of self-training: where two opinions of different kind agree, a label teaches little. Where the
-posterior of self-training is at hand, it is the geometric mean of that and of the posterior's own doubt,
-`1 - max_c p(c | x)`. Before anything is labeled all weights are 1. Larger pools are judged on `coverage_limit`
-unlabeled samples, drawn anew each round, and on at most half as many labeled ones (all of them cover). Memory: about 20
-bytes times the square of their number.
+The objective is submodular, so lazy evaluation finds the greedy choice exactly (Minoux, 1978).
+
+The kernel (ours) is label propagation's own reach: the correlations of `(I - alpha S)^-1` over the graph of nearest
+neighbors, so that a sample covers those that its label will tell something about. `coverage_kernel: distance` has
+`k(x, s) = exp(-(1 - x . s) / sigma)` in the space of `psp_ray.neighbors.space` instead. Before anything is labeled a
+wide kernel on the plain encodings is added to either, `exp(-(1 - x . s) / (2 mean(1 - x . x')))`; being nearly linear,
+it asks for what k-medoids does, samples typical of large groups.
+
+The weight (ours) is the chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c |
+x)`, where the graph is the label propagation of self-training: where two opinions of different kind agree, a label
+teaches little. Where the posterior of self-training is at hand, it is the geometric mean of that and of the posterior's
+own doubt, `1 - max_c p(c | x)`. Before anything is labeled all weights are 1.
+
+Larger pools are judged on `coverage_limit` unlabeled samples, drawn anew each round, and on at most half as many
+labeled ones; the other labeled ones stand with the nearest of all these. O(m^3) time for m samples, once a run where
+these are the whole pool, and about 20 m^2 bytes.
 """
 
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,20 +44,38 @@ from psp_ray.core.records import (
     PoolState,
     TextState,
 )
-from psp_ray.neighbors.graph import class_masses, neighbor_graph
-from psp_ray.neighbors.space import ImageSpace, averaged, subset
+from psp_ray.neighbors.graph import Graph, class_masses, neighbor_graph, reach
+from psp_ray.neighbors.space import ImageSpace, averaged, subset, unit
 
 SPREAD_NEIGHBOR = 8
 """sigma is `coverage_width` times the mean distance to the neighbor of this rank."""
+FIRST_REACH = 0.1
+"""Weight of the reach over the graph in the first round, where both kernels are scaled to a mean of 1."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is looked at: sorted `positions` (m,), their `places` and averaged `encodings`, both (m, d), the
+    `graph` over them, and `similar` (m, m): how much the one in a row is covered by the one in a column."""
+
+    positions: Int64Array
+    places: Float32Array
+    encodings: Float32Array
+    graph: Graph
+    similar: Float32Array
+
+    def rows(self, positions: Int64Array) -> Int64Array:
+        """Where `positions` (k,) stand."""
+        return np.searchsorted(self.positions, positions)
 
 
 class Coverage:
-    """Plans query sets over a pool; its embedding of the pool is computed once."""
+    """Plans query sets over a pool; what it knows of a pool that it sees as a whole is computed once."""
 
     def __init__(self, pool: PoolReader, settings: PolicySettings) -> None:
         self.pool, self.settings = pool, settings
         self._space: ImageSpace | None = None
-        self._whole: tuple[Float32Array, Float32Array] | None = None
+        self._whole: Scene | None = None
 
     def plan(self, state: PoolState) -> tuple[Int64Array, Float64Array]:
         """Anchors of a round, sorted positions (k,), k <= 2 n_query, and their log odds (k,) float64.
@@ -70,27 +97,68 @@ class Coverage:
         if len(known) > limit // 2:
             some = subset(self.pool, np.sort(state.labeled), limit // 2, "coverage-labeled", round=state.round)
             known = np.flatnonzero(np.isin(state.labeled, some))
-        places, encodings = self._embed(np.concatenate([chosen, state.labeled[known]]))
-        m = len(chosen)
+        scene = self._scene(np.union1d(chosen, state.labeled[known]))
+        at, seeds = scene.rows(chosen), scene.rows(state.labeled[known])
+        similar = scene.similar[np.ix_(at, at)]
+        if not len(state.labeled):
+            if self.settings.coverage_first_width > 0:
+                similar = self._typical(chosen, similar)
+            return chosen[greedy(similar, np.ones(len(at), np.float32), np.zeros(len(at), np.float32), k)]
+        weight = np.ones(len(at))
+        if self.settings.coverage_weight != "uniform":
+            weight = disagreement(scene.graph, scene.encodings, state.text, seeds, state.labels[known])[at]
+            if self.settings.coverage_weight == "posterior" and state.doubt is not None:
+                weight = np.sqrt(weight * state.doubt[chosen])
+        others = np.setdiff1d(np.arange(len(state.labeled)), known)
+        seeds = np.union1d(seeds, self._nearest(scene, state.labeled[others]))
+        covered = np.zeros(len(at), np.float32)
+        for start in range(0, len(seeds), BLOCK_SIZE):
+            part = scene.similar[np.ix_(at, seeds[start : start + BLOCK_SIZE])]
+            np.maximum(covered, part.max(axis=1), out=covered)
+        return chosen[greedy(similar, weight.astype(np.float32), covered, k)]
+
+    def _typical(self, positions: Int64Array, similar: Float32Array) -> Float32Array:
+        """`similar` (m, m) of samples at `positions` (m,) and a wide kernel on their plain encodings."""
+        rows = unit(finite(self.pool.rows(positions).astype(np.float32), positions))
+        distances = 1.0 - rows @ rows.T
+        np.maximum(distances, 0.0, out=distances)
+        width = self.settings.coverage_first_width * float(distances.mean(dtype=np.float64))
+        wide: Float32Array = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
+        spread = float((wide.mean(axis=1, dtype=np.float64) - wide.min(axis=1)).mean())
+        wide /= np.float32(max(spread, 1e-6))
+        share = np.float32(FIRST_REACH / max(float(similar.mean(dtype=np.float64)), 1e-12))
+        wide += share * similar
+        return wide
+
+    def _nearest(self, scene: Scene, positions: Int64Array) -> Int64Array:
+        """For samples at `positions` (k,) that are not in a scene the nearest there, as rows of it."""
+        found = [np.zeros(0, np.int64)]
+        for start in range(0, len(positions), BLOCK_SIZE):
+            places = self._embed(positions[start : start + BLOCK_SIZE])[0]
+            found.append((places @ scene.places.T).argmax(axis=1))
+        return np.concatenate(found)
+
+    def _scene(self, positions: Int64Array) -> Scene:
+        """The scene of sorted `positions` (m,), or of the whole pool where that is small enough."""
+        whole = self.pool.n <= self.settings.coverage_limit
+        if whole and self._whole is not None:
+            return self._whole
+        positions = np.arange(self.pool.n, dtype=np.int64) if whole else positions
+        places, encodings = self._embed(positions)
+        graph = neighbor_graph(places)
+        similar = reach(graph) if self.settings.coverage_kernel == "reach" else self._by_distance(places)
+        scene = Scene(positions, places, encodings, graph, similar)
+        self._whole = scene if whole else None
+        return scene
+
+    def _by_distance(self, places: Float32Array) -> Float32Array:
         distances = 1.0 - places @ places.T
         np.maximum(distances, 0.0, out=distances)
         rank = min(SPREAD_NEIGHBOR, len(distances) - 1)
         near = np.partition(distances, rank, axis=1)[:, rank]
         width = self.settings.coverage_width * float(near.mean(dtype=np.float64))
-        similar = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
-        weight = np.ones(len(places))
-        if len(state.labeled) and self.settings.coverage_weight != "uniform":
-            weight = disagreement(places, encodings, state.text, m, state.labels[known])
-            if self.settings.coverage_weight == "posterior" and state.doubt is not None:
-                weight[:m] = np.sqrt(weight[:m] * state.doubt[chosen])
-                weight[m:] = 0.0
-        covered = similar[:, m:].max(axis=1, initial=0.0)
-        others = np.setdiff1d(np.arange(len(state.labeled)), known)
-        for at in range(0, len(others), BLOCK_SIZE):
-            far = 1.0 - places @ self._embed(state.labeled[others[at : at + BLOCK_SIZE]])[0].T
-            near_one = np.maximum(far.min(axis=1), 0.0)
-            np.maximum(covered, np.exp(near_one * np.float32(-1.0 / max(width, 1e-6))), out=covered)
-        return chosen[greedy(similar[:, :m], weight.astype(np.float32), covered, k)]
+        result: Float32Array = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
+        return result
 
     def _embed(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
         """Places in the image space and averaged encodings, each (k, d), of positions (k,)."""
@@ -98,23 +166,22 @@ class Coverage:
         small = pool.n <= self.settings.coverage_limit
         if self._space is None:
             self._space = ImageSpace.fit(pool, whitening=self.settings.coverage_whitening, views=small)
-        if not small:  # views of scattered samples would mean reading all of them
-            rows = finite(pool.rows(positions).astype(np.float32), positions)
-            return self._space.place(rows), rows
-        if self._whole is None:
+        if small:
             views = self._space.views
-            rows = np.concatenate([averaged(pool.block(i, views=views), views) for i in range(pool.n_blocks)])
-            self._whole = self._space.place(rows), rows
-        return self._whole[0][positions], self._whole[1][positions]
+            rows = np.concatenate([averaged(pool.block(i, views=views), views) for i in range(pool.n_blocks)])[
+                positions
+            ]
+        else:  # views of scattered samples would mean reading all of them
+            rows = finite(pool.rows(positions).astype(np.float32), positions)
+        return self._space.place(rows), rows
 
 
 def disagreement(
-    places: Float32Array, encodings: Float32Array, text: TextState, m: int, labels: Int32Array
+    graph: Graph, encodings: Float32Array, text: TextState, rows: Int64Array, labels: Int32Array
 ) -> Float64Array:
-    """`1 - sum_c p_teacher p_graph` (k,) of k samples, the first `m` unlabeled, the rest labeled with `labels`."""
+    """`1 - sum_c p_teacher p_graph` (n,) of a graph's n samples, of which those in `rows` (m,) have `labels` (m,)."""
     teacher = class_probabilities(encodings, text.features, text.logit_scale, text.bias)
-    graph = neighbor_graph(places)
-    mass = class_masses(graph, np.arange(m, len(places)), labels, len(text.features))
+    mass = class_masses(graph, rows, labels, len(text.features))
     total = mass.sum(axis=1, keepdims=True)
     opinion = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
     result: Float64Array = 1.0 - (teacher * opinion).sum(axis=1)

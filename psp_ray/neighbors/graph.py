@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg.lapack import spotrf, spotri
 
 from psp_ray.core.pool import block_spans
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader
@@ -160,6 +161,22 @@ def normalized(directed: sp.csr_array) -> Graph:
     similarity.sum_duplicates()
     similarity.sort_indices()
     return Graph(similarity)
+
+
+def reach(graph: Graph, *, alpha: float = 0.9) -> Float32Array:
+    """How far a label spreads from each image to each other: the correlations (n, n) of `(I - alpha S)^-1`, 1 on the
+    diagonal. O(n^3) time; for graphs small enough to hold them."""
+    system = np.asarray((-alpha * graph.similarity).todense(), np.float32)
+    system[np.diag_indices(graph.n)] += 1.0
+    factor, failed = spotrf(system, lower=1, overwrite_a=1)
+    inverse, refused = spotri(factor, lower=1, overwrite_c=1)
+    if failed or refused:  # S has eigenvalues in [-1, 1], so alpha < 1 keeps it positive definite
+        raise ArithmeticError("the graph's system is not positive definite; lower graph_alpha")
+    lower = np.tril(inverse)
+    whole = np.maximum(lower + np.tril(lower, -1).T, 0.0)
+    scale = np.sqrt(whole.diagonal())
+    result: Float32Array = whole / scale[:, None] / scale[None, :]
+    return result
 
 
 def propagate(

@@ -68,7 +68,7 @@ class ImageSpace:
 
     def place(self, encodings: Float32Array) -> Float32Array:
         """Unit vectors (m, d) of (averaged) encodings (m, d); an encoding equal to the mean becomes 0."""
-        return _unit((encodings - self.mean) @ self.axes)
+        return unit((encodings - self.mean) @ self.axes)
 
 
 def oracle_shrinkage(covariance: Float64Array, n: int) -> float:
@@ -86,7 +86,7 @@ def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None)
     rows = finite(block.features[some].astype(np.float32), block.start + some)
     if views and block.views is not None:
         rows = rows + block.views[some].astype(np.float32).sum(axis=1)
-    return _unit(rows)
+    return unit(rows)
 
 
 def fit_blocks(n_blocks: int) -> list[int]:
@@ -103,7 +103,8 @@ def subset(pool: PoolReader, positions: Int64Array, limit: int, purpose: str, *,
     return np.sort(positions[order[:limit]])
 
 
-def _unit(rows: np.ndarray) -> Float32Array:
+def unit(rows: np.ndarray) -> Float32Array:
+    """Rows (m, d) at length 1; those that are 0 stay so."""
     rows = np.asarray(rows, np.float32)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     result: Float32Array = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-12)

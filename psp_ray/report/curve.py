@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psp_ray.core.files import save_figure
 from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.posterior.calibration import Reliability
 from psp_ray.report.round_report import RoundReport
@@ -24,7 +25,7 @@ def plot_learning_curve(
     zero_shot_estimate: Estimate | None = None,
 ) -> None:
     """Draw `learning_curve` into the PNG file `path`."""
-    learning_curve(reports, zero_shot, title, split, zero_shot_estimate).savefig(path, dpi=150)
+    save_figure(learning_curve(reports, zero_shot, title, split, zero_shot_estimate), path, dpi=150)
 
 
 def learning_curve(
@@ -111,4 +112,4 @@ def plot_calibration(path: Path, curves: dict[str, Reliability], title: str) -> 
     axes.set_title(title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

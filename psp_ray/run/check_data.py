@@ -11,7 +11,7 @@ from rich.console import Console
 
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.config import Config
-from psp_ray.core.records import Int64Array, TextState
+from psp_ray.core.records import Float32Array, Int64Array, TextState
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.cache import EncoderSpec, FeatureCache
@@ -29,6 +29,8 @@ STRIP = 5.0
 """Ratio of the sides above which an image is called odd: a square crop shows little of it."""
 CLOSE = 0.95
 """Text cosine from which two class names are hard to tell apart, whatever the image."""
+NEAR = 0.9
+"""Text cosine from which they are not called distinct any more."""
 PEEK = 2000
 """Most images that are opened to look at their sizes, and most features for the guess of the class balance."""
 SHOWN = 5
@@ -60,7 +62,7 @@ def check(config: Config) -> Iterator[str]:
     yield from _duplicates(dataset, hashes)
     yield from _sizes(dataset, hashes)
     text = zero_shot_of(config, dataset)
-    yield from _names(dataset, text)
+    yield from names_said(dataset.classes, text.features)
     views = view_settings(config.model) if uses_cached_views(config) else None
     encoder = make_encoder(config.model, config.runtime.threads)
     plan = plan_featurize(dataset, spec, cache, views, encoder)
@@ -74,7 +76,7 @@ def _embeddings(config: Config, dataset: Dataset, reporter: Reporter) -> Iterato
     looked = look_through(dataset, text, counting(reporter, LOOKING))
     reporter.stop()
     yield from describe(dataset, looked)
-    yield from _names(dataset, text)
+    yield from names_said(dataset.classes, text.features)
     if looked.guessed.sum():
         yield from _shares(dataset, looked.guessed, int(looked.guessed.sum()), "rows of the pool")
 
@@ -167,19 +169,22 @@ def _sizes(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
         yield f"warning: {len(odd):,} are longer than {STRIP:g} times their width or height: {_some(odd)}"
 
 
-def _names(dataset: Dataset, text: TextState) -> Iterator[str]:
-    cosines = text.features @ text.features.T
+def names_said(names: list[str], embeddings: Float32Array) -> Iterator[str]:
+    """Whether the text tower tells the class `names` apart, by the cosines of their `embeddings` (C, d)."""
+    cosines = embeddings @ embeddings.T
     cosines[np.tril_indices(len(cosines))] = -np.inf  # each pair once; cosines may be negative, all of them
     pairs = np.argwhere(cosines >= CLOSE)
     if not len(pairs):
         at = np.unravel_index(int(cosines.argmax()), cosines.shape)
-        one, other = (dataset.classes[i] for i in at)
-        yield f"class names: all distinct to the model (closest: {one!r} and {other!r}, cosine {cosines[at]:.2f})"
+        one, other = (names[i] for i in at)
+        pair = f"{one!r} and {other!r}, cosine {cosines[at]:.2f}"
+        if cosines[at] >= NEAR:
+            yield f"class names: the model tells them apart, some only just (closest: {pair})"
+        else:
+            yield f"class names: all distinct to the model (closest: {pair})"
         return
     order = np.argsort(-cosines[tuple(pairs.T)], kind="stable")
-    shown = [
-        f"{dataset.classes[a]!r} and {dataset.classes[b]!r} ({cosines[a, b]:.2f})" for a, b in pairs[order][:SHOWN]
-    ]
+    shown = [f"{names[a]!r} and {names[b]!r} ({cosines[a, b]:.2f})" for a, b in pairs[order][:SHOWN]]
     more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
     yield f"warning: the model hardly tells these names apart: {', '.join(shown)}{more}; add descriptions to --classes"
 

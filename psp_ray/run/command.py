@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from psp_ray.config.config import Config
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import Interrupted
-from psp_ray.core.files import alone, read_json, write_json
+from psp_ray.core.files import alone, write_json
 from psp_ray.core.threads import limit_threads
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, readable
 from psp_ray.features.featurize import FeaturizedDataset, write_broken
 from psp_ray.report.progress import Reporter
+from psp_ray.run.ahead import AnsweredAhead
 from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
 from psp_ray.run.build import build_oracle
-from psp_ray.run.checkpoint import drop_checkpoint
+from psp_ray.run.checkpoint import drop_checkpoint, latest_round
 from psp_ray.run.context import RunContext
+from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
-from psp_ray.run.folder import SUMMARY, check_out, default_out, finished_summary, open_out
+from psp_ray.run.folder import (
+    SUMMARY,
+    check_out,
+    default_out,
+    finished_summary,
+    has_run,
+    open_out,
+    read_summary,
+    seal_finished,
+    unseal_finished,
+)
+from psp_ray.run.local import LocalLabelSource
+from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import CHECKPOINTS, Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
+from psp_ray.run.people import ASKED, People
+from psp_ray.run.picks import write_picks
 from psp_ray.run.prepare import Prepared, check_budget, prepare, require_labels, with_pool_size
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
+from psp_ray.run.watching import Watched, Watcher
 from psp_ray.storage.remote import Storage
 
 
@@ -44,13 +62,20 @@ def dry_run(config: Config) -> str:
 
 
 def run(
-    config: Config, events: Events | None = None, wait: float = 0.0, open_runtime: OpenRuntime = inline
+    config: Config,
+    events: Events | None = None,
+    wait: float = 0.0,
+    open_runtime: OpenRuntime = inline,
+    watchers: Sequence[Watcher] = (),
+    continuing: bool = False,
 ) -> dict[str, Any]:
     """Run (or resume) an experiment; returns the content of `summary.json`.
 
     Its `status` is `finished`; or `awaiting_labels`, where with `oracle: file` labels are missing; or `interrupted`,
     where `events` stopped it after a round. Where another process is at work in the output folder, its end is awaited
-    for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too.
+    for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `watchers`
+    are told of every round that is safe on disk. `continuing`: `config` is that of `psp_ray.run.continuing.continued`,
+    and may differ from what it was so far.
 
     Raises:
         UserError: one line for what is wrong.
@@ -65,29 +90,52 @@ def run(
         config.output.resume
     ):
         events.note(f"restored {out} from {config.output.storage}")
-    events.note(
+    title = (
         f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
         f"seed {config.runtime.seed} -> {out}"
     )
-    prepared = prepare(config)
+    events.note(title)
+    prepared = prepare(config, begun=has_run(out))
     config = prepared.config
     require_labels(config, prepared.dataset)
     with alone(out, wait) as locked:
         if not locked:
             events.warn(f"--out {out}: its file system has no locks; start no second process there")
-        experiment_id = open_out(config, out)
-        finished = finished_summary(out)
+        if continuing:
+            note_changes(out, config)
+        experiment_id = open_out(config, out, events.warn)
+        finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
             return finished
+        unseal_finished(out)
         try:
-            with open_runtime(config) as runtime:
-                data = _featurize(prepared, runtime, out, events)
-                initial = _initial_labels(config, prepared.dataset, data.dataset, events)
-                config = with_pool_size(config, data.dataset)
-                return _Run(config, data, initial, runtime, out, experiment_id, events, started).go()
+            with logbook(out, title, events, config.labels.rounds) as heard, open_runtime(config) as runtime:
+                return made_ready(prepared, runtime, out, experiment_id, heard, started, watchers=watchers).go()
         finally:
             events.stop()
+
+
+def made_ready(
+    prepared: Prepared,
+    runtime: Runtime,
+    out: Path,
+    experiment_id: str,
+    events: Events,
+    started: float,
+    *,
+    by_hand: bool = False,
+    watchers: Sequence[Watcher] = (),
+) -> Rounds:
+    """Features encoded, components built: a run that is about to begin, or to be taken up again, in `out`.
+
+    `by_hand`: people answer this program, also where the run was begun with files that they fill in. `watchers`
+    are told of every round that is safe on disk.
+    """
+    data = _featurize(prepared, runtime, out, events)
+    initial = _initial_labels(prepared.config, prepared.dataset, data.dataset, events)
+    config = with_pool_size(prepared.config, data.dataset)
+    return Rounds(config, data, initial, runtime, out, experiment_id, events, started, by_hand, watchers)
 
 
 def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) -> FeaturizedDataset:
@@ -96,7 +144,7 @@ def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) 
         write_broken(out / "broken_images.csv", data.broken)
         what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
         events.warn(f"left out {what} that can't be read; see {out / 'broken_images.csv'}")
-        check_budget(prepared.config, data.dataset)
+        check_budget(prepared.config, data.dataset, latest_round(out / CHECKPOINTS) > 0)
     return data
 
 
@@ -112,8 +160,12 @@ def _initial_labels(config: Config, dataset: Dataset, left: Dataset, events: Eve
 
 
 @dataclass
-class _Run:
-    """The rounds of a run, and the files that they leave."""
+class Rounds:
+    """The rounds of a run, and the files that they leave.
+
+    `go` does all of them; a program that goes step by step drives `experiment` itself and ends with `finished` or
+    `interrupted`. `people` answer where somebody is asked.
+    """
 
     config: Config
     data: FeaturizedDataset
@@ -123,82 +175,118 @@ class _Run:
     experiment_id: str
     events: Events
     started: float
+    by_hand: bool = False
+    watchers: Sequence[Watcher] = ()
 
     def __post_init__(self) -> None:
-        storage = self.config.output.storage
+        config, storage = self.config, self.config.output.storage
         self.names: PoolNames = pool_names(self.data)
         self.mirror = None if storage is None else RunMirror(Storage(storage), self.out)
-
-    def go(self) -> dict[str, Any]:
-        """All rounds; returns the summary."""
-        config, out, events = self.config, self.out, self.events
         if evaluation_split(config, self.data) is None:
-            events.note(
+            self.events.note(
                 f"no {config.data.evaluate_on} images: accuracy is estimated from the draws alone; the larger "
                 f"--audit-fraction (now {config.policy.audit_share:g}), the sharper"
             )
-        components = self.runtime.components(component_inputs(config, self.data, out, self.experiment_id))
-        backbone = components.learner.backbone().result()
-        image_size = backbone["image_size"][0]
-        context = RunContext(config, self.names, components, self.experiment_id, events)
-        experiment = Experiment(context, out, self.initial, self._saved)
+        inputs = component_inputs(config, self.data, self.out, self.experiment_id)
+        components = self.runtime.components(inputs)
+        asked = config.labels.oracle in (ASKED if self.by_hand else ASKED[:1])
+        self.people = People.of(inputs.oracle) if asked else None
+        ahead = None
+        if self.people is not None:
+            components = replace(components, oracle=LocalLabelSource(self.people.oracle))
+            ahead = AnsweredAhead(self.people.answers)
+        self.backbone = components.learner.backbone().result()
+        self.context = RunContext(config, self.names, components, self.experiment_id, self.events)
+        self.experiment = Experiment(self.context, self.out, self.initial, self._saved, ahead)
+
+    def change(self, config: Config) -> None:
+        """Go on under other settings of what is still to come (`psp_ray.run.continuing`)."""
+        self.config = config
+        self.context = self.experiment.change(config)
+
+    @property
+    def image_size(self) -> int:
+        return int(self.backbone["image_size"][0])
+
+    def go(self) -> dict[str, Any]:
+        """All rounds; returns the summary."""
+        experiment = self.experiment
         try:
             ended = experiment.run()
         except AwaitingLabels as error:
-            return self._await(experiment.state, error, image_size)
+            return self._await(experiment.state, error)
         except (KeyboardInterrupt, SystemExit, Interrupted):
-            self._interrupted(experiment.state, image_size)
+            self.interrupted()
             raise
-        assert experiment.state is not None
-        if not ended:
-            return self._interrupted(experiment.state, image_size)
-        state = experiment.state
-        extra = finish(config, self.data, context, state, out, backbone)
+        return self.finished() if ended else self.interrupted()
+
+    def finished(self) -> dict[str, Any]:
+        """The files of a finished run; returns the summary."""
+        config, out, state = self.config, self.out, self.experiment.state
+        assert state is not None
+        extra = finish(config, self.data, self.context, state, out, self.backbone)
         self._write_round(state)
-        events.stop()
-        wall = experiment.wall_seconds + experiment.started - self.started
-        summary = write_summary(out, config, "finished", state, wall, image_size, extra)
+        self.events.stop()
+        wall = self.experiment.wall_seconds + self.experiment.started - self.started
+        summary = write_summary(out, config, "finished", state, wall, self.image_size, extra)
+        seal_finished(out)
+        self._ended(finished=True)
         self._copy()
-        say_goodbye(events, config, summary, state, out)
+        say_goodbye(self.events, config, summary, state, out)
         return summary
 
     def _saved(self, state: RunState) -> None:
         self._write_round(state)
+        for watcher in self.watchers:
+            watcher.after_round(self._watched, state)
         self._copy()
+
+    def _ended(self, finished: bool) -> None:
+        for watcher in self.watchers:
+            watcher.at_end(self._watched, self.experiment.state, finished)
+
+    @property
+    def _watched(self) -> Watched:
+        return Watched(self.out, self.config, self.data, self.events)
 
     def _write_round(self, state: RunState) -> None:
         write_rounds(self.out, state)
         write_labels(self.out, state, self.names)
         write_policy(self.out, state)
+        write_picks(self.out, self.out / CHECKPOINTS, state, self.names)
 
     def _copy(self) -> None:
         if self.mirror is not None:
             self.mirror.save()
 
-    def _await(self, state: RunState | None, error: AwaitingLabels, image_size: int) -> dict[str, Any]:
+    def _await(self, state: RunState | None, error: AwaitingLabels) -> dict[str, Any]:
         """The run rests until people have labeled; everything so far is safe."""
         self.events.stop()
         self._copy()
         number = (state.round if state else 0) + 1
         waiting = {"awaiting": {"round": number, "missing": error.missing, "asked": error.asked, "file": error.place}}
         wall = time.perf_counter() - self.started
-        summary = write_summary(self.out, self.config, "awaiting_labels", state, wall, image_size, waiting)
+        summary = write_summary(self.out, self.config, "awaiting_labels", state, wall, self.image_size, waiting)
+        self._ended(finished=False)
         ask_people(self.events, self.out, number, error)
         return summary
 
-    def _interrupted(self, state: RunState | None, image_size: int) -> dict[str, Any]:
+    def interrupted(self) -> dict[str, Any]:
+        """The summary of a run that rests here, and can be taken up again."""
+        state = self.experiment.state
         self.events.stop()
         wall = time.perf_counter() - self.started
-        summary = write_summary(self.out, self.config, "interrupted", state, wall, image_size)
-        self.events.note(f"interrupted; continue with the same command and --resume --out {self.out}")
+        summary = write_summary(self.out, self.config, "interrupted", state, wall, self.image_size)
+        self._ended(finished=False)
+        self.events.note(f"interrupted; go on with: psp-ray continue {self.out}")
         return summary
 
 
 def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, events: Events) -> bool:
     """Whether a finished run is to be taken up again: a label was corrected since. Its last round is then repeated."""
-    if config.labels.oracle != "file":
+    if config.labels.oracle not in ASKED:
         return False
-    oracle = build_oracle(oracle_input(config, dataset, out))
+    oracle = build_oracle(oracle_input(config, dataset, out, experiment=experiment_id))
     try:
         changed = oracle.revise(experiment_id)
         if not changed and not any(
@@ -208,7 +296,7 @@ def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, eve
     finally:
         oracle.ledger.close()
     # In this order a crash in between does it all again, and drops no further round.
-    summary = read_json(out / SUMMARY)
+    summary = read_summary(out)
     drop_checkpoint(out / CHECKPOINTS, len(summary["rounds"]))
     write_json(out / SUMMARY, summary | {"status": "interrupted"})
     events.note("labels were corrected since the run finished: repeating its last round")

@@ -50,9 +50,10 @@ def featurize_prepared(prepared: Prepared, runtime: Featurizer, events: Events) 
         ):
             events.note(f"--cache-gib {config.runtime.cache_gib:g}: {line}")
     if plan.n_missing:
+        copies = "" if not plan.n_copies else f"; {plan.n_copies:,} more {_are_copies(plan.n_copies)}"
         events.note(
             f"featurizing {plan.n_missing:,} images ({plan.n_encodings:,} encodings with views) once, "
-            f"{plan.bytes_needed / 2**20:.1f} MiB into {cache.folder}"
+            f"{plan.bytes_needed / 2**20:.1f} MiB into {cache.folder}{copies}"
         )
 
     def show(progress: Progress) -> None:
@@ -71,6 +72,10 @@ def featurize_prepared(prepared: Prepared, runtime: Featurizer, events: Events) 
     )
     events.stop()
     return data
+
+
+def _are_copies(count: int) -> str:
+    return "is a copy of one of them, byte by byte" if count == 1 else "are copies, byte by byte"
 
 
 def _take_in(prepared: Prepared, events: Events) -> FeaturizedDataset:

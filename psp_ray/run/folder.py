@@ -4,16 +4,50 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
 
 from psp_ray.config.base import option_name
 from psp_ray.config.config import Config
-from psp_ray.core.errors import OutputError
-from psp_ray.core.files import LOCK, read_json, write_json, write_text
+from psp_ray.core.errors import OutputError, UserError
+from psp_ray.core.files import LOCK, make_folder, write_text
+from psp_ray.core.sealed import (
+    DamagedFile,
+    Document,
+    file_digest,
+    fitting,
+    read_document,
+    read_object,
+    write_sealed,
+)
+from psp_ray.core.writing import writing
+from psp_ray.run.checkpoint import load_latest
+from psp_ray.run.prompts import PROMPTS
 
 RUN_FILE = "run.json"
 SUMMARY = "summary.json"
+CONFIG = "config.yaml"
+PREDICTIONS = "pool_predictions.parquet"
+KEPT = "checkpoints"
+"""Where a copy of `run.json` lies, and the digests of a finished run's files."""
+FINISHED = "finished.json"
+MAY_CHANGE = frozenset({"exclude"})
+"""Settings that a run may be resumed with otherwise."""
+FILES = (
+    SUMMARY,
+    PROMPTS,
+    PREDICTIONS,
+    "labels.parquet",
+    "policy.parquet",
+    "rounds.csv",
+    "learning_curve.png",
+    "calibration.png",
+)
+"""What a finished run leaves behind and can write anew from its checkpoints."""
 
 
 def default_out(config: Config) -> Path:
@@ -47,35 +81,122 @@ def check_out(config: Config, out: Path) -> None:
         return
     if not config.output.resume:
         raise OutputError(f"--out {out}: the folder is not empty; add --resume to continue it, or choose another one")
-    if RUN_FILE not in entries and any(not name.startswith(".") for name in entries):
+    if not has_run(out) and any(not name.startswith(".") for name in entries):
         raise OutputError(f"--out {out}: the folder holds something else than a run of psp-ray; choose another one")
 
 
-def open_out(config: Config, out: Path) -> str:
-    """Create the output folder, or enter it again; returns the experiment id.
+def has_run(out: Path) -> bool:
+    """Whether a run was begun in the folder."""
+    return (out / RUN_FILE).exists() or (out / KEPT / RUN_FILE).exists()
+
+
+class RunRecord(Document):
+    """`run.json`: whose folder it is. `experiment`: its name in the ledger, for ever."""
+
+    experiment: str = Field(min_length=1)
+    identity: dict[str, Any]
+
+
+def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda text: None) -> str:
+    """Create the output folder, or enter it again; returns the experiment id. `warn` hears what had to be mended.
 
     Raises:
         OutputError: as `check_out`, or the run there was started with other settings.
     """
     check_out(config, out)
-    if (out / RUN_FILE).exists():
-        record = read_json(out / RUN_FILE)
-        changed = differences(record["identity"], config.identity())
+    if has_run(out):
+        try:
+            record = read_run(out, warn)
+        except DamagedFile as error:
+            record = _run_of_checkpoint(config, out, error)
+            _write_run(out, record)
+            warn(f"{error.path} {error.reason}; written anew from the newest checkpoint and the settings given now")
+        changed = differences(record.identity, {**config.identity(), **_free(record.identity)})
         if changed:
             raise OutputError(f"--resume: {out} was started with {changed}; give the same settings, or another --out")
-        if not (out / "config.yaml").exists():
-            write_text(out / "config.yaml", config.to_yaml())
-        return str(record["experiment"])
+        if record.identity != config.identity():
+            record = RunRecord(experiment=record.experiment, identity=config.identity())
+            _write_run(out, record)
+        _mend_config(config, out, warn)
+        return record.experiment
     # Unique for ever, and readable in the ledger's account.
     experiment = f"{out.absolute().name[:20]}-{uuid.uuid4().hex[:12]}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # First what makes the folder a run: killed after it, the run can be resumed.
-        write_json(out / RUN_FILE, {"experiment": experiment, "identity": config.identity()})
-        write_text(out / "config.yaml", config.to_yaml())
-    except OSError as error:
-        raise OutputError(f"--out {out}: can't be written ({error.strerror}); choose another folder") from None
+    make_folder(out)
+    # First what makes the folder a run: killed after it, the run can be resumed.
+    _write_run(out, RunRecord(experiment=experiment, identity=config.identity()))
+    write_text(out / CONFIG, config.to_yaml())
     return experiment
+
+
+def _free(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a run may be resumed with otherwise: the pool may shrink and grow between two rounds."""
+    return {key: value for key, value in identity.items() if key in MAY_CHANGE}
+
+
+def read_run(out: Path, warn: Callable[[str], None] | None = None) -> RunRecord:
+    """`run.json` of a run's folder, or the copy beside its checkpoints where it is damaged.
+
+    With `warn`, the damaged one is written anew, and `warn` hears of it.
+
+    Raises:
+        DamagedFile: neither is whole.
+    """
+    places = (out / RUN_FILE, out / KEPT / RUN_FILE)
+    failed: list[DamagedFile] = []
+    found = None
+    for path in places:
+        try:
+            record = read_document(path, RunRecord)
+            found = found or record
+        except DamagedFile as error:
+            failed.append(error)
+    if found is None:
+        raise failed[0]
+    for error in failed if warn is not None else ():
+        assert warn is not None
+        make_folder(error.path.parent)
+        write_sealed(error.path, found.model_dump())
+        if error.path == places[0]:
+            warn(f"{error.path} {error.reason}; written anew from its copy")
+    return found
+
+
+def _write_run(out: Path, record: RunRecord) -> None:
+    write_sealed(out / RUN_FILE, record.model_dump())
+    make_folder(out / KEPT)
+    write_sealed(out / KEPT / RUN_FILE, record.model_dump())
+
+
+def change_identity(out: Path, changes: dict[str, Any], config: Config) -> None:
+    """Make `changes` settings of the run in `out`, and `config` what its `config.yaml` says."""
+    record = read_run(out)
+    _write_run(out, RunRecord(experiment=record.experiment, identity={**record.identity, **changes}))
+    write_text(out / CONFIG, config.to_yaml())
+
+
+def _run_of_checkpoint(config: Config, out: Path, damaged: DamagedFile) -> RunRecord:
+    """Whose run it is as its newest checkpoint says. Raises `damaged` where none does."""
+    checkpoint = load_latest(out / KEPT)
+    experiment = checkpoint.state.get("experiment_id") if checkpoint is not None else None
+    if not isinstance(experiment, str):
+        raise damaged
+    return RunRecord(experiment=experiment, identity=config.identity())
+
+
+def _mend_config(config: Config, out: Path, warn: Callable[[str], None]) -> None:
+    """`config.yaml`, where it doesn't say any more what the run was started with."""
+    path = out / CONFIG
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and Config(**content).identity() == config.identity():
+            return
+        reason = "says something else than the run"
+    except FileNotFoundError:
+        reason = "is missing"
+    except (OSError, ValueError, TypeError, yaml.YAMLError, UserError):
+        reason = "is damaged"
+    write_text(path, config.to_yaml())
+    warn(f"{path} {reason}; written anew from {RUN_FILE}")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -94,16 +215,81 @@ def write_user_file(path: Path, text: str) -> None:
     Raises:
         OutputError: it can't be written there.
     """
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise OutputError(f"--out {path}: can't be written ({error.strerror}); choose another place") from None
+    write_text(path, text)
 
 
-def finished_summary(out: Path) -> dict[str, Any] | None:
-    """`summary.json` of a finished run; None where it has not finished."""
-    path = out / SUMMARY
-    if not path.exists():
+class Summary(Document):
+    """What of `summary.json` others rely on."""
+
+    status: Literal["finished", "awaiting_labels", "interrupted"]
+    zero_shot_accuracy: float | None
+    final_accuracy: float | None
+    labels_used: int
+    labels_paid: int
+    wall_seconds: float
+    rounds: list[dict[str, Any]]
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+    """`summary.json` of a run's folder.
+
+    Raises:
+        DamagedFile: missing, damaged, or not what psp-ray writes there.
+    """
+    content = read_object(out / SUMMARY)
+    fitting(out / SUMMARY, content, Summary)
+    return content
+
+
+def finished_summary(out: Path, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
+    """`summary.json` of a finished run; None where it has not finished, or where files of it are damaged or gone.
+
+    `warn` hears of the latter: a resumed run then writes them anew.
+    """
+    if not (out / SUMMARY).exists() and not (out / KEPT / FINISHED).exists():
         return None
-    summary: dict[str, Any] = read_json(path)
-    return summary if summary["status"] == "finished" else None
+    try:
+        summary = read_summary(out)
+    except DamagedFile as error:
+        warn(f"{error.path} {error.reason}; written anew from the checkpoints")
+        return None
+    if summary["status"] != "finished":
+        return None
+    wrong = _not_as_written(out)
+    if wrong:
+        warn(f"{out}: {', '.join(wrong)}; written anew from the checkpoints")
+        return None
+    return summary
+
+
+class Finished(Document):
+    """`checkpoints/finished.json`: the digests of a finished run's files."""
+
+    files: dict[str, str]
+
+
+def seal_finished(out: Path) -> None:
+    """Note what the files of a finished run are, so that damage is found later. Raises OutputError."""
+    found = {name: file_digest(out / name) for name in FILES}
+    make_folder(out / KEPT)
+    write_sealed(out / KEPT / FINISHED, {"files": {name: digest for name, digest in found.items() if digest}})
+
+
+def unseal_finished(out: Path) -> None:
+    """The run goes on: what it wrote when it was finished counts no more. Raises OutputError."""
+    with writing(out / KEPT / FINISHED):
+        (out / KEPT / FINISHED).unlink(missing_ok=True)
+
+
+def _not_as_written(out: Path) -> list[str]:
+    """Files of a finished run that are damaged or gone, in words."""
+    try:
+        seals = read_document(out / KEPT / FINISHED, Finished).files
+    except DamagedFile:  # of an older version, or damaged itself: then there is nothing to compare with
+        return [f"{name} is missing" for name in (PROMPTS, PREDICTIONS) if not (out / name).exists()]
+    now = {name: file_digest(out / name) for name in seals}
+    return [
+        f"{name} is {'missing or unreadable' if now[name] is None else 'damaged'}"
+        for name in seals
+        if now[name] != seals[name]
+    ]

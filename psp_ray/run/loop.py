@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from psp_ray.config.config import Config
 from psp_ray.core.records import Int32Array, Int64Array, LearnRequest, PseudoLabels
 from psp_ray.report.round_report import Next
+from psp_ray.run.ahead import Ahead
 from psp_ray.run.checkpoint import load_latest, save_checkpoint
 from psp_ray.run.context import RunContext
 from psp_ray.run.crossfitted import CrossFitted, Line
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.judging import folds_of
-from psp_ray.run.round import Played, Round
+from psp_ray.run.round import Played, Round, why_stopped
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, to_checkpoint
 from psp_ray.run.stopping import outlook
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Experiment:
         out: the run's folder; checkpoints go to `out/checkpoints`.
         initial: what is known beforehand.
         on_saved: called when a round is safe in its checkpoint, and once when a run begins or is taken up again.
+        ahead: answers that people gave before they were asked; they come in before a query set is chosen.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Experiment:
         out: Path,
         initial: InitialLabels | None = None,
         on_saved: Callable[[RunState], None] = lambda state: None,
+        ahead: Ahead | None = None,
     ):
         self.context, self.out = context, out
+        self.ahead = ahead or Ahead()
         self.initial = initial or InitialLabels.none()
         self.on_saved = on_saved
         self.state: RunState | None = None
@@ -62,22 +66,55 @@ class Experiment:
 
     def run(self) -> bool:
         """Run all rounds that are not in a checkpoint yet; false where a listener stopped it before the last one."""
-        state = self.state = self._restore() or self._begin()
-        self._earlier_seconds = state.wall_seconds
-        self.on_saved(state)
+        state = self.begin()
         if any(self.context.events.after_round(report) is Next.STOP for report in state.reports):
             return False
-        for number in range(state.round + 1, self.context.config.labels.rounds + 1):
-            if state.stopped or len(state.asked) == self.context.n_pool:
-                break
-            turn = Round(self.context, state, number)
-            played = turn.play()
-            state = self.state = self._save(played.state, turn.started)
-            self.on_saved(state)
-            self._tell(played, state)
+        while not self.over:
+            turn = self.next_round()
+            state = self.keep(turn, turn.play())
             if self.context.events.after_round(state.reports[-1]) is Next.STOP:
                 return False
         return True
+
+    # -- step by step: `begin`, then `next_round` and `keep` until it is over ---------------------------------------
+
+    def begin(self) -> RunState:
+        """The state to go on from: that of the newest checkpoint, or before the first round."""
+        state = self.state = self._restore() or self._begin()
+        self._earlier_seconds = state.wall_seconds
+        self.on_saved(state)
+        return state
+
+    @property
+    def over(self) -> bool:
+        """Whether no round is left: all are done, a criterion has ended the run, or everybody was asked."""
+        state = self._now()
+        done = state.round >= self.context.config.labels.rounds
+        return done or bool(state.stopped) or len(state.asked) == self.context.n_pool
+
+    def next_round(self, n_query: int | None = None) -> Round:
+        """The round that follows, over a query set of `n_query` (default: as the settings say)."""
+        state = self._now()
+        return Round(self.context, self.ahead.take(self.context, state), state.round + 1, n_query)
+
+    def keep(self, turn: Round, played: Played) -> RunState:
+        """Make a played round safe, and tell of it; returns the state after it."""
+        state = self.state = self._save(played.state, turn.started)
+        self.on_saved(state)
+        self._tell(played, state)
+        return state
+
+    def change(self, config: Config) -> RunContext:
+        """Go on under other settings; returns the new context. A run without criteria has not been stopped by one."""
+        self.context = replace(self.context, config=config)
+        if self.state is not None and not self.context.criteria:
+            self.state = replace(self.state, stopped="")
+        return self.context
+
+    def _now(self) -> RunState:
+        if self.state is None:
+            raise RuntimeError("the experiment has not begun")
+        return self.state
 
     @property
     def wall_seconds(self) -> float:
@@ -118,11 +155,19 @@ class Experiment:
         return state.with_last_report(replace(report, seconds=seconds, wall_seconds=now - round_started))
 
     def _restore(self) -> RunState | None:
-        checkpoint = load_latest(self.out / CHECKPOINTS)
+        checkpoint = load_latest(self.out / CHECKPOINTS, self.context.events.warn)
         if checkpoint is None:
             return None
-        state = from_checkpoint(checkpoint, self.context.names, self.out)
-        self.context.components.sampler.load_state_dict(checkpoint.tensors["sampler"]).result()
+        restored = from_checkpoint(checkpoint, self.context.names, self.out)
+        state = restored.state
+        state = replace(state, stopped=why_stopped(self.context, state))  # `--stop` may be another one now
+        if restored.moved:
+            self.context.events.warn(
+                f"the pool changed since round {state.round}: {restored.change}. What was learned is kept; the "
+                "strategy begins anew"
+            )
+        else:  # what a strategy remembers is about positions in the pool
+            self.context.components.sampler.load_state_dict(checkpoint.tensors["sampler"]).result()
         self.context.components.learner.load_state_dict(checkpoint.tensors["learner"]).result()
         self.context.events.restored(state.reports, state.zero_shot)
         return state

@@ -5,18 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from psp_ray.config.config import Config
-from psp_ray.core.answers import AwaitingLabels
+from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels, answer_name
+from psp_ray.labels.annotators.people import PLACE
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
 from psp_ray.run.events import Events
 from psp_ray.run.folder import SUMMARY
-from psp_ray.run.state import RunState
+from psp_ray.run.state import PoolNames, RunState
+
+MOST_SHOWN = 5
+"""Corrections that are named."""
 
 
 def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels) -> None:
-    """Which file people are to fill in for round `number`, and how the run goes on."""
+    """Where people are to label round `number`, and how the run goes on."""
+    if error.place == PLACE:
+        events.note(f"round {number}: {error.missing:,} of {error.asked:,} images are not labeled yet")
+        events.note(f"label them in the browser: {PLACE} {out}")
+        return
     file = Path(error.place)
     if file.is_relative_to(out.resolve()):
         file = out / file.relative_to(out.resolve())  # as the user named the folder
@@ -29,21 +39,45 @@ def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels) ->
         f"the classes) into the column 'label' of\n  {file}"
     )
     events.note(f"  the images: {folder / 'images'}/ and {folder / 'contact_sheet.png'}")
-    events.note(f"then continue with the same command and --resume --out {out}")
+    events.note(f"then: psp-ray continue {out}")
+
+
+def tell_corrections(events: Events, before: RunState, after: RunState, names: PoolNames) -> None:
+    """Which answers of earlier rounds are others now, where people (or another client of the ledger) changed some."""
+    changed = np.flatnonzero(before.answers != after.answers[: len(before.answers)])
+    if not len(changed):
+        return
+    shown = [
+        f"{names.sample_ids[before.asked[row]]} {answer_name(int(before.answers[row]), names.classes)} -> "
+        f"{answer_name(int(after.answers[row]), names.classes)}"
+        for row in changed[:MOST_SHOWN]
+    ]
+    more = f" and {len(changed) - MOST_SHOWN:,} more" if len(changed) > MOST_SHOWN else ""
+    labels = "1 corrected label" if len(changed) == 1 else f"{len(changed):,} corrected labels"
+    events.note(f"took up {labels} of earlier rounds: {'; '.join(shown)}{more}")
 
 
 def say_goodbye(events: Events, config: Config, summary: dict[str, Any], state: RunState, out: Path) -> None:
     """The table of rounds, what was reached, and where to go from here."""
     events.finished(state.reports, config.data.evaluate_on)
     events.note(
-        f"\n{accuracy_text(summary, config)} with {summary['labels_used']:,} labels "
-        f"({summary['labels_paid']:,} paid now), {duration(summary['wall_seconds'])}"
+        f"\n{accuracy_text(summary, config)} with {len(state.labeled):,} labels ({labels_text(state)}), "
+        f"{duration(summary['wall_seconds'])}"
     )
     if summary["stopped"]:
         events.note(f"stopped early: {summary['stopped']}")
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
     events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
     events.note(f"next:    psp-ray predict --run {out} IMAGES...   or   psp-ray export --run {out} --folders DIR")
+
+
+def labels_text(state: RunState) -> str:
+    """Where the labels are from that the table of rounds counts, and what else was answered."""
+    initial = int(((state.asked_in == 0) & state.has_class).sum())
+    bought = {"ignored": int((state.answers == IGNORE).sum()), "skipped": int((state.answers == SKIP).sum())}
+    parts = [f"{initial:,} known beforehand"] if initial else []
+    parts += [f"{state.labels_paid:,} answers paid in this run"]
+    return ", ".join([*parts, *(f"{count:,} {word}" for word, count in bought.items() if count)])
 
 
 def accuracy_text(summary: dict[str, Any], config: Config) -> str:

@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import read_tensors, write_tensors
+from psp_ray.core.files import make_folder, read_tensors, write_tensors
 from psp_ray.features.cache import FeatureStore
 from psp_ray.features.pool import CachedPool
 from psp_ray.storage.remote import Storage
@@ -33,10 +35,10 @@ class PoolSource:
     @classmethod
     def of(cls, pool: CachedPool, cache_folder: str, storage: str | None = None) -> PoolSource:
         """Write the pool's manifest file, unless it is there already; with `storage`, put all its files there too."""
-        digest = hashlib.blake2b(pool.hashes.tobytes() + pool.keys.tobytes(), digest_size=12).hexdigest()
+        digest = _digest(pool.hashes.tobytes(), pool.keys.tobytes())
         path = Path(cache_folder) / "pools" / f"{digest}.safetensors"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or _digest_of(path) != digest:
+            make_folder(path.parent)
             write_tensors(path, {"hashes": pool.hashes, "keys": pool.keys})
         views = pool.views.folder if pool.views is not None else None
         source = cls(pool.features.folder, views, pool.dim, pool.n_views, str(path), cache_folder, storage)
@@ -61,7 +63,7 @@ class PoolSource:
         """
         if self.storage is not None:
             place = Storage(self.storage)
-            if not Path(self.manifest).exists():
+            if not Path(self.manifest).exists() or _digest_of(Path(self.manifest)) != Path(self.manifest).stem:
                 place.pull(self._stored(self.manifest), Path(self.manifest))
             for folder in self._folders():
                 place.pull_new(self._stored(folder), Path(folder))
@@ -69,9 +71,24 @@ class PoolSource:
             raise OutputError(
                 f"feature cache {self.manifest} is not there; every node must see the --cache folder, or give --storage"
             )
+        if _digest_of(Path(self.manifest)) != Path(self.manifest).stem:
+            raise OutputError(f"feature cache {self.manifest}: is damaged; remove it and run the command again")
         arrays = read_tensors(Path(self.manifest))
         views = None
         if self.views_folder is not None:
             views = FeatureStore(self.views_folder, "views", self.n_views * self.dim)
         features = FeatureStore(self.features_folder, "features", self.dim)
         return CachedPool(features, arrays["hashes"], arrays["keys"], views)
+
+
+def _digest(hashes: bytes, keys: bytes) -> str:
+    return hashlib.blake2b(hashes + keys, digest_size=12).hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    """What the manifest's file should be called by its content; None where it is no manifest."""
+    try:
+        arrays = read_tensors(path)
+        return _digest(arrays["hashes"].tobytes(), arrays["keys"].tobytes())
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None

@@ -36,10 +36,10 @@ class Prepared:
     """What the features depend on; None where the data set brings embeddings."""
 
 
-def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
+def prepare(config: Config, dataset: Dataset | None = None, begun: bool = False) -> Prepared:
     """Check all that can be checked before anything is written, encoded or bought, and fill in what depends on it.
 
-    `dataset` spares loading the configuration's data set where it is at hand.
+    `dataset` spares loading the configuration's data set where it is at hand; `begun`: as for `check_budget`.
 
     Raises:
         UserError: one line for the first thing that is wrong.
@@ -47,7 +47,7 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Prepared:
     if dataset is None:
         dataset = load_data(config)
     config = complete(config, dataset)
-    check_budget(config, dataset)
+    check_budget(config, dataset, begun)
     check_annotators(config.labels, len(dataset.classes))
     templates_of(config, dataset)
     descriptions_of(config, dataset)
@@ -171,12 +171,15 @@ def with_pool_size(config: Config, dataset: Dataset) -> Config:
     return config.changed(labels_per_round=dataset.pool.num_rows)
 
 
-def check_budget(config: Config, dataset: Dataset) -> None:
-    """Raise a UserError where the rounds ask for more labels than there are, or there is nothing to evaluate on."""
+def check_budget(config: Config, dataset: Dataset, begun: bool = False) -> None:
+    """Raise a UserError where the rounds ask for more labels than there are, or there is nothing to evaluate on.
+
+    Of a run that has begun, the pool may have shrunk since: it goes on with what is left.
+    """
     per_round = with_pool_size(config, dataset).labels.labels_per_round
     assert isinstance(per_round, int)
     n, wanted = dataset.pool.num_rows, config.labels.rounds * per_round
-    if per_round > n or (wanted > n and answers_from_truth(config.labels)):
+    if not begun and (per_round > n or (wanted > n and answers_from_truth(config.labels))):
         raise ConfigError(
             f"--rounds {config.labels.rounds} x --labels-per-round {config.labels.labels_per_round} = {wanted} labels, "
             f"but the pool has {n} images; lower one of them"

@@ -7,6 +7,8 @@ round alone, the oracle answers a repeated request without buying again).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import dataclass, replace
 
@@ -35,6 +37,7 @@ from psp_ray.run.judging import estimate_after, estimate_before, judge
 from psp_ray.run.learner import Agreement
 from psp_ray.run.learning import learn, learn_request
 from psp_ray.run.local import Done
+from psp_ray.run.messages import tell_corrections
 from psp_ray.run.state import RunState
 from psp_ray.run.stopping import WINDOW, Expectation, expected_gain, reason_to_stop
 from psp_ray.selftrain.records import SoftTargets
@@ -80,18 +83,22 @@ class Played:
 
 
 class Round:
-    """Round `number`, on from `state`; each method is a step of `play`."""
+    """Round `number`, on from `state`, over `n_query` images (default: as set); each method is a step of `play`."""
 
-    def __init__(self, run: RunContext, state: RunState, number: int):
+    def __init__(self, run: RunContext, state: RunState, number: int, n_query: int | None = None):
         self.run, self.state, self.number = run, state, number
         self.unlabeled = state.unlabeled(run.n_pool)
+        self._n_query = min(n_query or run.n_query, len(self.unlabeled))
         self.started = time.perf_counter()
         self._seconds = StageSeconds()
         self._doubt: Float32Array | None = None
 
     def play(self) -> Played:
         """The whole round. What it raises leaves nothing behind but labels in the ledger."""
-        proposal = self.propose()
+        return self.go_on(self.propose())
+
+    def go_on(self, proposal: Proposal) -> Played:
+        """All that follows a query set, or the part of one (`part_of`) that is to do for this round."""
         answered = self.label_and_pseudo_label(proposal)
         outcome = self.learn(answered)
         judged = self.reward_and_update(proposal, answered, outcome)
@@ -120,6 +127,7 @@ class Round:
         self._took(label=labeling.seconds)
         logits = np.float32(state.text.logit_scale) * cosines
         after = state.with_answers(proposal, logits, response, run.names)
+        tell_corrections(run.events, state, after, run.names)
         pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
             pseudo = training.finish(scores, after.known, proposal.positions)
@@ -131,6 +139,7 @@ class Round:
         """The student, from all labels and the pseudo-labels."""
         self.run.events.stage(self.number, "learn")
         request = learn_request(self.number, answered.state.known, answered.pseudo, answered.soft, self.state.text)
+        request = replace(request, n_new=len(answered.rows))  # what was answered ahead is known, but not asked
         outcome, seconds = learn(self.run.components.learner, request, self.state.contexts)
         self._took(learn=seconds)
         return outcome
@@ -141,7 +150,7 @@ class Round:
         rows = answered.rows
         feedback = Feedback(
             state=self._pool_state(),
-            proposal=_part_of(proposal, rows),
+            proposal=part_of(proposal, rows),
             labels=answered.new[rows],
             outcome=outcome,
             unlabeled_next=answered.state.unlabeled(self.run.n_pool),
@@ -182,17 +191,8 @@ class Round:
             seconds=self._seconds,
             wall_seconds=time.perf_counter() - self.started,
         )
-        known = report.pool_accuracy_estimate or recent_estimate(self.run.answers(state), self.number, WINDOW)
-        state = replace(
-            state.with_last_report(report),
-            stopped=reason_to_stop(
-                self.run.criteria,
-                [item.agreement for item in state.reports],
-                expectation,
-                None if known is None else known.low,
-                self.run.n_query,
-            ),
-        )
+        state = state.with_last_report(report)
+        state = replace(state, stopped=why_stopped(self.run, state))
         return Played(state, outcome.warning, expectation, self._ends(state))
 
     def _estimated(self, state: RunState) -> RunState:
@@ -213,7 +213,7 @@ class Round:
         return PoolState(
             round=self.number,
             seed=self.run.config.runtime.seed,
-            n_query=min(self.run.n_query, len(self.unlabeled)),
+            n_query=self._n_query,
             n_classes=len(self.run.names.classes),
             text=self.state.text,
             unlabeled=self.unlabeled,
@@ -231,11 +231,13 @@ class Round:
 
     def _label_request(self, proposal: Proposal, predicted: Int64Array) -> LabelRequest:
         names, experiment = self.run.names, self.run.experiment_id
+        sample_ids = [names.sample_ids[i] for i in proposal.positions]
+        part = "" if len(sample_ids) == self._n_query else f"-{_digest(sample_ids)}"
         return LabelRequest(
-            request_id=f"{experiment}/round-{self.number:03d}",
+            request_id=f"{experiment}/round-{self.number:03d}{part}",
             experiment=experiment,
             round=self.number,
-            sample_ids=[names.sample_ids[i] for i in proposal.positions],
+            sample_ids=sample_ids,
             content_hashes=[names.content_hashes[i] for i in proposal.positions],
             suggestions=[names.classes[c] for c in predicted] if self.run.config.labels.suggest_labels else [],
         )
@@ -272,11 +274,35 @@ class Round:
         self._seconds = replace(self._seconds, **seconds)
 
 
-def _part_of(proposal: Proposal, rows: Int64Array) -> Proposal:
-    """What of a query set was given a class."""
+def why_stopped(run: RunContext, state: RunState) -> str:
+    """Why no further round should follow by `--stop`, or an empty string.
+
+    Of a restored state, too: what ended a run may have been taken back since.
+    """
+    if not state.reports:
+        return ""
+    report = state.reports[-1]
+    known = report.pool_accuracy_estimate or recent_estimate(run.answers(state), report.round, WINDOW)
+    return reason_to_stop(
+        run.criteria,
+        [item.agreement for item in state.reports],
+        expected_gain([item.predictions_changed for item in state.reports]),
+        None if known is None else known.low,
+        run.n_query,
+    )
+
+
+def part_of(proposal: Proposal, rows: Int64Array) -> Proposal:
+    """The `rows` (k,) sorted of a query set, with the chance draws that are among them."""
     if len(rows) == len(proposal.positions):
         return proposal
-    return replace(proposal, positions=proposal.positions[rows], log_prob=proposal.log_prob[rows])
+    n_audit = int((rows < proposal.n_audit).sum())
+    return replace(proposal, positions=proposal.positions[rows], log_prob=proposal.log_prob[rows], n_audit=n_audit)
+
+
+def _digest(sample_ids: list[str]) -> str:
+    """Names a part of a query set: after a kill, the round may be learned from more of it than before."""
+    return hashlib.blake2b(json.dumps(sample_ids).encode(), digest_size=6).hexdigest()
 
 
 def _updates_table(number: int, observation: Observation) -> pa.Table:

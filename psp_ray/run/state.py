@@ -156,6 +156,22 @@ class RunState:
             labels_paid=response.labels_paid,
         )
 
+    def with_volunteered(
+        self, positions: Int64Array, labels: Int32Array, logits: Float32Array, labels_paid: int
+    ) -> RunState:
+        """Answers (k,) that nobody asked for added to the round to come: known, but drawn by no plan."""
+        count = len(positions)
+        return replace(
+            self,
+            asked=np.concatenate([self.asked, positions]),
+            answers=np.concatenate([self.answers, labels.astype(np.int32)]),
+            log_prob=np.concatenate([self.log_prob, np.full(count, np.nan)]),
+            asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
+            by_chance=np.concatenate([self.by_chance, np.zeros(count, bool)]),
+            logits=np.concatenate([self.logits, logits]),
+            labels_paid=labels_paid,
+        )
+
     def with_estimate(self, number: int, estimate: Estimate | None) -> RunState:
         """What is now known of the classifier after round `number`; 0: zero-shot, where nothing was learned before."""
         if number == 0:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, TypeAdapter
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Evaluation, Float32Array, PseudoLabels, StateDict, TextState
+from psp_ray.core.sealed import Document
 from psp_ray.report.round_report import RoundReport, estimate_from_json
 from psp_ray.run.checkpoint import Checkpoint
 from psp_ray.run.crossfitted import CrossFitted
+from psp_ray.run.moved_pool import Remembered, moved
 from psp_ray.run.state import PoolNames, RunState
 
 
@@ -29,6 +32,8 @@ def to_checkpoint(
         "logits": state.logits,
     }
     labels = {
+        "sample_id": pa.array([names.sample_ids[i] for i in state.asked], pa.string()),
+        "content_hash": pa.array([names.content_hashes[i] for i in state.asked], pa.string()),
         "position": state.asked,
         "label": state.answers,
         "log_prob": state.log_prob,
@@ -36,6 +41,7 @@ def to_checkpoint(
         "by_chance": state.by_chance,
     }
     pseudo = {
+        "sample_id": pa.array([names.sample_ids[i] for i in state.pseudo.positions], pa.string()),
         "position": state.pseudo.positions,
         "label": state.pseudo.labels,
         "confidence": state.pseudo.confidence,
@@ -55,39 +61,99 @@ def to_checkpoint(
         "wall_seconds": state.wall_seconds,
         "n_pool": len(names.sample_ids),
         "pool": names.fingerprint,
+        "classes": names.classes,
     }
     tensors = {"sampler": sampler, "learner": learner, "prompt": prompt, "judged": state.judged.state_dict()}
     return Checkpoint(state.round, record, tensors, tables)
 
 
-def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> RunState:
-    """The state in a checkpoint of the run in `out`.
+class Evaluated(Document):
+    """An `Evaluation` in JSON."""
+
+    accuracy: float
+    macro_accuracy: float
+    n: int
+
+
+class CheckpointRecord(Document):
+    """`state.json` of a checkpoint."""
+
+    experiment_id: str
+    zero_shot: Evaluated | None
+    last: Evaluated | None
+    rows: list[dict[str, Any]]
+    labels_paid: int = Field(ge=0)
+    zero_shot_estimate: dict[str, Any] | None
+    stopped: str
+    wall_seconds: float = Field(ge=0)
+    n_pool: int
+    pool: str = ""
+    classes: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A state out of a checkpoint; `moved`: the pool is another one now, `change` says what of it in words."""
+
+    state: RunState
+    moved: bool = False
+    change: str = ""
+
+
+_REPORT = TypeAdapter(RoundReport)
+
+
+def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> Restored:
+    """The state in a checkpoint of the run in `out`, for the pool of `names`, which may have changed since.
 
     Raises:
-        OutputError: of another pool than `names`, or of another version of psp-ray.
+        OutputError: other classes; a pool that changed in a way which needs the user; another version of psp-ray.
     """
-    _check_pool(checkpoint.state, names, out)
+    record, state = recorded(checkpoint, out)
+    if record.classes is not None and record.classes != names.classes:
+        raise OutputError(
+            f"{out}: {_other_classes(record.classes, names.classes)}; restore the classes, or start in a new --out "
+            f"folder with --initial-labels {out / 'labels.parquet'}"
+        )
+    if record.n_pool == len(names.sample_ids) and record.pool in ("", names.fingerprint):
+        return Restored(state)
+    labels, pseudo = checkpoint.tables["labels"], checkpoint.tables["pseudo"]
+    if "sample_id" not in labels.column_names:
+        raise OutputError(
+            f"{out}: the pool is not the one that the checkpoint knows, which an older psp-ray wrote; restore the "
+            "data, or start in a new --out folder with --initial-labels"
+        )
+    known = Remembered(labels["sample_id"].to_pylist(), labels["content_hash"].to_pylist())
+    state, change = moved(state, known, Remembered(pseudo["sample_id"].to_pylist(), ()), names, out)
+    more = len(names.sample_ids) - record.n_pool
+    size = f"{abs(more):,} images {'more' if more > 0 else 'fewer'}" if more else "other images"
+    return Restored(state, True, "; ".join(part for part in (size, change) if part))
+
+
+def recorded(checkpoint: Checkpoint, out: Path) -> tuple[CheckpointRecord, RunState]:
+    """What a checkpoint says by itself, for whatever pool it was: that is enough for who only looks.
+
+    Raises:
+        OutputError: another version of psp-ray wrote it.
+    """
     try:
-        return _restored(checkpoint)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        record = CheckpointRecord.model_validate(checkpoint.state)
+        state = _restored(checkpoint)
+        for report in state.reports:
+            _REPORT.validate_python(report.as_json())
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         raise OutputError(
             f"{out}: another version of psp-ray wrote the checkpoint ({reason}); go on with that version, or start in "
             "a new --out folder: labels in the same --ledger are not paid again"
         ) from None
+    return record, state
 
 
-def _check_pool(record: dict[str, Any], names: PoolNames, out: Path) -> None:
-    if record.get("n_pool") != len(names.sample_ids):
-        raise OutputError(
-            f"{out}: the checkpoint saw {record.get('n_pool')} pool images, now there are "
-            f"{len(names.sample_ids)}; restore the data or start in a new --out folder"
-        )
-    if record.get("pool", names.fingerprint) != names.fingerprint:
-        raise OutputError(
-            f"{out}: images or classes of the pool are not those that the checkpoint knows (renamed, replaced "
-            "or changed files?); restore them, or start in a new --out folder with --initial-labels"
-        )
+def _other_classes(old: list[str], new: list[str]) -> str:
+    gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
+    parts = [f"class {gone[0]!r} is gone" if gone else "", f"class {added[0]!r} is new" if added else ""]
+    return " and ".join(part for part in parts if part) or "the classes have another order"
 
 
 def _restored(checkpoint: Checkpoint) -> RunState:

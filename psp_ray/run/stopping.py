@@ -9,10 +9,13 @@
 - `target:ACCURACY`: the lower limit of the estimated accuracy reaches it.
 
 The expected gain is read from how many predictions a round still changes: accuracy can't gain more than that share.
-How much of it is gained is a judgment: it was 0.1 in the one real run that was looked at, and 0.3 to 0.5 in
-simulations; 0.3 is taken. Estimates of accuracy are far too coarse for this: a point is not to be seen in a few dozen
-chance draws. Changes are taken to fade as the slope of a learning curve of power one half does, with the labels to the
-power -1.5 (Figueroa et al., BMC Med. Inform. Decis. Mak. 2012, for curves of this kind).
+In 18 runs of 9 rounds on three image sets with a test set (digits, dtd10, rsscn7; two strategies, three seeds) a
+quarter of what a round changed was gained in the next one, more on two of the sets and half of it on the third; in
+simulations it was a fifth. Eight of ten gains lay within 0.08 times the root of the share: the root, since what is
+gained is the difference of what was put right and what was spoiled. So a range is told, and it often holds 0: what
+one round will bring can't be foreseen sharply. Estimates of accuracy are no better: a point is not to be seen in a
+few dozen chance draws. Changes are taken to fade as the slope of a learning curve of power one half does, with the
+labels to the power -1.5 (Figueroa et al., BMC Med. Inform. Decis. Mak. 2012, for curves of this kind).
 """
 
 from __future__ import annotations
@@ -36,8 +39,10 @@ STOP_SET = 2000
 DEFAULTS = {"stable": 0.99, "gain": None, "enough": 1.0, "target": None}
 HORIZON = 4
 """Rounds to come, together, that `enough` looks at."""
-NET = 0.3
-"""Points of accuracy gained for each point of predictions changed: a judgment, see above."""
+NET = 0.25
+"""Points of accuracy gained for each point of predictions changed, on average; see above."""
+REACH = 0.08
+"""Eight of ten gains lie within so many times the root of the share of predictions changed around that."""
 FADING = 1.5
 RECENT = 2
 """Rounds whose changes are averaged."""
@@ -58,7 +63,7 @@ def parse_stop(text: str | None) -> list[Criterion]:
         ConfigError: an unknown kind, or a threshold that is missing or out of range.
     """
     found = []
-    for part in (text or "").split(","):
+    for part in ("" if (text or "").strip() == "none" else text or "").split(","):
         kind, _, value = (piece.strip() for piece in part.partition(":"))
         if not kind:
             continue
@@ -100,9 +105,12 @@ def agreement(one: NDArray[Any], other: NDArray[Any]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the next round should bring, and the next `HORIZON` rounds together: accuracy, 0..1."""
+    """What the next round should bring on average, and in eight of ten cases (`low` to `high`), and what the next
+    `HORIZON` rounds should bring together: accuracy, 0..1."""
 
     gain: float
+    low: float
+    high: float
     later: float
 
     @property
@@ -120,9 +128,11 @@ def expected_gain(changed: Sequence[float]) -> Expectation | None:
     done = len(changed)
     if done < WINDOW:
         return None
-    now = NET * float(np.mean(changed[-RECENT:]))
-    gains = [now * (done / (done + ahead)) ** FADING for ahead in range(1, HORIZON + 1)]
-    return Expectation(gains[0], sum(gains))
+    # Changes fade fast at first: the mean of the last rounds alone would promise what the first ones brought.
+    now = min(float(changed[-1]), float(np.mean(changed[-RECENT:])))
+    shares = [now * (done / (done + ahead)) ** FADING for ahead in range(1, HORIZON + 1)]
+    gain, reach = NET * shares[0], REACH * math.sqrt(shares[0])
+    return Expectation(gain, gain - reach, gain + reach, NET * sum(shares))
 
 
 def reason_to_stop(
@@ -162,5 +172,5 @@ def outlook(expectation: Expectation | None, changed: float, more: int) -> str:
         return (
             f"enough: {HORIZON} more rounds are expected to bring {100 * expectation.later:.1f} points together{moved}"
         )
-    each = 100 * expectation.gain / max(more, 1)
-    return f"next round: about +{100 * expectation.gain:.1f} points expected ({each:.2f} a label){moved}"
+    low, high = 100 * expectation.low, 100 * expectation.high
+    return f"next round: {low:+.1f} to {high:+.1f} points of accuracy in 8 of 10 cases, for {more:,} labels{moved}"

@@ -8,10 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from psp_ray.core.files import read_json
 from psp_ray.core.words import printable
 from psp_ray.report.progress import duration, percent
-from psp_ray.run.folder import SUMMARY
+from psp_ray.run.folder import read_summary
 from psp_ray.studies.execute import Outcome, rounds_done
 from psp_ray.studies.plan import Cell
 
@@ -65,7 +64,7 @@ class Board:
             self.failed += 1
             said = f"FAILED: {outcome.error}"
         else:
-            summary = read_json(cell.folder / SUMMARY)
+            summary = read_summary(cell.folder)
             accuracy = summary["zero_shot_accuracy"] if not summary["rounds"] else summary["final_accuracy"]
             said = f"{percent(accuracy)} ({duration(summary['wall_seconds'])})"
         left = self._left(self._ended_rounds + self._moving()) if self._open and not self.console.is_terminal else ""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from psp_ray.core.files import read_json, write_text
+from psp_ray.core.files import write_text
 from psp_ray.core.tables import cell
-from psp_ray.run.folder import SUMMARY
+from psp_ray.run.folder import SUMMARY, read_summary
 from psp_ray.studies.execute import error_of
 from psp_ray.studies.plan import Cell, Plan
 
@@ -72,6 +72,14 @@ def _csv(frame: pd.DataFrame) -> str:
     return str(frame.assign(**texts).to_csv(index=False, lineterminator="\n"))
 
 
+def read_csv(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `write_csv` wrote."""
+    text = {"error": str, "strategy": str, "self_training": str, "dataset": str}
+    found = [pd.read_csv(out / name, dtype=text, keep_default_na=True) for name in (RESULTS, CURVES)]
+    found[0]["error"] = found[0]["error"].fillna("")
+    return _frame(found[0].to_dict("records"), RESULT_COLUMNS), _frame(found[1].to_dict("records"), CURVE_COLUMNS)
+
+
 def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     for name in ("labels_per_class", "labels_used"):
@@ -81,8 +89,7 @@ def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 
 
 def _read(plan: Plan, cell: Cell, waiting: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    path = cell.folder / SUMMARY
-    summary = read_json(path) if path.exists() else None
+    summary = read_summary(cell.folder) if (cell.folder / SUMMARY).exists() else None
     error = error_of(plan, cell)
     if summary is None or summary["status"] != "finished":
         begun = summary is not None or (cell.folder / "checkpoints").is_dir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from psp_ray.core.errors import ConfigError, Interrupted
 from psp_ray.core.files import alone, write_text
 from psp_ray.core.threads import limit_threads
 from psp_ray.report.progress import Reporter
+from psp_ray.run.folder import finished_summary
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.board import Board
-from psp_ray.studies.collect import CURVES, RESULTS, collect, write_csv
+from psp_ray.studies.collect import CURVES, RESULTS, collect, summary_rounds, write_csv
 from psp_ray.studies.execute import Outcome, encode_features, execute
 from psp_ray.studies.plan import STUDY_FILE, Cell, Plan, check_study_out, make_plan, set_aside
 from psp_ray.studies.settings import make_study, parse_pair, shown_command
+from psp_ray.studies.tracking import StudyTracker
 
 WHERE = ("runner", "ray_address", "threads", "timeout", "workers", "cache", "device", "model", "memory_mib")
 """Settings of a run that also say how the comparison itself is executed."""
@@ -41,6 +44,8 @@ class Request:
     replace_changed: bool = False
     report: str | None = None
     dry_run: bool = False
+    track: str | None = None
+    """A tracking tool of `--track`."""
 
 
 def compare(request: Request, console: Console | None = None) -> int:
@@ -80,21 +85,40 @@ def carry_out(
         from psp_ray.studies.report import check_report
 
         check_report(Path(request.report))
+    tracker = StudyTracker(
+        request.track, plan.out, plan.study.settings.model_dump(mode="json"), partial(_warn, console)
+    )
     with alone(plan.out):
         set_aside(plan, changed)
         write_text(plan.out / STUDY_FILE, plan.study.to_yaml())
         try:
-            failed = _run(plan, where, request.parallel, console)
+            failed = _run(plan, where, request.parallel, console, tracker)
         except BaseException as error:
             if isinstance(error, (KeyboardInterrupt, Interrupted)):
                 write_csv(plan.out, *collect(plan))
                 console.print(f"interrupted; go on with the same command and --resume; so far: {plan.out / RESULTS}")
+            tracker.end(finished=False)
             raise
         _write(plan, command, request.report, console, extra)
+        tracker.end(finished=True)
     return 1 if failed else 0
 
 
-def _run(plan: Plan, where: Config, parallel: int | None, console: Console) -> int:
+def _warn(console: Console, text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def _track(tracker: StudyTracker, cell: Cell) -> None:
+    """A run that has finished, from its own summary; of one that has failed there is nothing to say."""
+    summary = finished_summary(cell.folder)
+    if summary is None:
+        return
+    rows = [{key: float(value) for key, value in row.items() if value is not None} for row in summary_rounds(summary)]
+    steps = {int(row.pop("round")): row for row in rows}
+    tracker.child(cell.id, cell.folder, cell.config.flat(), steps, ended=True)
+
+
+def _run(plan: Plan, where: Config, parallel: int | None, console: Console, tracker: StudyTracker) -> int:
     reporter = Reporter(where.labels.rounds, console)
     cells = plan.to_do()
     finished = len(plan.cells) - len(cells)
@@ -109,6 +133,7 @@ def _run(plan: Plan, where: Config, parallel: int | None, console: Console) -> i
             board.watch(cell, outcome)
             if outcome is not None:
                 write_csv(plan.out, *collect(plan))
+                _track(tracker, cell)
 
         execute(plan, cells, where, parallel, watch)
         return board.failed
@@ -121,6 +146,10 @@ def _write(plan: Plan, command: str, report: str | None, console: Console, extra
     write_csv(plan.out, results, curves)
     paragraphs = extra(results) if extra else []
     paths = write_documents(plan, results, curves, command, Path(report) if report else None, paragraphs)
+    if (results.status == "finished").any():
+        from psp_ray.studies.page import write_comparison_page
+
+        paths.append(write_comparison_page(plan.out))
     console.print(f"results: {plan.out / RESULTS}, {plan.out / CURVES}", markup=False)
     console.print(f"tables and pictures: {', '.join(map(str, paths))}", markup=False)
     bad = results[results.status != "finished"]

@@ -11,7 +11,7 @@ from functools import partial
 from psp_ray.actors.opening import open_runtime
 from psp_ray.config.config import Config
 from psp_ray.core.errors import UserError
-from psp_ray.core.files import write_text
+from psp_ray.core.files import make_folder, write_text
 from psp_ray.features.encoder import ChunkResult, ChunkTask
 from psp_ray.report.progress import Reporter
 from psp_ray.report.round_report import Next, RoundReport
@@ -113,7 +113,7 @@ def execute(plan: Plan, cells: list[Cell], config: Config, parallel: int | None,
 
     def ended(cell: Cell, outcome: Outcome) -> None:
         if outcome.error:
-            errors.mkdir(exist_ok=True)
+            make_folder(errors)
             write_text(errors / f"{cell.id}.txt", "\n".join([outcome.error, outcome.details]).strip() + "\n")
         watch(cell, outcome)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from psp_ray.core.files import save_figure
 from psp_ray.studies.plan import slug
 from psp_ray.studies.tables import Key, Panel, is_reference, labels_title, panel
 
@@ -50,7 +51,7 @@ def draw_curves(path: Path, results: pd.DataFrame, curves: pd.DataFrame, dataset
             handlelength=3.2,
         )  # fmt: skip
     figure.suptitle(f"{dataset}: mean over seeds, band of one standard deviation", fontsize=11)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _groups(keys: list[Key]) -> list[list[Key]]:

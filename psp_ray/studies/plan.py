@@ -15,10 +15,10 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
-from psp_ray.core.files import read_json
+from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, limited
-from psp_ray.run.folder import RUN_FILE, SUMMARY, differences
+from psp_ray.run.folder import RUN_FILE, differences, finished_summary, read_run
 from psp_ray.run.prepare import Prepared, complete, load_data, prepare
 from psp_ray.run.references import REFERENCES, ZERO_SHOT
 from psp_ray.run.resolve import resolve
@@ -76,8 +76,7 @@ class Plan:
 
 
 def is_finished(cell: Cell) -> bool:
-    path = cell.folder / SUMMARY
-    return path.exists() and read_json(path)["status"] == "finished"
+    return finished_summary(cell.folder) is not None
 
 
 def make_plan(study: Study, out: Path) -> Plan:
@@ -262,7 +261,7 @@ def check_study_out(plan: Plan, resume: bool, replace_changed: bool) -> list[Cel
 
 def _changed(cell: Cell) -> str:
     path = cell.folder / RUN_FILE
-    return differences(read_json(path)["identity"], cell.identity()) if path.exists() else ""
+    return differences(read_run(cell.folder).identity, cell.identity()) if path.exists() else ""
 
 
 def set_aside(plan: Plan, cells: list[Cell]) -> None:
@@ -273,5 +272,6 @@ def set_aside(plan: Plan, cells: list[Cell]) -> None:
         while target.exists():
             number += 1
             target = plan.out / REPLACED / f"{cell.id}-{number}"
-        target.parent.mkdir(exist_ok=True)
-        shutil.move(cell.folder, target)
+        with writing(target):
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(cell.folder, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import read_json, write_bytes, write_text
-from psp_ray.run.folder import SUMMARY
+from psp_ray.core.files import write_bytes, write_text
+from psp_ray.core.writing import writing
+from psp_ray.run.folder import read_summary
 from psp_ray.studies import tables
 from psp_ray.studies.pictures import draw_curves, picture_name
 from psp_ray.studies.plan import Plan
@@ -77,14 +77,11 @@ def write_documents(
         study = plan.study.name or "comparison"
         linked = {name: f"{folder.name}/{study}/{file}" for name, file in pictures.items()}
         text = document(plan, results, curves, command, linked, level=2, extra=extra)
-        try:
+        with writing(f"--report {report}", "choose another file"):
             (folder / study).mkdir(parents=True, exist_ok=True)
-            for file in pictures.values():
+            for file in [*pictures.values(), "results.csv"]:
                 write_bytes(folder / study / file, (plan.out / file).read_bytes())
-            shutil.copyfile(plan.out / "results.csv", folder / study / "results.csv")
             write_text(report, with_section(_read(report), study, text))
-        except OSError as error:
-            raise OutputError(f"--report {report}: can't be written ({error.strerror}); choose another file") from None
         written.append(report)
     return written
 
@@ -112,5 +109,4 @@ def _read(path: Path) -> str:
 
 
 def _summaries(plan: Plan) -> list[dict[str, Any]]:
-    paths = [cell.folder / SUMMARY for cell in plan.finished()]
-    return [read_json(path) for path in paths]
+    return [read_summary(cell.folder) for cell in plan.finished()]

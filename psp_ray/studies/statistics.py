@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
+FEWEST_PAIRS = 3
+"""Pairs from which on an interval is shown: two have one degree of freedom, and an interval of 13 standard deviations
+that hangs on their being normal."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences and its t interval; None bounds where fewer than two pairs are known."""
+    """Mean of paired differences and its t interval; None bounds where fewer than `FEWEST_PAIRS` are known."""
 
     mean: float
     low: float | None
@@ -58,7 +61,7 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
         return None
     differences = np.array([ours[seed] - theirs[seed] for seed in seeds], np.float64)
     mean, n = float(differences.mean()), len(differences)
-    if n < 2:
+    if n < FEWEST_PAIRS:
         return Difference(mean, None, None, n)
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
     return Difference(mean, mean - half, mean + half, n)

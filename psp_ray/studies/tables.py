@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 
 from psp_ray.run.references import REFERENCES
-from psp_ray.studies.statistics import Difference, Needed, Spread, labels_needed, paired_difference, spread
+from psp_ray.studies.statistics import (
+    FEWEST_PAIRS,
+    Difference,
+    Needed,
+    Spread,
+    labels_needed,
+    paired_difference,
+    spread,
+)
 
 Key = tuple[str, str]
 """(strategy, self_training): a row of a table."""
@@ -268,7 +276,7 @@ def body(
                 parts.append(f"{'#' * (level + 1)} {labels_title(count)} per class and round")
             parts.append(accuracy_table(part))
             if text := difference_table(part, against):
-                parts += ["Paired differences in points, with 95 % intervals:", text]
+                parts += [f"Paired differences in points, with 95 % intervals from {FEWEST_PAIRS} seeds on:", text]
         if heading in pictures:
             parts.append(f"![Learning curves on {heading}]({pictures[heading]})")
     return "\n\n".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from psp_ray.cli.main import arguments_with_command, main
 from psp_ray.config import kinds
 from psp_ray.config.config import SECTIONS, fields
 from psp_ray.core.registry import Registry
+from psp_ray.run.resolve import resolve
 
 
 @pytest.fixture
@@ -130,10 +132,24 @@ def test_run_is_the_default_command():
 
 
 def test_help_names_every_setting(call):
-    code, out, _ = call("run", "--help")
+    code, out, _ = call("run", "--help-all")
     assert code == 0
     for key in set(fields()) - {"preset"}:
         assert f"--{key.replace('_', '-')}" in out
+    assert "(the note" not in out
+
+
+def test_help_shows_what_most_people_need(call):
+    code, out, _ = call("run", "--help")
+    assert code == 0
+    shown = {key for key in fields() if re.search(rf"^  --{key.replace('_', '-')}\b(?!-)", out, re.MULTILINE)}
+    assert {"dataset", "classes", "oracle", "rounds", "out"} < shown
+    assert len(shown) <= 16
+    assert "--help-all" in out
+    code, out, _ = call("continue", "--help")
+    assert "--labels-per-round" in out
+    assert "--dataset" not in out
+    assert "[8]" not in out
     assert "predict" in call("--help")[1]
 
 
@@ -214,9 +230,22 @@ def test_models_are_those_of_open_clip():
 
 
 def test_help_lists_settings_by_section(call):
-    out = call("run", "--help")[1]
+    out = call("run", "--help-all")[1]
     places = [out.index(f"\n{name.capitalize()} (") for name in SECTIONS]
     assert places == sorted(places)
     for key, start, end in zip(("dataset", "model"), places, places[1:], strict=False):
         assert start < out.index(f"\n  --{key} ") < end
     assert out.index("--dry-run") < places[0]
+
+
+def test_help_shows_what_holds_where_nothing_is_given():
+    """The default strategy is a preset: its self-training is what a run without options does."""
+    import click
+
+    from psp_ray.cli.run import run
+
+    options = {parameter.name: parameter for parameter in run.params}
+    shown = options["self_training"].get_help_record(click.Context(run))[1]
+    assert resolve({}).selftrain.self_training == "ust"
+    assert "[ust, as --strategy psp sets it; else none]" in shown
+    assert options["rounds"].get_help_record(click.Context(run))[1].endswith("[8]")

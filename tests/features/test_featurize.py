@@ -332,6 +332,17 @@ def test_plan(dataset, cache):
     assert used >= plan.bytes_needed
 
 
+def test_copies_are_counted_and_encoded_once(tmp_path, cache):
+    root = class_folders(tmp_path / "data", per_class=25)
+    files = sorted(root.rglob("*.png"))
+    for file in files[1:4]:
+        file.write_bytes(files[0].read_bytes())
+    dataset = load_dataset(str(root))
+    files[9].unlink()
+    plan = plan_featurize(dataset, SPEC, cache)
+    assert (plan.n_samples, plan.n_copies, plan.n_images) == (50, 3, 46)
+
+
 def test_a_plan_spares_the_second_look(dataset, cache, monkeypatch):
     plan = plan_featurize(dataset, SPEC, cache, VIEWS)
     monkeypatch.setattr(featurize_module, "hash_manifest", None)

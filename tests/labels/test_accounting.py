@@ -55,6 +55,20 @@ def test_the_account_says_who_paid_for_what_and_when(used):
     assert times == sorted(times)
     assert times[0].tzinfo is not None
     assert account(used, "f").num_rows == 5
+    assert {row["content_hash"]: row["sample_id"] for row in rows} == {f"hash{i}": f"s{i}" for i in range(15)}
+
+
+def test_people_read_names_where_the_ledger_has_them(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        Oracle(ledger, GroundTruthAnnotator(truth()), CLASSES).label(request("e1", "e", 1, range(2)))
+        table = account(ledger)
+    with Ledger(tmp_path / "other.sqlite") as other:
+        import_labels(other, table, "elsewhere")
+    shown = CliRunner().invoke(cli, ["oracle", "account", "--each", "--ledger", str(path)]).output
+    assert [line.split()[0] for line in shown.splitlines()] == ["image", "s0", "s1"]
+    shown = CliRunner().invoke(cli, ["oracle", "account", "--each", "--ledger", str(tmp_path / "other.sqlite")]).output
+    assert [line.split()[0] for line in shown.splitlines()] == ["image", "hash0", "hash1"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -17,6 +17,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import TextState
 from psp_ray.neighbors import coverage as module
 from psp_ray.neighbors.coverage import Coverage, disagreement, greedy
+from psp_ray.neighbors.space import ImageSpace
 from tests.helpers import ArrayPool
 from tests.policy.worlds import World
 
@@ -73,12 +74,48 @@ def test_first_choices_cover_the_clusters():
     assert sorted(world.truth[order].tolist()) == [0, 1, 2, 3, 4]
 
 
+def test_first_choices_by_their_definition():
+    world = World(n=80, spread=0.5)
+    coverage = Coverage(world.pool, PolicySettings(coverage_first_width=1.5))
+    rows = world.features.astype(np.float64)
+    distance = 1 - rows @ rows.T
+    wide = np.exp(-distance / (1.5 * distance.mean()))
+    wide /= (wide - wide.min(1, keepdims=True)).mean()
+    places = ImageSpace.fit(world.pool).place(world.features)
+    inverse = np.linalg.inv(np.eye(80) - 0.9 * module.neighbor_graph(places).similarity.toarray())
+    near = inverse / np.sqrt(np.outer(np.diag(inverse), np.diag(inverse)))
+    expected = slow_greedy(wide + 0.1 * near / near.mean(), np.ones(80), np.zeros(80), 8)
+    assert coverage.order(state_of(world), 8).tolist() == expected
+
+
+@pytest.mark.parametrize("limit", [6000, 60])
+def test_later_choices_cover_what_labels_do_not_reach(limit):
+    world = World(n=80, spread=0.5)
+    labeled = np.arange(20)
+    coverage = Coverage(world.pool, PolicySettings(coverage_weight="uniform", coverage_limit=limit))
+    places = ImageSpace.fit(world.pool).place(world.features)
+    inverse = np.linalg.inv(np.eye(80) - 0.9 * module.neighbor_graph(places).similarity.toarray())
+    near = inverse / np.sqrt(np.outer(np.diag(inverse), np.diag(inverse)))
+    expected = slow_greedy(near[20:, 20:], np.ones(60), near[20:, :20].max(1), 8)
+    assert coverage.order(state_of(world, labeled), 8).tolist() == [20 + i for i in expected]
+
+
+def test_by_distance_without_a_wide_kernel():
+    world = World(n=80, spread=0.5)
+    settings = PolicySettings(coverage_first_width=0, coverage_kernel="distance")
+    later = Coverage(world.pool, settings).order(state_of(world), 8)
+    places = ImageSpace.fit(world.pool).place(world.features).astype(np.float64)
+    distance = np.maximum(1 - places @ places.T, 0)
+    width = 2 * np.partition(distance, module.SPREAD_NEIGHBOR, axis=1)[:, module.SPREAD_NEIGHBOR].mean()
+    assert later.tolist() == slow_greedy(np.exp(-distance / width), np.ones(80), np.zeros(80), 8)
+
+
 def test_disagreement_is_the_chance_of_different_classes():
     world = World(n=60)
     places, labels = world.features, world.truth[50:].astype(np.int32)
-    got = disagreement(places, world.features, TextState(world.text, 20.0), 50, labels)
-    teacher = softmax(20.0 * world.features @ world.text.T, axis=1)
     graph = module.neighbor_graph(places)
+    got = disagreement(graph, world.features, TextState(world.text, 20.0), np.arange(50, 60), labels)
+    teacher = softmax(20.0 * world.features @ world.text.T, axis=1)
     # scikit-learn's spreading: its own normalization and iteration on our affinities, then our balance of classes
     spread = LabelSpreading(kernel=lambda a, b: graph.similarity.toarray(), alpha=0.9, max_iter=3000, tol=1e-12)
     spread.fit(places, np.concatenate([np.full(50, -1), labels]))

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.semi_supervised import LabelSpreading
 
 from psp_ray.neighbors import graph as graph_module
-from psp_ray.neighbors.graph import class_masses, knn_graph, neighbor_graph, normalized, propagate
+from psp_ray.neighbors.graph import class_masses, knn_graph, neighbor_graph, normalized, propagate, reach
 from psp_ray.neighbors.space import ImageSpace, subset
 from tests.helpers import ArrayPool
 from tests.selftrain.conftest import make_pool
@@ -111,6 +111,17 @@ def test_columns_in_parts_give_the_same_opinion(monkeypatch):
     parts = propagate(graph, labeled, truth[labeled].astype(np.int32))
     np.testing.assert_array_equal(whole.labels, parts.labels)
     np.testing.assert_allclose(whole.confidence, parts.confidence, atol=1e-6)
+
+
+def test_reach_is_the_correlation_of_propagation():
+    places = np.random.default_rng(3).normal(size=(60, 8)).astype(np.float32)
+    places /= np.linalg.norm(places, axis=1, keepdims=True)
+    graph = neighbor_graph(places, neighbors=6)
+    inverse = np.linalg.inv(np.eye(60) - 0.8 * graph.similarity.toarray())
+    scale = np.sqrt(np.diag(inverse))
+    np.testing.assert_allclose(reach(graph, alpha=0.8), inverse / np.outer(scale, scale), atol=1e-5)
+    alone = normalized(sp.csr_array((3, 3), dtype=np.float64))
+    np.testing.assert_array_equal(reach(alone), np.eye(3, dtype=np.float32))
 
 
 def test_unreached_samples_have_no_opinion():

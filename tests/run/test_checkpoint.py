@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from psp_ray.core.errors import OutputError
 from psp_ray.core.files import write_bytes, write_json
 from psp_ray.run.checkpoint import MARKER, Checkpoint, load_latest, save_checkpoint
 
@@ -59,6 +60,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match=r"a\.json: can't be written \(disk full\)"):
         write_bytes(path, b"new")
+    assert [item.name for item in tmp_path.iterdir()] == ["a.json"], "nothing is left aside"
     assert path.read_text() == '{\n  "x": 1\n}\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -59,8 +60,9 @@ def options(tiny_model, plain_folder, cache_folder, tmp_path):
     }
 
 
-def go(options, **more):
-    return run(resolve({**options, **more}), Reporter(ROUNDS, Console(quiet=True)))
+def go(options, heard=None, **more):
+    console = Console(quiet=True) if heard is None else Console(file=heard, width=200, soft_wrap=True)
+    return run(resolve({**options, **more}), Reporter(ROUNDS, console))
 
 
 def rows_of(file):
@@ -144,8 +146,14 @@ def test_skip_ignore_and_corrections(options, tmp_path):
     (out / "round_01" / "query.csv").write_text(text)
     (out / "corrections.csv").write_text(f"sample_id,label\n{first[1]},green\n")
     fill_in(out / "round_02" / "query.csv", lambda row: "green")
-    done = go(options, resume=True)
+    heard = io.StringIO()
+    done = go(options, heard, resume=True)
     assert done["status"] == "finished"
+    said = heard.getvalue()
+    assert f"took up 2 corrected labels of earlier rounds: {first[0]} red -> blue; {first[1]} skip -> green" in said
+    table = said.splitlines()
+    assert table[table.index(next(line for line in table if line.startswith("round  labels"))) + 2].split()[1] == "7"
+    assert "with 7 labels (8 answers paid in this run, 1 ignored)" in said, "the last line counts as the table does"
     assert (done["skipped"], done["ignored"]) == (0, 1)
     assert [row["labels_total"] for row in done["rounds"]] == [2, 7]
     assert done["labels_used"] == 8, "seven classes and one that is none of them"
@@ -389,6 +397,9 @@ def test_label_studio_files(options, tmp_path):
     export.write_text(json.dumps(content))
     with pytest.raises(OracleError, match=r"'stranger\.png' was never asked"):
         import_annotations(out, COLORS, export)
+    fill_in(out / "round_01" / "query.csv")
+    with pytest.raises(OracleError, match="nothing to export: every image of round_01 has its label"):
+        export_tasks(out, COLORS)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def test_spread_of_one_and_none():
     assert (spread([0.4]).mean, spread([0.4]).std) == (0.4, None)
 
 
-@given(st.lists(st.tuples(shares, shares), min_size=2, max_size=8))
+@given(st.lists(st.tuples(shares, shares), min_size=3, max_size=8))
 def test_paired_difference_is_the_paired_t_interval(pairs):
     ours, theirs = ({seed: pair[place] for seed, pair in enumerate(pairs)} for place in (0, 1))
     found = paired_difference(ours, theirs)
@@ -53,6 +53,11 @@ def test_pairs_are_common_seeds():
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
     one = paired_difference({0: 0.75, 3: 1.0}, {0: 0.5})
     assert (one.mean, one.low, one.high, one.n) == (0.25, None, None, 1)
+
+
+def test_two_seeds_make_no_interval():
+    two = paired_difference({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.5})
+    assert (two.mean, two.low, two.high, two.n) == (0.125, None, None, 2)
 
 
 def test_labels_needed_by_hand():

@@ -21,7 +21,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from psp_ray.core.errors import OracleError, OutputError
+from psp_ray.core.errors import OracleError
 from psp_ray.core.files import read_json, write_json
 from psp_ray.labels.annotators.base import ANNOTATORS, AnnotatorInput, Item, RevisingAnnotator
 from psp_ray.labels.layout import Layout
@@ -69,12 +69,7 @@ class FileAnnotator(RevisingAnnotator):
         file = folder / QUERY
         self.place = str(file)
         if not file.exists():
-            try:
-                self._layout.write(folder, items)
-            except OSError as error:
-                raise OutputError(
-                    f"{folder}: can't be written ({error.strerror}); make room or free the folder"
-                ) from None
+            self._layout.write(folder, items)
         given = {line.sample_id: line.label for line in read_answers(file, self._classes)}
         lost = [item for item in items if item.sample_id not in given]
         if lost:
@@ -125,12 +120,7 @@ class FileAnnotator(RevisingAnnotator):
         kept = {sample: label for sample, label in sorted(new.items()) if label is not None}
         if kept == taken:
             return
-        try:
-            write_json(self._folder / TAKEN, kept)
-        except OSError as error:
-            raise OutputError(
-                f"{self._folder / TAKEN}: can't be written ({error.strerror}); make room or free the folder"
-            ) from None
+        write_json(self._folder / TAKEN, kept)
 
     def _restore_lines(self, file: Path, lost: Sequence[Item]) -> None:
         """Put lines back that somebody deleted, or they could never be answered."""

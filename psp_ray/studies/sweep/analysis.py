@@ -17,6 +17,10 @@ from psp_ray.studies.sweep.references import References, load_references
 from psp_ray.studies.sweep.space import BUDGET
 
 CORE = ("beta", "tau", "gamma")
+FEW = 5
+"""Different values of a setting up to which each is looked at by itself."""
+CHANCE = 0.05
+"""Probability below which a difference is not called chance."""
 
 
 class Analysis:
@@ -84,9 +88,9 @@ class Analysis:
     # -- what matters --------------------------------------------------------------------------------------------------
 
     def sensitivity_keys(self) -> list[str]:
-        """beta, tau, gamma and what else took more than one value."""
+        """What took more than one value."""
         values = list(self.values.values())
-        return [key for key in values[0] if key != BUDGET and (key in CORE or len({str(v[key]) for v in values}) > 1)]
+        return [key for key in values[0] if key != BUDGET and len({str(v[key]) for v in values}) > 1]
 
     def effects(self, key: str) -> tuple[list[Any], dict[str, np.ndarray]]:
         """Values of `key` and, for each data set, accuracy less the mean of its budget (in points), a trial each."""
@@ -118,6 +122,38 @@ class Analysis:
                 rows.append((key, dataset, shown_rank, f"{means.max() - means.min():.1f}" if len(centers) > 1 else "–"))
         return rows
 
+    def spread_of(self, key: str) -> float:
+        """Largest over the data sets of best minus worst mean of a setting's values (points); 0 where not varied."""
+        values, effects = self.effects(key)
+        numbers, _ = ordinal(values)
+        means = [trend(np.array(numbers, float), effect)[1] for effect in effects.values()]
+        return max((float(found.max() - found.min()) for found in means), default=0.0)
+
+    def moved(self, key: str) -> bool:
+        """Whether accuracy differs between the values of a setting (or thirds of them) by more than chance, on any data
+        set: Kruskal and Wallis's rank test at 5 %."""
+        from scipy.stats import kruskal
+
+        values, effects = self.effects(key)
+        numbers = np.array(ordinal(values)[0], float)
+        for effect in effects.values():
+            groups = parts_of(numbers, effect)
+            if len(groups) > 1 and np.ptp(effect) > 0 and kruskal(*groups).pvalue < CHANCE:
+                return True
+        return False
+
+    def matters(self) -> str:
+        """Which settings moved accuracy by more than chance, and which did not, in words."""
+        spreads = {key: self.spread_of(key) for key in self.sensitivity_keys()}
+        moved = sorted((key for key in spreads if self.moved(key)), key=lambda key: -spreads[key])
+        still = [key for key in spreads if key not in moved]
+        said = [f"{key} moved accuracy by {spreads[key]:.1f} points" for key in moved]
+        if still:
+            *some, last = still
+            names = f"{', '.join(some)} and {last}" if some else last
+            said.append(f"{names} moved accuracy by no more than chance")
+        return ", ".join(said) or "no setting was varied"
+
     def pareto(self, dataset: str) -> list[tuple[int, float]]:
         """(labels, accuracy) of every round of every trial that no other beats with as few labels."""
         points = sorted(
@@ -142,7 +178,17 @@ def ordinal(values: list[Any]) -> tuple[list[float], list[str] | None]:
 def trend(values: np.ndarray, effect: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of `effect` at each value where there are few, else in thirds of the values (at their medians)."""
     few = np.unique(values)
-    if len(few) <= 5:
-        return few, np.array([effect[values == value].mean() for value in few])
-    parts = np.array_split(np.argsort(values, kind="stable"), 3)
-    return np.array([np.median(values[part]) for part in parts]), np.array([effect[part].mean() for part in parts])
+    centers = few if len(few) <= FEW else np.array([np.median(values[part]) for part in _thirds(values)])
+    return centers, np.array([part.mean() for part in parts_of(values, effect)])
+
+
+def parts_of(values: np.ndarray, effect: np.ndarray) -> list[np.ndarray]:
+    """`effect` at each value where there are few, else in thirds of the values."""
+    few = np.unique(values)
+    if len(few) <= FEW:
+        return [effect[values == value] for value in few]
+    return [effect[part] for part in _thirds(values)]
+
+
+def _thirds(values: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(np.argsort(values, kind="stable"), 3)

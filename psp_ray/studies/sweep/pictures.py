@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from psp_ray.core.files import save_figure
 from psp_ray.studies.sweep.analysis import Analysis, ordinal, trend
 from psp_ray.studies.sweep.space import BUDGET
 
@@ -55,7 +56,7 @@ def draw_pareto(analysis: Analysis, path: Path) -> None:
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def draw_sensitivity(analysis: Analysis, path: Path) -> None:
@@ -91,4 +92,4 @@ def draw_sensitivity(analysis: Analysis, path: Path) -> None:
             panel.legend(fontsize=8)
     for panel in axes.flat[len(keys) :]:
         panel.set_visible(False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -16,12 +16,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from psp_ray.config.base import option_name
 from psp_ray.config.config import Config, fields
 from psp_ray.core.errors import ConfigError, OutputError
-from psp_ray.core.files import read_json, write_json
+from psp_ray.core.files import make_folder, write_json
+from psp_ray.core.sealed import read_record
+from psp_ray.core.writing import writing
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.sweep.space import BUDGET, Dimension, Point, parse_value
 
@@ -114,11 +118,9 @@ def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"--out {folder}: is not an empty folder; choose another one")
-    try:
+    with writing(f"--out {folder}", "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(plan))
-    except OSError as error:
-        raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
 
 
 def load_plan(folder: Path) -> Plan:
@@ -130,7 +132,7 @@ def load_plan(folder: Path) -> Plan:
     path = folder / PLAN
     if not path.is_file():
         raise OutputError(f"{folder}: holds no {PLAN}; give the --out folder of `psp-ray sweep`")
-    return Plan(**read_json(path))
+    return read_record(path, Plan)
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------
@@ -168,19 +170,19 @@ class TrialResult:
 
     def save(self, folder: Path) -> None:
         path = folder / "trials" / self.name
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_json(path / RESULT, asdict(self))
 
 
 def load_trial(folder: Path, name: str) -> TrialResult | None:
     path = folder / "trials" / name / RESULT
-    return TrialResult(**read_json(path)) if path.exists() else None
+    return read_record(path, TrialResult) if path.exists() else None
 
 
 def load_trials(folder: Path) -> list[TrialResult]:
     """All trials of a sweep that have begun, by name."""
     paths = sorted((folder / "trials").glob(f"*/{RESULT}"))
-    return [TrialResult(**read_json(path)) for path in paths]
+    return [read_record(path, TrialResult) for path in paths]
 
 
 def parse_settings(items: tuple[str, ...], datasets: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -9,16 +9,18 @@ from typing import Any
 import click
 from ray.tune import Callback
 
+from psp_ray.core.files import write_text
 from psp_ray.report.progress import duration
-from psp_ray.studies.sweep.plan import Plan, TrialResult, load_trial
+from psp_ray.studies.sweep.plan import DONE, Plan, TrialResult, load_trial
 from psp_ray.studies.sweep.space import BUDGET
+from psp_ray.studies.tracking import StudyTracker
 
 
 class TrialLines(Callback):
     """Prints how each trial ended. What a dead process couldn't write itself, this does."""
 
-    def __init__(self, folder: Path, plan: Plan, total: int):
-        self._folder, self._plan, self._total = folder, plan, total
+    def __init__(self, folder: Path, plan: Plan, total: int, tracker: StudyTracker | None = None):
+        self._folder, self._plan, self._total, self._tracker = folder, plan, total, tracker
         self.ended = 0
         self._started = time.monotonic()
 
@@ -36,15 +38,28 @@ class TrialLines(Callback):
             result.error = _last_line(trial) or "its process died"
             result.save(self._folder)
             text = Path(trial.error_file).read_text() if trial.error_file else result.error
-            (self._folder / "trials" / result.name / "error.txt").write_text(text)
+            write_text(self._folder / "trials" / result.name / "error.txt", text)
         self._say(result)
 
     def _result(self, trial: Any) -> TrialResult:
         name, point = trial.config["name"], trial.config["point"]
         return load_trial(self._folder, name) or TrialResult(name, point)
 
+    def _track(self, result: TrialResult) -> None:
+        if self._tracker is None:
+            return
+        steps = {
+            row["round"]: {"score": row["score"]}
+            | {f"accuracy_{name}": value for name, value in row["accuracy"].items()}
+            | {f"labels_{name}": float(value) for name, value in row["labels"].items()}
+            for row in result.rounds
+        }
+        folder = self._folder / "trials" / result.name
+        self._tracker.child(result.name, folder, result.point, steps, ended=result.status in DONE)
+
     def _say(self, result: TrialResult) -> None:
         self.ended += 1
+        self._track(result)
         elapsed = time.monotonic() - self._started
         left = elapsed / self.ended * (self._total - self.ended)
         point = " ".join(f"{key}={shown(value)}" for key, value in result.point.items() if key != BUDGET)

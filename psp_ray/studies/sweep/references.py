@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from psp_ray.actors.opening import open_runtime
-from psp_ray.core.files import read_json, write_json
+from psp_ray.core.files import make_folder, write_json
+from psp_ray.core.sealed import read_record
 from psp_ray.run.command import run
 from psp_ray.run.events import Silent
 from psp_ray.studies.sweep.plan import Plan
@@ -36,14 +37,14 @@ def references_file(folder: Path, dataset: str) -> Path:
 def load_references(folder: Path, plan: Plan) -> dict[str, References]:
     """References of all data sets that have them."""
     paths = {name: references_file(folder, name) for name in plan.datasets}
-    return {name: References(**read_json(path)) for name, path in paths.items() if path.exists()}
+    return {name: read_record(path, References) for name, path in paths.items() if path.exists()}
 
 
 def make_references(folder: Path, plan: Plan, dataset: str) -> References:
     """Run both references of a data set, unless they are there; a killed one goes on from its checkpoint."""
     path = references_file(folder, dataset)
     if path.exists():
-        return References(**read_json(path))
+        return read_record(path, References)
     base = {
         "strategy": "random",
         "self_training": "none",
@@ -52,7 +53,7 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
         "ledger": str((folder / "references" / "ledger.sqlite").resolve()),
         "label_cap": None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     summaries = []
     for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
         out = folder / "references" / dataset / kind

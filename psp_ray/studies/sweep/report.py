@@ -22,7 +22,8 @@ def write_report(analysis: Analysis) -> str:
     write_text(folder / "report.md", text)
     write_text(folder / "report.csv", table(analysis))
     draw_pareto(analysis, folder / "pareto.png")
-    draw_sensitivity(analysis, folder / "sensitivity.png")
+    if analysis.sensitivity_keys():
+        draw_sensitivity(analysis, folder / "sensitivity.png")
     return text
 
 
@@ -86,14 +87,18 @@ def _budgets(analysis: Analysis) -> Iterator[str]:
 
 
 def _sensitivity(analysis: Analysis) -> Iterator[str]:
-    yield from ("", "## Sensitivity", "", "![accuracy against each setting](sensitivity.png)", "")
+    yield from ("", "## What mattered", "", f"{analysis.matters()[:1].upper()}{analysis.matters()[1:]}.", "")
+    if not analysis.sensitivity_keys():
+        return
+    yield from ("![accuracy against each setting](sensitivity.png)", "")
     yield (
         "Accuracy less the mean of the trials with the same budget; lines join the means at each value, or of "
-        "thirds of the trials where there are many values. Rank correlation near 0 and a small spread: the "
-        "setting hardly matters in this range."
+        "thirds of the trials where there are many values. By chance: the rank test of Kruskal and Wallis at 5 %."
     )
-    yield from ("", "| setting | data set | rank correlation | spread of means (points) |", "|---|---|---|---|")
-    yield from (f"| {' | '.join(row)} |" for row in analysis.sensitivity_rows())
+    rows = [row for row in analysis.sensitivity_rows() if analysis.moved(row[0])]
+    if rows:
+        yield from ("", "| setting | data set | rank correlation | spread of means (points) |", "|---|---|---|---|")
+        yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 def _trials(analysis: Analysis) -> Iterator[str]:

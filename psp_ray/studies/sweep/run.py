@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from psp_ray.studies.sweep.search import ListSource, OptunaSource, PointSearcher
 from psp_ray.studies.sweep.signals import catch_sigterm
 from psp_ray.studies.sweep.space import Point, grid_points, random_points
 from psp_ray.studies.sweep.trial import SweepTrial
+from psp_ray.studies.tracking import StudyTracker
 
 
 def run_sweep(
@@ -43,6 +45,7 @@ def run_sweep(
     resources: dict[str, float],
     concurrent: int | None,
     address: str | None,
+    tracker: StudyTracker | None = None,
 ) -> int:
     """Run or resume a sweep; returns the exit code: 0, or 1 where no trial succeeded."""
     started_here = start_ray(address)
@@ -61,8 +64,10 @@ def run_sweep(
         )
         if pending:
             _prepare_shared(plan, out, resources)
-            _tune(plan, out, source, earlier, pending, bundles, together)
+            _tune(plan, out, source, earlier, pending, bundles, TrialLines(out, plan, pending, tracker), together)
     finally:
+        if tracker is not None:
+            tracker.end(finished=sys.exc_info()[0] is None)
         if started_here:
             ray.shutdown()
     return _say_results(out)
@@ -115,6 +120,7 @@ def _tune(
     earlier: list[TrialResult],
     pending: int,
     bundles: list[dict[str, float]],
+    lines: TrialLines,
     together: int,
 ) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -124,7 +130,6 @@ def _tune(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # TrialLines says what failed, in a line
     scheduler = HalvingByBudget(plan, earlier) if plan.scheduler == "asha" else FIFOScheduler()
     session = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
-    lines = TrialLines(out, plan, pending)
     tuner = tune.Tuner(
         tune.with_resources(SweepTrial, tune.PlacementGroupFactory(bundles)),
         tune_config=tune.TuneConfig(
@@ -163,6 +168,6 @@ def _say_results(out: Path) -> int:
     )
     for trial in failed:
         click.echo(f"failed {trial.name}: {trial.error}; see {out / 'trials' / trial.name / 'error.txt'}", err=True)
-    click.echo(f"report:      psp-ray sweep-report {out}")
+    click.echo(f"report:      psp-ray report {out}   (a page; as text: psp-ray sweep-report {out})")
     click.echo(f"TensorBoard: tensorboard --logdir {out / 'tune'}")
     return 0 if done else 1

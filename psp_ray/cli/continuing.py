@@ -1,0 +1,47 @@
+"""`psp-ray continue`: go on with a run, and say nothing again."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, setting_options
+from psp_ray.cli.starting import run_options, start_run
+from psp_ray.config.config import RUN_ONLY
+
+SHOWN = frozenset({"rounds", "labels_per_round", "stop", "exclude"}) | RUN_ONLY
+"""Settings that may change; the others are taken, too, so that they can be refused with the reason."""
+
+
+class ContinueCommand(SettingsCommand):
+    """Its help keeps to what may change, and shows all of it at once."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        found = click.Command.get_params(self, ctx)
+        ctx.meta[WHOLE] = True
+        for parameter in found:
+            if not isinstance(parameter, SettingOption):
+                continue
+            parameter.hidden = parameter.name not in SHOWN
+            parameter.help = re.sub(r" \[[^]]*\]$", "", parameter.help or "")  # what is not given stays as it was
+        return found
+
+
+@click.command("continue", cls=ContinueCommand)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@run_options
+@partial(setting_options, hidden=HIDDEN_KEYS | {"out", "resume"})
+def continue_command(folder: Path, html: bool, track: str | None, **given: Any) -> None:
+    """Go on with the run in DIR, with the settings that it was started with.
+
+    Labels filled in since are taken up; a run that was interrupted goes on after its last round; one that has ended
+    goes on where --rounds is larger now, or --stop another one ("none" takes it away). The options below may change,
+    no other one.
+    """
+    from psp_ray.run.continuing import continued
+
+    start_run(continued(folder, given), html=html, track=track, continuing=True)

@@ -1,0 +1,39 @@
+"""What `psp-ray run` and `psp-ray continue` have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from psp_ray.cli.options import F, track_option
+from psp_ray.core.exit_codes import AWAITING
+
+if TYPE_CHECKING:
+    from psp_ray.config.config import Config
+
+
+def run_options(command: F) -> F:
+    """Decorator: the options that are no settings of a run."""
+    command = click.option(
+        "--html/--no-html", default=True, help="keep report.html, a page on the run, in its folder  [html]"
+    )(command)
+    return track_option(command)
+
+
+def start_run(config: Config, *, html: bool, track: str | None, continuing: bool = False) -> None:
+    """Run, or go on; ends the program with exit code 3 where labels are waited for."""
+    from psp_ray.actors.opening import open_runtime
+    from psp_ray.run.command import run
+    from psp_ray.run.folder import default_out
+    from psp_ray.run.page import KeptPage
+    from psp_ray.run.watching import RunTracker, Watcher
+
+    watchers: list[Watcher] = [KeptPage()] if html else []
+    if track is not None:
+        tracker = RunTracker(track)
+        tracker.check(Path(config.output.out) if config.output.out else default_out(config))
+        watchers.append(tracker)
+    if run(config, open_runtime=open_runtime, watchers=watchers, continuing=continuing)["status"] == "awaiting_labels":
+        raise SystemExit(AWAITING)

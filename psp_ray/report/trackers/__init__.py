@@ -1,0 +1,1 @@
+"""Tracking tools, one file each; see `psp_ray.report.tracking`."""

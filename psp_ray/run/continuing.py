@@ -1,0 +1,91 @@
+"""Going on with a run under settings that may change on the way: more rounds, larger query sets, another end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from psp_ray.config.base import option_name
+from psp_ray.config.config import RUN_ONLY, Config, section_of
+from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.files import write_json
+from psp_ray.run.checkpoint import latest_round
+from psp_ray.run.folder import CONFIG, MAY_CHANGE, change_identity, finished_summary, has_run, read_run, read_summary
+from psp_ray.run.folder import unseal_finished as unseal
+from psp_ray.run.loop import CHECKPOINTS
+from psp_ray.run.references import ZERO_SHOT
+from psp_ray.run.resolve import resolve
+
+CHANGEABLE = frozenset({"rounds", "labels_per_round", "stop"}) | MAY_CHANGE
+"""Settings of the result that may change: they say what is still to come, and touch no round that is done."""
+REASONS = {
+    "data": "images, classes and names are what the rounds so far are about",
+    "model": "the features of the rounds so far are this model's",
+    "learn": "the classifiers of the rounds so far were learned with it",
+    "selftrain": "the pseudo-labels of the rounds so far were made with it",
+    "policy": "the query sets of the rounds so far were chosen with it",
+    "labels": "the labels so far were asked for with it",
+    "runtime": "all chance in the rounds so far hangs on it",
+}
+"""Why a setting of a section can't change on the way."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return has_run(folder)
+
+
+def continued(out: Path, changes: Mapping[str, Any]) -> Config:
+    """The settings of the run in `out`, with `changes` (None: as it is), for going on with it. Writes nothing.
+
+    Raises:
+        OutputError: no run there. ConfigError: a setting that rounds that are done depend on, fewer rounds than are
+            done, or another size for a query set that people have before them.
+    """
+    if not is_run(out):
+        raise OutputError(f"{out}: holds no run; give the output folder of one")
+    given = {key: value for key, value in changes.items() if value is not None}
+    before = resolve({"out": str(out), "resume": True}, out / CONFIG)
+    config = resolve({**given, "out": str(out), "resume": True}, out / CONFIG)
+    if config.policy.preset == ZERO_SHOT:
+        raise OutputError(f"{out}: {ZERO_SHOT} has no rounds to continue; start a run with another --strategy")
+    old, new = before.identity(), config.identity()
+    for key in new:
+        if old[key] != new[key] and key not in CHANGEABLE:
+            raise ConfigError(
+                f"{option_name(key)} {new[key]}: can't change from {old[key]} on the way, since "
+                f"{REASONS[section_of(key)]}; leave it out, or start another run with --out and --initial-labels "
+                f"{out / 'labels.parquet'} (what may change: "
+                f"{', '.join(option_name(name) for name in sorted(CHANGEABLE | RUN_ONLY - {'out', 'resume'}))})"
+            )
+    done = latest_round(out / CHECKPOINTS)
+    if config.labels.rounds < done:
+        raise ConfigError(f"--rounds {config.labels.rounds}: {done} rounds are done already; give at least as many")
+    if old["labels_per_round"] != new["labels_per_round"]:
+        _refuse_open_query(out, config, done)
+    return config
+
+
+def _refuse_open_query(out: Path, config: Config, done: int) -> None:
+    """People have a query set before them: it keeps its size."""
+    summary = read_summary(out) if (out / "summary.json").is_file() else {}
+    waits = summary.get("awaiting") or {}
+    if summary.get("status") == "awaiting_labels" and waits.get("round") == done + 1:
+        raise ConfigError(
+            f"--labels-per-round {config.labels.labels_per_round}: the {waits['asked']:,} images of round {done + 1} "
+            "are asked for already; label them first, then change it for the rounds after"
+        )
+
+
+def note_changes(out: Path, config: Config) -> None:
+    """Make the settings of `continued` those of the run in `out`. A finished run is one that goes on then."""
+    changed = {key: value for key, value in config.identity().items() if key in CHANGEABLE}
+    if all(read_run(out).identity.get(key) == value for key, value in changed.items()):
+        return
+    # In this order a crash in between repeats no more than the end of the run.
+    summary = finished_summary(out)
+    if summary is not None:
+        unseal(out)
+        write_json(out / "summary.json", summary | {"status": "interrupted"})
+    change_identity(out, changed, config)

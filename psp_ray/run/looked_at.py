@@ -1,0 +1,105 @@
+"""A run as it stands on disk, opened by who only looks: settings, newest checkpoint, features where they are cached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from psp_ray.config.base import read_yaml
+from psp_ray.config.config import Config
+from psp_ray.core.errors import ConfigError, OutputError, UserError
+from psp_ray.core.files import read_json
+from psp_ray.features.cache import FeatureCache
+from psp_ray.features.embedded import import_embeddings
+from psp_ray.features.featurize import FeaturizedDataset
+from psp_ray.features.opened import open_cached
+from psp_ray.run.checkpoint import newest
+from psp_ray.run.finish import pool_names
+from psp_ray.run.folder import RUN_FILE, SUMMARY
+from psp_ray.run.loop import CHECKPOINTS
+from psp_ray.run.picks import PICKS
+from psp_ray.run.prepare import prepare
+from psp_ray.run.state import RunState
+from psp_ray.run.state_files import from_checkpoint, recorded
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """A run's folder. `state` is None before the first round is done; `data` where features or images are not at hand,
+    and `missing` says why; `summary` is empty until the run ended or rests."""
+
+    out: Path
+    config: Config
+    summary: dict[str, Any]
+    state: RunState | None
+    picks: pa.Table | None
+    data: FeaturizedDataset | None
+    classes: list[str]
+    """As the checkpoint names them; empty before there is one."""
+    missing: str = ""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is the output folder of a run."""
+    return (folder / RUN_FILE).is_file() and (folder / CONFIG).is_file()
+
+
+def settings_of(out: Path) -> Config:
+    """The settings that a run in `out` was started with, or last continued.
+
+    Raises:
+        OutputError: no run there, or one of another version.
+    """
+    if not is_run(out):
+        raise OutputError(f"{out}: no run of psp-ray there; give the output folder of one")
+    try:
+        return Config(**read_yaml(out / CONFIG, "--out"))
+    except ConfigError as error:
+        raise OutputError(f"{out / CONFIG}: written by another version of psp-ray ({error})") from None
+
+
+def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
+    """Open the run in `out`; `data` spares looking for its images and features where they are at hand.
+
+    Raises:
+        OutputError: no run there, or one of another version.
+    """
+    config = settings_of(out)
+    checkpoint = newest(out / CHECKPOINTS)
+    missing = ""
+    if data is None:
+        data, missing = _find_data(config)
+    state, classes = None, []
+    if checkpoint is not None:
+        record, state = recorded(checkpoint, out)
+        classes = record.classes or []
+        try:
+            if data is not None:
+                state = from_checkpoint(checkpoint, pool_names(data), out).state
+        except OutputError as error:
+            data, missing = None, str(error)
+    summary = read_json(out / SUMMARY) if (out / SUMMARY).is_file() else {}
+    picks = pq.read_table(out / PICKS) if (out / PICKS).is_file() else None
+    return LookedAt(out, config, summary, state, picks, data, classes, missing)
+
+
+def _find_data(config: Config) -> tuple[FeaturizedDataset | None, str]:
+    """Images and cached features of the run's settings, or None and why not; nothing is encoded."""
+    try:
+        prepared = prepare(config)
+        cache = FeatureCache.open(prepared.config.runtime.cache)
+        if prepared.spec is None:
+            data: FeaturizedDataset | None = import_embeddings(prepared.dataset, cache)
+        else:
+            data = open_cached(prepared.dataset, prepared.spec, cache)
+    except (UserError, OSError) as error:
+        return None, f"images and features were not at hand ({error})"
+    if data is None:
+        return None, "the features are not in the cache any more"
+    return data, ""

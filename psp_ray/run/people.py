@@ -1,0 +1,59 @@
+"""The people who label for a run: their book of answers and the oracle that takes labels from it, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from psp_ray.labels import Ledger, Oracle, OracleSettings
+from psp_ray.labels.annotators.people import PeopleAnnotator
+from psp_ray.labels.answer_book import AnswerBook
+from psp_ray.labels.database import chunks
+from psp_ray.labels.schema import labels
+from psp_ray.run.inputs import OracleInput
+
+ASKED = ("people", "file")
+"""Annotators whose runs people can label by hand: in the browser, or through `psp_ray.Session`."""
+
+
+@dataclass(frozen=True)
+class People:
+    """Who answers for one experiment. Everything here is safe for threads."""
+
+    ledger: Ledger
+    answers: AnswerBook
+    oracle: Oracle
+
+    @classmethod
+    def of(cls, given: OracleInput) -> People:
+        """Opens the ledger. Raises OracleError where it can't be.
+
+        The ledger knows the labels as those of the annotator that the run was begun with.
+        """
+        ledger = Ledger(given.ledger)
+        answers = AnswerBook(ledger, given.experiment)
+        caps = OracleSettings(label_cap=given.settings.label_cap, cost_cap=given.settings.cost_cap)
+        annotator = PeopleAnnotator(answers, given.settings.oracle)
+        return cls(ledger, answers, Oracle(ledger, annotator, given.classes, caps))
+
+    def bought(self, content_hashes: Sequence[str]) -> dict[str, int]:
+        """Labels that are in the ledger already, {content hash: label}: nobody need be asked for these."""
+
+        def read(connection: sa.Connection) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for part in chunks(list(content_hashes)):
+                statement = sa.select(labels.c.content_hash, labels.c.label).where(
+                    labels.c.label_space == self.oracle.label_space,
+                    labels.c.annotator == self.oracle.annotator.name,
+                    labels.c.content_hash.in_(part),
+                    labels.c.label.is_not(None),
+                )
+                found.update((row.content_hash, row.label) for row in connection.execute(statement))
+            return found
+
+        return self.ledger.transact(read)
+
+    def close(self) -> None:
+        self.ledger.close()

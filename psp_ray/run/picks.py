@@ -1,0 +1,75 @@
+"""`picks.parquet`: every image that was asked about, why, and what was thought of it before the answer came.
+
+A round's draw probabilities and the classifier's logits are in the state; what self-training had taken an image for is
+in the checkpoint before, which is still there when a round is written. Rounds before that are taken over from the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from psp_ray.core.answers import answer_name
+from psp_ray.core.files import write_parquet
+from psp_ray.core.probability import softmax
+from psp_ray.core.records import Float32Array, Int32Array
+from psp_ray.run.checkpoint import pseudo_labels_after
+from psp_ray.run.state import PoolNames, RunState
+
+PICKS = "picks.parquet"
+NOBODY = -1
+"""Index of the class of an image without a pseudo-label."""
+
+
+def write_picks(out: Path, checkpoints: Path, state: RunState, names: PoolNames) -> None:
+    """Write the file anew, in the order asked; initial labels, which nobody picked, are not in it."""
+    rows = np.flatnonzero(state.asked_in > 0)
+    taken, sure = _taken_for(out, checkpoints, state, names)
+    chances = softmax(state.logits[rows].astype(np.float64)) if len(rows) else np.zeros((0, 2))
+    order = np.argsort(-chances, axis=1, kind="stable")[:, :2]
+    classes = [*names.classes, None]
+    left = len(names.sample_ids) - np.searchsorted(state.asked_in, state.asked_in[rows], side="left")
+
+    def named(index: Int32Array) -> pa.Array:
+        return pa.array([classes[i] for i in index.tolist()], pa.string())
+
+    columns = {
+        "sample_id": pa.array([names.sample_ids[i] for i in state.asked[rows]], pa.string()),
+        "round": state.asked_in[rows],
+        "label": pa.array([answer_name(i, names.classes) for i in state.answers[rows].tolist()], pa.string()),
+        "by_chance": state.by_chance[rows],
+        "log_prob": pa.array(state.log_prob[rows], from_pandas=True),
+        "unlabeled": left.astype(np.int64),
+        "guess": named(order[:, 0].astype(np.int32)),
+        "probability": np.take_along_axis(chances, order[:, :1], axis=1)[:, 0],
+        "second_guess": named(order[:, 1].astype(np.int32)),
+        "second_probability": np.take_along_axis(chances, order[:, 1:], axis=1)[:, 0],
+        "pseudo_label": named(taken[rows]),
+        "pseudo_class": taken[rows],
+        "pseudo_confidence": pa.array(sure[rows], from_pandas=True),
+    }
+    write_parquet(out / PICKS, pa.table(columns))
+
+
+def _taken_for(out: Path, checkpoints: Path, state: RunState, names: PoolNames) -> tuple[Int32Array, Float32Array]:
+    """What self-training took each of `asked` (m,) for before it was asked: class (or NOBODY), confidence (or NaN)."""
+    told: dict[tuple[str, int], tuple[int, float]] = {}
+    if (out / PICKS).exists():
+        table = pq.read_table(out / PICKS, columns=["sample_id", "round", "pseudo_class", "pseudo_confidence"])
+        told = {(row["sample_id"], row["round"]): _told(row) for row in table.to_pylist()}
+    before = pseudo_labels_after(checkpoints, state.round - 1)
+    if before is not None:  # written by this version, so it names its samples
+        rows = zip(*(before[name].to_pylist() for name in ("sample_id", "label", "confidence")), strict=True)
+        told |= {(name, state.round): (label, confidence) for name, label, confidence in rows}
+    asked = zip((names.sample_ids[i] for i in state.asked.tolist()), state.asked_in.tolist(), strict=True)
+    found = [told.get(key, (NOBODY, np.nan)) for key in asked]
+    return np.array([one for one, _ in found], np.int32), np.array([two for _, two in found], np.float32)
+
+
+def _told(row: dict[str, Any]) -> tuple[int, float]:
+    confidence = row["pseudo_confidence"]
+    return row["pseudo_class"], np.nan if confidence is None else confidence

@@ -1,0 +1,86 @@
+"""From what a program gives to the opened run of a session."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from psp_ray.config.config import Config
+from psp_ray.core.errors import ConfigError
+from psp_ray.core.files import alone
+from psp_ray.core.threads import limit_threads
+from psp_ray.run.command import Rounds, made_ready
+from psp_ray.run.continuing import continued, is_run, note_changes
+from psp_ray.run.events import Events
+from psp_ray.run.folder import check_out, default_out, open_out
+from psp_ray.run.mirror import RunMirror
+from psp_ray.run.people import ASKED
+from psp_ray.run.prepare import prepare, require_labels
+from psp_ray.run.resolve import resolve
+from psp_ray.run.runtime import OpenRuntime
+from psp_ray.run.session.sources import as_class_embeddings, as_classes, as_dataset
+from psp_ray.storage.remote import Storage
+
+
+def open_rounds(config: Config, events: Events, open_runtime: OpenRuntime) -> tuple[Rounds, ExitStack]:
+    """The run in its folder, locked, featurized and at its newest checkpoint; closing the stack leaves it to others.
+
+    Raises UserError as `psp_ray.run.command.run`.
+    """
+    started = time.perf_counter()
+    limit_threads(config.runtime.threads)
+    out = Path(config.output.out or default_out(config))
+    check_out(config, out)
+    if config.output.storage is not None:
+        RunMirror(Storage(config.output.storage), out).restore(resume=True)
+    prepared = prepare(config)
+    require_labels(prepared.config, prepared.dataset)
+    with ExitStack() as stack:
+        if not stack.enter_context(alone(out)):
+            events.warn(f"--out {out}: its file system has no locks; start no second process there")
+        if is_run(out):
+            note_changes(out, prepared.config)
+        experiment_id = open_out(prepared.config, out)
+        runtime = stack.enter_context(open_runtime(prepared.config))
+        rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True)
+        if rounds.people is not None:
+            stack.callback(rounds.people.close)
+        rounds.experiment.begin()
+        return rounds, stack.pop_all()
+
+
+def session_settings(
+    images: Any,
+    classes: str | os.PathLike[str] | Sequence[str] | None,
+    out: str | os.PathLike[str] | None,
+    ids: Sequence[str] | None,
+    class_embeddings: Any,
+    settings: Mapping[str, Any],
+) -> Config:
+    """The settings of a new run, or of the one in `out`; arguments as `Session` takes them.
+
+    Raises:
+        UserError: one line for what is wrong with them.
+    """
+    given = {"runner": "inline", **settings}
+    place = Path(out) if out is not None else Path("runs") / "session"
+    if images is not None:
+        given["dataset"] = as_dataset(images, ids, place)
+        given["classes"] = as_classes(classes, place)
+        given["class_embeddings"] = as_class_embeddings(class_embeddings, classes, place)
+    if is_run(place):
+        return _with_people(continued(place, given))
+    if images is None:
+        raise ConfigError(f"{place}: holds no run yet; say which images are to be labeled")
+    given = {"oracle": "people", "resume": out is not None, **given, "out": None if out is None else str(out)}
+    return _with_people(resolve(given))
+
+
+def _with_people(config: Config) -> Config:
+    if config.labels.oracle not in (*ASKED, "ground-truth", "simulated"):
+        raise ConfigError(f"--oracle {config.labels.oracle}: a session asks {', '.join(ASKED)}, or those who know")
+    return config

@@ -1,0 +1,233 @@
+"""`psp_ray.Session`: the round loop, one step at a time, for notebooks and programs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from psp_ray.config.config import Config
+from psp_ray.core.errors import ConfigError, UserError
+from psp_ray.core.records import Float64Array
+from psp_ray.report.round_report import RoundReport
+from psp_ray.run.continuing import note_changes
+from psp_ray.run.events import Events, Silent
+from psp_ray.run.runtime import OpenRuntime, inline
+from psp_ray.run.session.answering import Answering
+from psp_ray.run.session.beliefs import Beliefs
+from psp_ray.run.session.classifying import Encoder, Images
+from psp_ray.run.session.opening import open_rounds, session_settings
+from psp_ray.run.session.queries import Queries
+from psp_ray.run.session.records import Advice, Doubt, QuerySet, rounds_html
+from psp_ray.run.state import RunState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DOUBT_FOLDS = 10
+"""The labels are doubted by evidence that leaves out one in so many at a time."""
+
+
+class Session:
+    """A run of rounds, driven by you: `propose`, `label`, `learn`, and again.
+
+    >>> session = Session("photos", ["cat", "dog"], out="runs/mine")  # doctest: +SKIP
+    >>> session.label({name: look(name) for name in session.propose()})  # doctest: +SKIP
+    >>> session.learn()  # doctest: +SKIP
+
+    Everything is on disk as soon as a method returns: answers in the run's ledger, rounds in its checkpoints. The same
+    answers give the same bits as `psp-ray run` with these settings, which can go on where a session ended, and the
+    other way round. One session at a time works in a folder, in one thread at a time.
+
+    Args:
+        images: a folder, a manifest, a file of embeddings, a list of image files, or an array (n, d) of embeddings.
+            None where `out` holds a run.
+        classes: names, a file of them, or None where `images` says them (class folders).
+        out: the run's folder, made or gone on with; default: runs/DATASET-STRATEGY-seedN.
+        ids: names of the images or embeddings that are given as a list or array; default: paths, or numbers.
+        class_embeddings: an array (C, d) or file; embeddings without a text tower need them.
+        events: who listens; default: nobody.
+        open_runtime: where components live; `psp_ray.actors.opening.open_runtime` knows Ray.
+        settings: any setting of a run (`rounds=12`, `labels_per_round=20`, `seed=1`, ...). `oracle` is `people`; with
+            `ground-truth` the labels are known, and `learn` asks nobody.
+
+    Raises:
+        UserError: one line for what is wrong, before anything is bought.
+    """
+
+    def __init__(
+        self,
+        images: Any = None,
+        classes: str | os.PathLike[str] | Sequence[str] | None = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        ids: Sequence[str] | None = None,
+        class_embeddings: Any = None,
+        events: Events | None = None,
+        open_runtime: OpenRuntime = inline,
+        **settings: Any,
+    ) -> None:
+        config = session_settings(images, classes, out, ids, class_embeddings, settings)
+        self.rounds, self._stack = open_rounds(config, events or Silent(), open_runtime)
+        self.classes_ = np.array(self.rounds.names.classes)
+        self._answering = Answering(self.rounds.names)
+        self.beliefs = Beliefs(self.rounds)
+        self.queries = Queries(self.rounds, self.beliefs)
+        self._encode = Encoder(self.rounds)
+
+    @classmethod
+    def load(cls, out: str | os.PathLike[str], **settings: Any) -> Self:
+        """Go on with the run in `out`; its rounds, labels per round and `stop` may change. Raises as the class does."""
+        return cls(out=out, **settings)
+
+    @property
+    def out(self) -> Path:
+        """The run's folder."""
+        return self.rounds.out
+
+    # ---- a round -------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RunState:
+        """The run after its last finished round."""
+        state = self.rounds.experiment.state
+        assert state is not None
+        return state
+
+    @property
+    def round(self) -> int:
+        """Rounds finished."""
+        return self.state.round
+
+    @property
+    def over(self) -> bool:
+        """Whether no round is left; `extend` adds some."""
+        return self.rounds.experiment.over
+
+    @property
+    def reports(self) -> tuple[RoundReport, ...]:
+        """One for each finished round."""
+        return self.state.reports
+
+    def propose(self, n: int | None = None) -> QuerySet:
+        """The images to label next; the same ones until `learn`, unless another `n` is asked for.
+
+        Raises UserError where the run is over.
+        """
+        return self.queries.propose(n)
+
+    def ahead(self, n: int) -> QuerySet:
+        """At most `n` images that are worth labeling while `learn` is at work on the query set.
+
+        Chosen as BADGE does, from what is known now, outside of the query set. Answers to them come in when the next
+        round begins.
+        """
+        return self.queries.ahead(n)
+
+    def label(self, answers: Mapping[str, str | int], *, person: str = "", way: str = "session") -> int:
+        """Answers, {id: class name or index, "skip" (can't tell) or "ignore" (none of the classes)}, durable at once.
+
+        They may be of any image: of the query set, of an earlier one (a correction), or ahead of being asked. Returns
+        how many of the query set are still open.
+
+        Raises UserError for a name of no class or no image; then nothing is written.
+        """
+        if self.rounds.people is None:
+            raise UserError(f"oracle {self.rounds.config.labels.oracle}: it knows the labels; just learn()")
+        queries = self.propose() if not self.over else None
+        predicted = {} if queries is None else dict(zip(queries.ids, queries.predicted.tolist(), strict=True))
+        said = self._answering.said(answers, predicted, way)
+        self.rounds.people.answers.write(person, said, uuid.uuid4().hex)
+        return 0 if queries is None else len(self.queries.still_open(queries))
+
+    def learn(self, part: bool = False) -> RoundReport:
+        """Learn from the labeled query set and finish the round; with `part`, from what of it is labeled.
+
+        Raises AwaitingLabels where labels are missing. Whatever it raises, the round can be tried again.
+        """
+        self.queries.learn(part)
+        self.beliefs.forget()
+        if self.over:
+            self.rounds.finished()
+        return self.reports[-1]
+
+    # ---- what is known -------------------------------------------------------------------------------------------
+
+    @property
+    def advice(self) -> Advice:
+        """Whether to go on, and what more rounds should bring."""
+        return self.beliefs.advice()
+
+    def predict_proba(self, images: Images = None) -> Float64Array:
+        """Calibrated probabilities (n, C) of the classes, in the order of `classes_`.
+
+        Args:
+            images: files, encoded bytes or PIL images, or an array (n, d) of embeddings of the run's model; None: the
+                whole pool.
+
+        Raises UserError for an image that can't be read.
+        """
+        return self.beliefs.probabilities(self._encode(images))
+
+    def predict(self, images: Images = None) -> np.ndarray:
+        """The likeliest class of each image, by name (n,); see `predict_proba`."""
+        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
+
+    def top(self, images: Images = None, k: int = 3) -> list[list[tuple[str, float]]]:
+        """The `k` likeliest classes of each image with their probabilities, the likeliest first."""
+        chances = self.predict_proba(images)
+        order = np.argsort(-chances, axis=1, kind="stable")[:, :k]
+        return [[(str(self.classes_[c]), float(chances[i, c])) for c in row] for i, row in enumerate(order)]
+
+    def confusion(self) -> pd.DataFrame:
+        """Labels (rows) against what classifiers said that had not seen them (columns), in images."""
+        return self.beliefs.confusion()
+
+    def doubtful(self, n: int = 20, folds: int = DOUBT_FOLDS) -> list[Doubt]:
+        """The bought labels that all other evidence speaks against, the most doubtful first: likely label errors."""
+        return self.beliefs.doubtful(folds)[:n]
+
+    # ---- going on and ending -------------------------------------------------------------------------------------
+
+    def extend(self, rounds: int) -> None:
+        """Add rounds to the run. A run that a `stop` criterion has ended goes on without that criterion."""
+        if rounds < 1:
+            raise ConfigError(f"rounds {rounds}: give at least 1")
+        changes: dict[str, Any] = {"rounds": max(self.rounds.config.labels.rounds, self.round) + rounds}
+        if self.state.stopped:
+            changes["stop"] = None
+        config: Config = self.rounds.config.changed(**changes)
+        note_changes(self.rounds.out, config)
+        self.rounds.change(config)
+
+    def save(self) -> Path:
+        """Write predictions, class vectors and pictures as they are now, as a finished run has them; returns the run's
+        folder. Answers and rounds are always saved."""
+        self.rounds.finished()
+        if not self.over:
+            self.rounds.interrupted()
+        return self.rounds.out
+
+    def close(self) -> None:
+        """Leave the run to others; idempotent."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def _repr_html_(self) -> str:
+        names, rounds = self.rounds.names, self.rounds.config.labels.rounds
+        head = f"{len(names.sample_ids):,} images, {len(names.classes)} classes, round {self.round} of {rounds}"
+        return rounds_html(str(self.out), head, self.reports, self.advice)
+
+    def __repr__(self) -> str:
+        return f"Session({str(self.out)!r}, round {self.round} of {self.rounds.config.labels.rounds})"
+
+    # ---- what these are made of ----------------------------------------------------------------------------------

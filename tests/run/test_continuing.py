@@ -1,0 +1,129 @@
+"""`psp-ray continue`: nothing is said again, what is still to come may change, what is done may not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from psp_ray.cli.main import main
+from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.report.progress import Reporter
+from psp_ray.run.command import run
+from psp_ray.run.continuing import continued
+from psp_ray.run.events import Silent
+from psp_ray.run.resolve import resolve
+
+
+@pytest.fixture
+def options(tiny_model, tiny_folder, cache_folder):
+    return {
+        "dataset": str(tiny_folder),
+        "model": tiny_model,
+        "cache": str(cache_folder),
+        "rounds": 2,
+        "labels_per_round": 3,
+        "views": "2",
+        "confidence_min": 0.0,
+        "uncertainty_max": 1.0,
+        "update_steps": 2,
+        "learning_steps": 4,
+        "runner": "inline",
+    }
+
+
+def begin(options, out, **more):
+    return run(resolve({**options, "out": str(out), **more}), Silent())
+
+
+def go_on(out, heard=None, **changes):
+    events = Silent() if heard is None else Reporter(9, Console(file=heard, soft_wrap=True))
+    return run(continued(out, changes), events, continuing=True)
+
+
+def rounds_of(summary):
+    dropped = ("seconds", "wall_seconds", "pool_accuracy_estimate")
+    return [{key: value for key, value in row.items() if key not in dropped} for row in summary["rounds"]]
+
+
+def test_more_rounds_are_those_of_a_longer_run(options, tmp_path):
+    """For a strategy that learns nothing they are the same to the bit; one that learns has ended its last round."""
+    begin(options, tmp_path / "whole", rounds=4, strategy="coreset", self_training="ust")
+    two = begin(options, tmp_path / "grown", strategy="coreset", self_training="ust")
+    four = go_on(tmp_path / "grown", rounds=4)
+    assert (two["status"], len(two["rounds"])) == ("finished", 2)
+    assert (four["status"], len(four["rounds"])) == ("finished", 4)
+    one, other = (pq.read_table(tmp_path / name / "labels.parquet") for name in ("whole", "grown"))
+    assert one.equals(other)
+    one, other = ((tmp_path / name / "pool_predictions.parquet").read_bytes() for name in ("whole", "grown"))
+    assert one == other
+    assert "rounds: 4" in (tmp_path / "grown" / "config.yaml").read_text()
+    heard = io.StringIO()
+    assert go_on(tmp_path / "grown", heard)["wall_seconds"] == four["wall_seconds"]
+    assert "already finished" in heard.getvalue()
+
+
+@pytest.mark.parametrize("strategy", ["psp", "bandit"])
+def test_query_sets_may_change_their_size(options, tmp_path, strategy):
+    before = begin(options, tmp_path / "run", strategy=strategy)
+    after = go_on(tmp_path / "run", rounds=4, labels_per_round=5)
+    assert [row["labels_total"] for row in after["rounds"]] == [3, 6, 11, 16]
+    assert rounds_of(after)[:2] == rounds_of(before)
+
+
+def test_what_ended_a_run_may_be_taken_back(options, tmp_path):
+    begin(options, tmp_path / "run", rounds=6, stop="stable:0.0001")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], len(summary["rounds"])) == ("finished", 3)
+    assert "stable" in summary["stopped"]
+    assert len(go_on(tmp_path / "run")["rounds"]) == 3
+    assert len(go_on(tmp_path / "run", rounds=5)["rounds"]) == 3, "what stopped it still holds"
+    last = go_on(tmp_path / "run", stop="none")
+    assert len(last["rounds"]) == 5
+    assert last["stopped"] is None
+
+
+def test_what_is_done_is_done(options, tmp_path, capsys):
+    begin(options, tmp_path / "run")
+    for changes, reason in (
+        ({"seed": "1"}, "--seed 1: can't change from 0 on the way, since all chance in the rounds so far hangs on it"),
+        ({"head": "gda"}, "the classifiers of the rounds so far were learned with it"),
+        ({"strategy": "random"}, "can't change from"),
+        ({"rounds": "1"}, "--rounds 1: 2 rounds are done already"),
+    ):
+        with pytest.raises(ConfigError, match=reason.replace("(", r"\(")):
+            continued(tmp_path / "run", changes)
+    with pytest.raises(OutputError, match="holds no run"):
+        continued(tmp_path / "nothing", {})
+    with pytest.raises(SystemExit) as ended:
+        main(["continue", str(tmp_path / "run"), "--image-size", "64"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the features of the rounds so far are this model's" in said
+    assert "--initial-labels" in said
+
+
+def test_people_fill_in_and_go_on(options, tmp_path, tiny_folder, capsys):
+    """By the command line: no option is said again, and a query set that is laid out keeps its size."""
+    out = tmp_path / "run"
+    begin(options, out, oracle="file")
+    for number in (1, 2):
+        file = out / f"round_{number:02d}" / "query.csv"
+        rows = list(csv.DictReader(file.open(newline="")))
+        with pytest.raises(ConfigError, match=f"the 3 images of round {number} are asked for already"):
+            continued(out, {"labels_per_round": 4})
+        lines = [{**row, "label": row["sample_id"].split("/")[0]} for row in rows]
+        with file.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+        with pytest.raises(SystemExit) as ended:
+            main(["continue", str(out), "--no-html"])
+        assert ended.value.code == (3 if number == 1 else 0)
+    assert f"then: psp-ray continue {out}" in capsys.readouterr().out
+    assert json.loads((out / "summary.json").read_text())["status"] == "finished"

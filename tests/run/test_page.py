@@ -1,0 +1,171 @@
+"""`report.html`: what stands in it is what the run's files say, and no name becomes anything but text."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from sklearn.metrics import confusion_matrix
+
+from psp_ray.core.errors import OutputError
+from psp_ray.core.files import read_json
+from psp_ray.report.progress import Reporter
+from psp_ray.run.command import run
+from psp_ray.run.events import Silent
+from psp_ray.run.looked_at import look_at
+from psp_ray.run.page import KeptPage, make_page, write_page
+from psp_ray.run.page_parts import Pictures
+from psp_ray.run.resolve import resolve
+from psp_ray.run.watching import Watched
+from tests.conftest import COLORS, paint
+
+NASTY = '<b onclick=alert(1)>&"$x^2$'
+
+
+class Parsed(html.parser.HTMLParser):
+    """Elements, attributes and text of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model, cache_folder):
+    """A run of three rounds on class folders one of which has a name that would like to be HTML."""
+    home = tmp_path_factory.mktemp("page")
+    rng = np.random.default_rng(1)
+    for name, color in zip((NASTY, "green", "blue"), COLORS.values(), strict=True):
+        for number in range(20):
+            paint(home / "pictures" / name / f"{number:02d}.png", color, rng)
+    given = {
+        "dataset": str(home / "pictures"),
+        "model": tiny_model,
+        "cache": str(cache_folder),
+        "rounds": 3,
+        "labels_per_round": 4,
+        "views": "2",
+        "confidence_min": 0.0,
+        "uncertainty_max": 1.0,
+        "update_steps": 2,
+        "runner": "inline",
+        "out": str(home / "run"),
+    }
+    run(resolve(given), Silent(), watchers=[KeptPage()])
+    return home / "run"
+
+
+def test_nothing_in_a_name_becomes_html(finished):
+    page = Parsed((finished / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert sum(NASTY in words for words in page.words) > 3
+    loads = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
+    assert loads
+    assert all(value.startswith(("data:image/", "#")) for value in loads)
+
+
+def test_the_page_says_what_the_files_say(finished):
+    summary = read_json(finished / "summary.json")
+    page = make_page(look_at(finished), Pictures())
+    assert f"{100 * summary['final_accuracy']:.1f} % of the test images" in page.answer
+    assert "12 labels" in page.answer
+    assert [point.labels for point in page.curve] == [0, 4, 8, 12]
+    assert page.curve[0].tested[0] == summary["zero_shot_accuracy"]
+    assert all(low <= value <= high for value, low, high in (point.tested for point in page.curve))
+    counts = np.array(page.confusion.counts)
+    assert counts.sum() == 12  # a fifth of 60 images is the test set
+    assert counts.trace() / 12 == pytest.approx(summary["final_accuracy"])
+    assert [row.tested.right for row in page.classes] == counts.diagonal().tolist()
+    assert sum(row.labels for row in page.classes) == 12
+    assert page.change.looked == 42
+    assert page.change.changed == pytest.approx(42 * summary["rounds"][-1]["predictions_changed"])
+    assert sum(count for *_, count in page.change.moves) == page.change.changed
+
+
+def test_picks_are_the_labels_with_what_was_thought_of_them(finished):
+    picks, labels = (pq.read_table(finished / f"{name}.parquet").to_pandas() for name in ("picks", "labels"))
+    assert picks[["sample_id", "label", "round"]].equals(labels[["sample_id", "label", "round"]])
+    assert picks.unlabeled.tolist() == [42] * 4 + [38] * 4 + [34] * 4
+    assert (picks.probability >= picks.second_probability).all()
+    assert picks.pseudo_label[:4].isna().all()  # before the first round nothing had a pseudo-label
+    cards = [card for item in make_page(look_at(finished), Pictures()).picked for card in item.picks]
+    assert sorted(card.name for card in cards) == sorted(labels.sample_id)
+    assert all(card.picture.startswith("data:image/jpeg;base64,") for card in cards)
+    judged = picks[picks.pseudo_label.notna()]
+    told = make_page(look_at(finished), Pictures()).pseudo
+    assert sum(share.n for _, share in told) == len(judged)
+    assert sum(share.right for _, share in told) == (judged.pseudo_label == judged.label).sum()
+
+
+def test_pseudo_labels_of_all_rounds_survive_a_resumed_run(finished, tmp_path, tiny_model):
+    """The same picks where the run was stopped in between, though a checkpoint knows the last rounds alone."""
+    from psp_ray.report.round_report import Next
+
+    class Stop(Reporter):
+        def after_round(self, report):
+            return Next.STOP if report.round == 1 else Next.CONTINUE
+
+    import yaml
+
+    given = yaml.safe_load((finished / "config.yaml").read_text()) | {"out": str(tmp_path / "run"), "resume": True}
+    run(resolve(given), Stop(3, Console(quiet=True)))
+    run(resolve(given), Silent())
+    one, other = (pq.read_table(folder / "picks.parquet") for folder in (finished, tmp_path / "run"))
+    assert one.equals(other)
+
+
+def test_without_images_the_page_says_what_is_missing(finished, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(finished, folder)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("pictures", "gone"))
+    page = make_page(look_at(folder), Pictures())
+    assert page.pool_map is None
+    assert "gone" in page.notes[0]
+    rows = pq.read_table(folder / "picks.parquet").to_pandas()
+    names = page.class_names
+    expected = confusion_matrix(rows.label, rows.guess, labels=names)
+    assert np.array(page.confusion.counts).sum() == expected.sum() == 12
+    assert write_page(folder).read_text(encoding="utf-8").count("no picture") == 12
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished"}))
+    with pytest.raises(OutputError, match="no run of psp-ray there"):
+        look_at(tmp_path)
+
+
+def test_a_page_is_written_after_a_round_only_where_it_is_cheap(finished):
+    found = look_at(finished)
+    run_, page = Watched(finished, found.config, found.data, Silent()), finished / "report.html"
+    ticks = iter(np.arange(0.0, 100.0, 0.5).tolist())
+    kept = KeptPage(clock=lambda: next(ticks))
+
+    def after(seconds):
+        page.unlink(missing_ok=True)
+        kept.after_round(run_, found.state.with_last_report(replace(found.state.reports[-1], wall_seconds=seconds)))
+        return page.exists()
+
+    assert not after(5.0), "the first page may take 2 s: more than a tenth of the round"
+    kept.at_end(run_, found.state, finished=False)
+    assert page.exists()
+    assert after(6.0), "half a second by that clock is less than a tenth of six"
+    assert not after(4.0)
