@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.json as pj
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -20,7 +20,8 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import is_file
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".jsonl", ".ndjson")
-_JSON_BLOCK = 64 << 20
+_JSON_ROWS = 1000
+"""Rows of JSON that tell the types of the columns."""
 
 
 class TableFile(Protocol):
@@ -55,7 +56,7 @@ def open_table(path: str | Path) -> TableFile:
         if suffix == ".npz":
             return NpzTable(str(path), _named(_npz_schema(place)))
         if suffix in (".jsonl", ".ndjson"):
-            return JsonTable(str(path), _named(_json_reader(str(path)).schema))
+            return JsonTable(str(path), _named(_json_schema(str(path))))
     raise DatasetError(f"{path}: tables are read from {', '.join(SUFFIXES)}; write it as one of these")
 
 
@@ -109,11 +110,11 @@ class JsonTable:
     schema: pa.Schema
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        fields = [self.schema.field(name) for name in (columns or self.schema.names)]
         with _readable(self.path):
-            for batch in _json_reader(self.path):
-                part = batch.select(list(columns)) if columns else batch
-                for start in range(0, part.num_rows, rows):
-                    yield part.slice(start, rows)
+            for records in _json_records(self.path, rows):
+                arrays = [pa.array([record.get(field.name) for record in records], field.type) for field in fields]
+                yield pa.record_batch(arrays, schema=pa.schema(fields))
 
 
 @dataclass(frozen=True)
@@ -154,16 +155,7 @@ def _readable(path: str) -> Iterator[None]:
         yield
     except DatasetError:
         raise
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        zipfile.BadZipFile,
-        EOFError,
-        SyntaxError,
-    ) as error:
+    except Exception as error:  # pyarrow, numpy and zipfile raise all kinds where a file is damaged
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DatasetError(f"{path}: can't be read ({reason}); write the file again") from None
 
@@ -188,8 +180,37 @@ def _arrow_schema(path: Path) -> pa.Schema:
             return pa.ipc.open_stream(source).schema
 
 
-def _json_reader(path: str) -> Any:
-    return pj.open_json(path, read_options=pj.ReadOptions(block_size=_JSON_BLOCK))
+def _json_records(path: str, rows: int) -> Iterator[list[dict[str, Any]]]:
+    """The objects of a file of JSON lines, at most `rows` at a time. (pyarrow's own reader crashes on some damage.)
+
+    Raises:
+        ValueError: a line is no object.
+    """
+    records: list[dict[str, Any]] = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number}: {error}") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"line {number}: holds no object")
+            records.append(record)
+            if len(records) == rows:
+                yield records
+                records = []
+    if records:
+        yield records
+
+
+def _json_schema(path: str) -> pa.Schema:
+    """Columns and their types by the first rows; a column that is empty there holds texts."""
+    first = next(_json_records(path, _JSON_ROWS), [])
+    names = dict.fromkeys(name for record in first for name in record)
+    kinds = {name: pa.array([record.get(name) for record in first]).type for name in names}
+    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()])
 
 
 def _npz_schema(path: Path) -> pa.Schema:
