@@ -6,8 +6,10 @@ imported when a model is loaded, not before.
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from psp_ray.clip.architectures import register_bundled
@@ -244,7 +246,8 @@ def _tokenizer(spec: BackboneSpec, found: ResolvedModel) -> Any:
     text = found.config["text_cfg"]
     if "context_length" in text and not text.get("hf_tokenizer_name") and "siglip" not in found.name.lower():
         # Straight from the config: the name may be a folder or a hub repository.
-        return open_clip.SimpleTokenizer(context_length=text["context_length"], **text.get("tokenizer_kwargs") or {})
+        options = json.dumps(text.get("tokenizer_kwargs") or {}, sort_keys=True)
+        return _simple_tokenizer(int(text["context_length"]), options)
     try:
         return open_clip.get_tokenizer(found.name)
     except Exception as error:  # the tokenizer's files come from a hub, in whatever way that fails
@@ -253,6 +256,14 @@ def _tokenizer(spec: BackboneSpec, found: ResolvedModel) -> Any:
             f"--model {found.name}: its tokenizer can't be loaded ({reason}); choose a model with CLIP's own "
             f"tokenizer, such as ViT-B-32-quickgelu/openai"
         ) from error
+
+
+@cache
+def _simple_tokenizer(context_length: int, options: str) -> Any:
+    """CLIP's own tokenizer: one a process, since reading its vocabulary takes longer than building psp-lite."""
+    import open_clip
+
+    return open_clip.SimpleTokenizer(context_length=context_length, **json.loads(options))
 
 
 def _hash(found: ResolvedModel) -> str:

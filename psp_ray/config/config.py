@@ -49,6 +49,7 @@ RUN_ONLY = frozenset(
         "label_cap",
         "cost_cap",
         "oracle_name",
+        "pictures",
     }
 )
 """Keys that say where and how a run is executed, not what it computes: they may change when it is resumed."""

@@ -16,3 +16,4 @@ class OutputSettings(Settings):
         None,
         description="folder or URI (s3://, gs://, ...) that keeps a copy of the run and its features for all nodes",
     )
+    pictures: bool = Field(True, description="draw learning_curve.png and calibration.png at the end")

@@ -35,7 +35,7 @@ class CacheModel:
         """(n, C) float32 of unit features (n, d)."""
         x = np.asarray(features, np.float32)
         affinity = np.exp(self.beta * (x @ self.keys.T) - self.beta)
-        zero_shot = self.text.logit_scale * (x @ self.text.features.T)
+        zero_shot = self.text.logit_scale * (x @ self.text.features.T) + self.text.offset
         return np.asarray(zero_shot + self.alpha * (affinity @ self.values), np.float32)
 
 
@@ -72,6 +72,7 @@ def tip_adapter_f(features: Float32Array, labels: NDArray[Any], text: TextState,
     start = tip_adapter(features, labels, text)
     x, values = torch.from_numpy(start.keys.copy()), torch.from_numpy(start.values)
     zero_shot = text.logit_scale * (x @ torch.from_numpy(np.asarray(text.features, np.float32)).T)
+    zero_shot += torch.from_numpy(np.asarray(text.offset, np.float32))
     target = torch.from_numpy(np.array(labels, np.int64))
     keys = torch.nn.Parameter(x.clone())
     optimizer = torch.optim.AdamW([keys], lr=_RATE, eps=_EPS)

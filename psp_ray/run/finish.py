@@ -45,8 +45,9 @@ def finish(
         {"dataset": config.data.dataset, "strategy": config.policy.shown_strategy, "config": config.identity()},
         calibration.temperature,
     )
-    write_curve(out, config, state)
-    _draw_calibration(config, run, state, out, calibration, unseen)
+    if config.output.pictures:
+        write_curve(out, config, state)
+        _draw_calibration(config, run, state, out, calibration, unseen)
     none = share_of_none(answers) if (state.answers == IGNORE).any() else None
     return {"calibration": asdict(calibration), "share_of_no_class": None if none is None else none.as_dict()}
 

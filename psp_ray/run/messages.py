@@ -67,7 +67,8 @@ def say_goodbye(events: Events, config: Config, summary: dict[str, Any], state: 
     if summary["stopped"]:
         events.note(f"stopped early: {summary['stopped']}")
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
-    events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
+    if config.output.pictures:
+        events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
     events.note(f"next:    psp-ray predict --run {out} IMAGES...   or   psp-ray export --run {out} --folders DIR")
 
 

@@ -130,6 +130,7 @@ def test_whole_runs_share_an_oracle_with_noisy_annotators(
         "labels_per_round": 3,
         "learning_steps": 3,
         "update_steps": 2,
+        "pictures": False,
         "views": "2",
         "runner": "inline",
         "oracle": "shared",

@@ -34,6 +34,17 @@ def test_the_cache_by_a_plain_loop():
     np.testing.assert_allclose(model.logits(queries), expected, rtol=1e-4)
 
 
+def test_a_bias_of_the_teacher_counts():
+    x, labels, text, _ = data()
+    bias = np.array([3.0, -1.0, 0.5], np.float32)
+    biased = TextState(text.features, text.logit_scale, bias)
+    np.testing.assert_allclose(
+        tip_adapter(x, labels, biased).logits(x), tip_adapter(x, labels, text).logits(x) + bias, rtol=1e-4
+    )
+    moved = tip_adapter_f(x, labels, biased).keys - tip_adapter_f(x, labels, text).keys
+    assert np.abs(moved).max() > 0, "the keys are trained beside the bias"
+
+
 def test_exchanging_classes_exchanges_logits():
     x, labels, text, _ = data()
     order = np.array([2, 0, 1])

@@ -31,6 +31,7 @@ def options(tiny_model, tiny_folder, cache_folder):
         "confidence_min": 0.0,
         "uncertainty_max": 1.0,
         "update_steps": 2,
+        "pictures": False,
         "learning_steps": 4,
         "runner": "inline",
     }

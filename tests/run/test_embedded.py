@@ -53,6 +53,7 @@ def files(tmp_path):
         "rounds": 2,
         "labels_per_round": 6,
         "update_steps": 2,
+        "pictures": False,
         "cache": str(tmp_path / "cache"),
         "out": str(tmp_path / "run"),
         "runner": "inline",

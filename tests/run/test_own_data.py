@@ -252,7 +252,7 @@ def test_what_is_known_beforehand(options, tmp_path, tiny_folder, plain_folder):
     assert len(predictions) == 30
     assert (predictions.source == "initial").sum() == 4
     assert (out / "calibration.png").exists()
-    assert (out / "learning_curve.png").exists()
+    assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert np.isfinite(done["calibration"]["temperature"])
     assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(done))
 

@@ -36,6 +36,7 @@ def settings(tiny_model, cache_folder):
         "audit_fraction": 0.25,
         "learning_steps": 4,
         "update_steps": 2,
+        "pictures": False,
         "views": "2",
         "threads": 1,
     }

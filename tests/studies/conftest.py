@@ -31,6 +31,7 @@ def settings(tiny_model, cache_folder):
         "rounds": ROUNDS,
         "learning_steps": 6,
         "update_steps": 3,
+        "pictures": False,
         "views": "2",
         "confidence_min": 0.0,
         "uncertainty_max": 1.0,

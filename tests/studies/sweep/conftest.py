@@ -28,6 +28,7 @@ def given(tiny_model, tiny_folder, second_folder, cache_folder):
         "rounds": 2,
         "learning_steps": 4,
         "update_steps": 2,
+        "pictures": False,
         "views": 2,
         "workers": 1,
     }
