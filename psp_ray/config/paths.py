@@ -27,6 +27,19 @@ def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _absolute(key, value) if isinstance(value, str) else value for key, value in settings.items()}
 
 
+def seen_from(folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` given in `folder`: relative paths of what is not here but there are absolute; all others stay."""
+
+    def found(key: str, text: Any) -> Any:
+        if not folder or key not in PATHS | MAY_BE_PATHS or not isinstance(text, str) or exists(text):
+            return text
+        name, colon, split = text.rpartition(":") if key == "dataset" and text.lower().endswith(".json") else ("",) * 3
+        place = os.path.join(folder, local_text(name or text))
+        return f"{place}{colon}{split}" if exists(place) and not exists(name or text) else text
+
+    return {key: found(key, value) for key, value in settings.items()}
+
+
 def _absolute(key: str, text: str) -> str:
     if key == "model" and text.startswith(_LOCAL):
         return _LOCAL + _place(text.removeprefix(_LOCAL))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from psp_ray.clip.spec import offline
 from psp_ray.config.base import read_yaml
+from psp_ray.config.paths import seen_from
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import (
     write_bytes,
@@ -25,11 +26,11 @@ from psp_ray.core.files import (
     write_tensors,
     write_text,
     write_with,
-    writing,
 )
 from psp_ray.core.paths import is_file, local_path
 from psp_ray.core.tables import csv_text
 from psp_ray.core.words import printable
+from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.export.scripts import ONNX_SCRIPT, OPEN_CLIP_SCRIPT, write_script
@@ -198,17 +199,18 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     """
     from psp_ray.data.load import load_dataset
 
-    file = Path(run) / RUN_FILE
-    if not file.is_file():
+    out = local_path(run)
+    if not is_file(out / RUN_FILE):
         raise ConfigError(f"--run {run}: no run of psp-ray there; give its output folder")
-    given = read_run(Path(run)).identity
+    record = read_run(out)
     # `data_root` may move, so it is not part of the identity; config.yaml has the one that was given.
-    config = read_yaml(Path(run) / CONFIG, "--run", "continue the run with --resume, which writes it anew")
-    if not isinstance(config, dict) or "dataset" not in given or "split" not in given:
+    config = read_yaml(out / CONFIG, "--run", "continue the run with --resume, which writes it anew")
+    if not isinstance(config, dict) or "dataset" not in record.identity or "split" not in record.identity:
         raise ConfigError(f"--run {run}: {CONFIG} or {RUN_FILE} is damaged; continue the run with --resume")
+    given = seen_from(record.folder, {**record.identity, "data_root": config.get("data_root")})
     return load_dataset(
         given["dataset"],
-        config.get("data_root"),
+        given["data_root"],
         given["split"],
         classes=given.get("classes"),
         test=given.get("test"),

@@ -209,6 +209,7 @@ def _all(folder: Path) -> Iterator[Reader]:
     yield Reader("manifest (Parquet)", ".parquet", _parquet_seeds(), load)
     yield Reader("embeddings (npz)", ".npz", (_npz(),), load)
     yield Reader("embeddings (JSON)", ".jsonl", (b'{"embedding": [1.0, 2.0], "label": "cat"}\n' * 3,), load)
+    yield Reader("embeddings (Arrow)", ".arrow", (_arrow(),), load)
     yield Reader("class embeddings", ".parquet", (_classes(),), lambda path: read_class_embeddings(str(path)))
     yield Reader(
         "classes", ".txt", (b"cat: has whiskers\n# x\ndog\n", b"\xef\xbb\xbfa\nb"), lambda p: read_classes(str(p))
@@ -348,6 +349,14 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _classes() -> bytes:
     return _parquet(pa.table({"class": ["cat", "dog"], "embedding": [[1.0, 0.0], [0.0, 1.0]]}))
+
+
+def _arrow() -> bytes:
+    table = pa.table({"embedding": [[1.0, 2.0], [2.0, 1.0], [1.0, 1.0]], "label": ["cat", "dog", None]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _npz() -> bytes:

@@ -83,6 +83,7 @@ class ArrowTable:
         with _readable(self.path), pa.memory_map(self.path) as source:
             for batch in _record_batches(source):
                 part = batch.select(list(columns)) if columns else batch
+                part.validate(full=True)  # offsets that point elsewhere would crash the process
                 for start in range(0, part.num_rows, rows):
                     yield part.slice(start, rows)
 
