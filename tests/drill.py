@@ -468,9 +468,9 @@ def drill(
     half = run.half() if damage else None
     cases = [run.kill] * kills + [run.write_error] * writes
     cases += [lambda: run.damage(half, "interrupted"), lambda: run.damage(run.base, "finished")] * ((damage + 1) // 2)
+    at_once = 50
+    cases += [lambda: run.mutations(at_once)] * (mutations // at_once)
     run.random.shuffle(cases)
-    if mutations:
-        run.mutations(mutations)
     for case in cases:
         if time.monotonic() - started > seconds:
             break
