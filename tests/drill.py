@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 
 ROUNDS = 3
 KILLED = 137
+TABLES = ("labels", "policy", "pool_predictions")
 OPERATIONS = ("open", "replace", "mkdir", "symlink", "link", "unlink", "rmdir", "fsync")
 FAULTS = {"disk full": errno.ENOSPC, "read-only": errno.EROFS, "I/O error": errno.EIO}
 
@@ -189,8 +190,11 @@ def result_of(out: Path):
     for row in summary["rounds"]:
         row.pop("seconds", None)
         row.pop("wall_seconds", None)
-    tables = [pq.read_table(out / f"{name}.parquet").to_pydict() for name in ("labels", "policy", "pool_predictions")]
-    return repr(summary), repr(tables), (out / "prompts.safetensors").read_bytes()
+    try:
+        tables = [pq.read_table(out / f"{name}.parquet").to_pydict() for name in TABLES]
+        return repr(summary), repr(tables), (out / "prompts.safetensors").read_bytes()
+    except (OSError, ValueError):  # "finished", but with a file gone or damaged
+        return None
 
 
 def told(output: str) -> str:
@@ -464,9 +468,9 @@ def drill(
     half = run.half() if damage else None
     cases = [run.kill] * kills + [run.write_error] * writes
     cases += [lambda: run.damage(half, "interrupted"), lambda: run.damage(run.base, "finished")] * ((damage + 1) // 2)
+    at_once = 50
+    cases += [lambda: run.mutations(at_once)] * (mutations // at_once)
     run.random.shuffle(cases)
-    if mutations:
-        run.mutations(mutations)
     for case in cases:
         if time.monotonic() - started > seconds:
             break

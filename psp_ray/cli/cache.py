@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from psp_ray.core.words import printable
+
 
 @click.group()
 def cache() -> None:
@@ -20,7 +22,7 @@ def cache_ls(folder: str | None) -> None:
     from psp_ray.features.quota import entries, show
 
     for line in show(entries(folder)):
-        click.echo(line)
+        click.echo(printable(line))
 
 
 @cache.command("prune")
@@ -35,4 +37,4 @@ def cache_prune(folder: str | None, max_gib: float | None, older_than: float | N
     if max_gib is None and older_than is None:
         raise click.UsageError("say what to remove: --max-gib N or --older-than DAYS")
     for line in prune(folder, max_gib=max_gib, older_than_days=older_than, dry_run=dry_run):
-        click.echo(line)
+        click.echo(printable(line))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from psp_ray.cli.options import SettingsCommand, config_option, setting_options
+from psp_ray.core.words import printable
 from psp_ray.run.resolve import resolve
 
 
@@ -21,4 +22,4 @@ def check_data(config_file: str | None, **given: Any) -> None:
     from psp_ray.run.check_data import check
 
     for line in check(resolve(given, config_file)):
-        click.echo(line)
+        click.echo(printable(line))

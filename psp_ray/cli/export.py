@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from psp_ray.cli.options import checkpoint_option, run_option
+from psp_ray.cli.options import checkpoint_option, hub_option, run_option
+from psp_ray.core.words import printable, short
 
 
 @click.command()
@@ -18,6 +19,7 @@ from psp_ray.cli.options import checkpoint_option, run_option
 @click.option("--min-probability", default=0.0, type=click.FloatRange(0, 1), help="with --folders: the rest is _unsure")
 @click.option("--copy", is_flag=True, help="with --folders: copy images instead of linking them")
 @checkpoint_option
+@hub_option
 def export(
     run_folder: str,
     folders: str | None,
@@ -27,6 +29,7 @@ def export(
     min_probability: float,
     copy: bool,
     checkpoint: str | None,
+    allow_hub: bool,
 ) -> None:
     """Hand a finished run's results to other programs: sorted folders, a CSV, ONNX, open_clip."""
     from psp_ray.export import files as to
@@ -36,11 +39,15 @@ def export(
     if csv_file:
         click.echo(f"{to.export_csv(run_folder, csv_file):,} predictions in {csv_file}")
     if folders:
-        counts = to.export_folders(run_folder, folders, min_probability=min_probability, copy=copy)
-        click.echo("\n".join(f"{count:7,}  {Path(folders) / name}" for name, count in counts.items()))
+        gone: list[str] = []
+        counts = to.export_folders(run_folder, folders, min_probability=min_probability, copy=copy, gone=gone)
+        click.echo("\n".join(printable(f"{count:7,}  {Path(folders) / name}") for name, count in counts.items()))
+        if gone:
+            what = "1 image is" if len(gone) == 1 else f"{len(gone):,} images are"
+            click.echo(f"warning: {what} not there any more, and left out, such as {short(gone[0])}", err=True)
     if onnx:
-        file = to.export_onnx(run_folder, onnx, checkpoint=checkpoint)
+        file = to.export_onnx(run_folder, onnx, checkpoint=checkpoint, allow_hub=allow_hub)
         click.echo(f"{file}; try: python {Path(onnx)}/predict.py IMAGE")
     if open_clip:
-        to.export_open_clip(run_folder, open_clip, checkpoint=checkpoint)
+        to.export_open_clip(run_folder, open_clip, checkpoint=checkpoint, allow_hub=allow_hub)
         click.echo(f"{open_clip}; try: python {Path(open_clip)}/predict.py IMAGE")

@@ -154,3 +154,6 @@ run_option = click.option(
 checkpoint_option = click.option(
     "--checkpoint", metavar="PATH", help="the model's weights, if they have moved since the run"
 )
+hub_option = click.option(
+    "--allow-hub", is_flag=True, help="download the run's model where it is not on this machine (a file may name any)"
+)

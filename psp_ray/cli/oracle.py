@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.words import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,7 +103,7 @@ def status(name: str | None, ledger: str | None, ray_address: str | None, as_jso
     """Labels bought, caps, and what each experiment used and paid."""
     with _accounting(name, ledger, ray_address) as accounting:
         found = accounting.status()
-    click.echo(json.dumps(found, indent=2) if as_json else _shown(found))
+    click.echo(json.dumps(found, indent=2) if as_json else printable(_shown(found), 1 << 20))
 
 
 @oracle.command()
@@ -113,7 +114,7 @@ def account(name: str | None, ledger: str | None, ray_address: str | None, exper
     """Who paid for what, and when: a line for each experiment, round and annotator."""
     with _accounting(name, ledger, ray_address) as accounting:
         table = accounting.account(experiment)
-    click.echo("\n".join(_each_label(table) if each else _each_round(table)))
+    click.echo("\n".join(map(printable, _each_label(table) if each else _each_round(table))))
 
 
 @oracle.command("export")

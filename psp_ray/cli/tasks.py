@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from psp_ray.cli.options import run_option
+from psp_ray.core.words import printable
 
 
 @click.group()
@@ -22,7 +23,7 @@ def tasks_export(run_folder: str, url: str | None, out: str | None) -> None:
     from psp_ray.labels.label_studio import export_tasks
 
     for line in export_tasks(run_folder, classes_of_run(run_folder), url=url, out=out):
-        click.echo(line)
+        click.echo(printable(line))
 
 
 @tasks.command("import")
@@ -34,4 +35,4 @@ def tasks_import(run_folder: str, annotations: str) -> None:
     from psp_ray.labels.label_studio import import_annotations
 
     for line in import_annotations(run_folder, classes_of_run(run_folder), annotations):
-        click.echo(line)
+        click.echo(printable(line))

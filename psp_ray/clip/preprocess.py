@@ -35,6 +35,13 @@ class Preprocessing:
         Raises:
             ModelError: a value open_clip doesn't know.
         """
+        try:
+            return cls._built(config)
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
+            raise ModelError(f"the model's preprocessing is malformed ({error}); restore its preprocess_cfg") from None
+
+    @classmethod
+    def _built(cls, config: Mapping[str, Any]) -> Preprocessing:
         size = config.get("size", 224)
         pair = (int(size), int(size)) if isinstance(size, int | float) else (int(size[0]), int(size[-1]))
         built = cls(
@@ -45,6 +52,8 @@ class Preprocessing:
             resize_mode=str(config.get("resize_mode", "shortest")),
             fill_color=int(config.get("fill_color", 0)),
         )
+        if min(built.size) < 1:
+            raise ModelError(f"the model's preprocessing has size {list(built.size)}; give two positive numbers")
         if built.resize_mode not in ("shortest", "longest", "squash"):
             raise ModelError(
                 f"the model's preprocessing has resize_mode {built.resize_mode!r}; use shortest, longest or squash"

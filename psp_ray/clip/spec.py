@@ -7,14 +7,16 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from psp_ray.clip.architectures import BUNDLED, BUNDLED_FOLDER, known_models, model_config
 from psp_ray.clip.preprocess import Preprocessing
-from psp_ray.clip.weights import safetensors_metadata
+from psp_ray.clip.weights import openai_form, safetensors_metadata
 from psp_ray.core.errors import ModelError
+from psp_ray.core.paths import is_file, local_path
 
 _BUNDLED_PREPROCESSING = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "interpolation": "bicubic"}
 _SCHEMAS = ("hf-hub:", "local-dir:")
@@ -57,6 +59,7 @@ def resolve(spec: BackboneSpec) -> ResolvedModel:
     refuse_text_tower(name, config)
     weights = _weights_path(spec, name, tag)
     if spec.checkpoint is not None:
+        _require_activation(spec, name, config, weights)
         preprocessing = preprocessing | _sidecar(weights)
     elif name == BUNDLED:
         preprocessing = preprocessing | _embedded(weights)
@@ -67,6 +70,17 @@ def resolve(spec: BackboneSpec) -> ResolvedModel:
     elif "size" not in preprocessing or name == BUNDLED:
         preprocessing["size"] = config["vision_cfg"].get("image_size", 224)
     return ResolvedModel(name, tag, config, weights, Preprocessing.from_dict(preprocessing))
+
+
+def _require_activation(spec: BackboneSpec, name: str, config: dict[str, Any], weights: Path) -> None:
+    """Raise a ModelError for weights of OpenAI's own form under a name that reads them with another activation."""
+    twin = f"{name}-quickgelu"
+    if config.get("quick_gelu") or model_config(twin) is None or not openai_form(weights):
+        return
+    raise ModelError(
+        f"--model {spec.model}: the weights in {weights} are of OpenAI's form, which was trained with another "
+        f"activation; use --model {twin}"
+    )
 
 
 def refuse_text_tower(name: str, config: dict[str, Any]) -> None:
@@ -131,21 +145,24 @@ def _split(model: str, known: list[str]) -> tuple[str, str]:
 def _from_schema(model: str, schema: str) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
     identifier = model.removeprefix(schema)
     if schema == "local-dir:":
-        path = Path(identifier) / "open_clip_config.json"
+        path = local_path(identifier) / "open_clip_config.json"
     else:
         with _hub(model) as download:
             path = Path(download(identifier, "open_clip_config.json"))
     document = _read_json(path, model)
-    config = document.get("model_cfg")
+    config, shown = document.get("model_cfg"), document.get("preprocess_cfg") or {}
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         raise ModelError(f"--model {model}: {path} has no model_cfg with embed_dim, vision_cfg and text_cfg")
-    return model, "", config, dict(document.get("preprocess_cfg", {}))
+    towers = (config["vision_cfg"], config["text_cfg"])
+    if not all(isinstance(part, dict) for part in (*towers, shown)) or not isinstance(config["embed_dim"], int):
+        raise ModelError(f"--model {model}: {path} is damaged (model_cfg or preprocess_cfg); restore it")
+    return model, "", config, dict(shown)
 
 
 def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
     if spec.checkpoint is not None:
-        path = Path(spec.checkpoint)
-        if not path.is_file():
+        path = local_path(spec.checkpoint)
+        if not is_file(path):
             raise ModelError(f"--checkpoint {path} does not exist or is not a file; check the path")
         return path
     if name == BUNDLED:
@@ -154,7 +171,7 @@ def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
             raise ModelError(f"the bundled model's weights are missing ({path.name}); reinstall psp-ray")
         return path
     if name.startswith("local-dir:"):
-        return _find_in_folder(Path(name.removeprefix("local-dir:")), name)
+        return _find_in_folder(local_path(name.removeprefix("local-dir:")), name)
     if name.startswith("hf-hub:"):
         with _hub(name) as download:
             return Path(_first(download, name.removeprefix("hf-hub:")))
@@ -166,8 +183,11 @@ def _weights_path(spec: BackboneSpec, name: str, tag: str) -> Path:
         raise ModelError(f"--model {name} names no weights; use {example}--checkpoint PATH")
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
+    pretrained = get_pretrained_cfg(name, tag)
     with _hub(f"{name}/{tag}"):
-        return Path(download_pretrained(get_pretrained_cfg(name, tag)))
+        if _OFFLINE.get() and not pretrained.get("hf_hub"):
+            raise FileNotFoundError(f"{name}/{tag} comes from an address")
+        return Path(download_pretrained(pretrained))
 
 
 _FILES = (
@@ -197,6 +217,19 @@ def _first(download: Any, repository: str) -> str:
     raise FileNotFoundError(f"{repository} has none of {', '.join(_FILES)}")
 
 
+_OFFLINE: ContextVar[bool] = ContextVar("offline", default=False)
+
+
+@contextmanager
+def offline(yes: bool = True) -> Iterator[None]:
+    """Models come from this machine alone in here, a hub's cache included; nothing is downloaded."""
+    token = _OFFLINE.set(yes)
+    try:
+        yield
+    finally:
+        _OFFLINE.reset(token)
+
+
 @contextmanager
 def _hub(model: str) -> Iterator[Any]:
     """Fetch from a hub with short timeouts, and turn every failure into one line with the remedy."""
@@ -210,22 +243,27 @@ def _hub(model: str) -> Iterator[Any]:
     def download(repository: str, file: str) -> str:
         return str(hf_hub_download(repo_id=repository, filename=file))
 
-    timeout, offline = socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE
+    timeout, was_offline = socket.getdefaulttimeout(), constants.HF_HUB_OFFLINE
     socket.setdefaulttimeout(10.0)
     # Its client retries for minutes where nothing answers; offline it looks into its cache and fails at once.
-    constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = was_offline or _OFFLINE.get() or not _answers(constants.ENDPOINT)
     try:
         yield download
     except ModelError:
         raise
     except Exception as error:  # whatever a network or a hub client may raise
+        if _OFFLINE.get():
+            raise ModelError(
+                f"--model {model} is not on this machine, and a file may name any model: add --allow-hub to download "
+                "it, or give --checkpoint PATH"
+            ) from None
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise ModelError(
             f"--model {model} is not cached here and can't be downloaded ({text}); download its weights elsewhere and "
             f"pass --checkpoint PATH"
         ) from error
     finally:
-        constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE = was_offline
         socket.setdefaulttimeout(timeout)
 
 
@@ -255,7 +293,9 @@ def _answers(endpoint: str) -> bool:
 def _sidecar(weights: Path) -> dict[str, Any]:
     """Preprocessing beside a checkpoint: in its safetensors header or in `open_clip_config.json` next to it."""
     beside = weights.parent / "open_clip_config.json"
-    found = dict(_read_json(beside, str(beside)).get("preprocess_cfg", {})) if beside.is_file() else {}
+    found = _read_json(beside, str(beside)).get("preprocess_cfg") or {} if beside.is_file() else {}
+    if not isinstance(found, dict):
+        raise ModelError(f"{beside}: preprocess_cfg is no JSON object; restore it")
     return found | _embedded(weights)
 
 
@@ -265,7 +305,7 @@ def _embedded(weights: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(text))
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{weights} has a malformed preprocess_cfg in its header; write it as JSON") from error
 
 
@@ -274,7 +314,7 @@ def _read_json(path: Path, model: str) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"--model {model}: {path} is missing or unreadable; check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"--model {model}: {path} is not JSON ({error})") from error
     if not isinstance(document, dict):
         raise ModelError(f"--model {model}: {path} is not a JSON object")

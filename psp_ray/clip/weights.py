@@ -13,6 +13,10 @@ from typing import Any
 from psp_ray.core.errors import ModelError
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Where training loops keep the state dict of what they save."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "clip.", "clip_model.")
+"""What DistributedDataParallel, torch.compile, Lightning and other wrappers put in front of all names."""
 
 
 def file_hash(path: str | Path) -> str:
@@ -50,71 +54,123 @@ def model_hash(weights: str, config: Mapping[str, Any]) -> str:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Tensors by name from a safetensors file or a plain PyTorch state dict; nothing is unpickled but tensors.
 
+    What a file is, its first bytes say, not its name. Prefixes that wrappers leave on all names are taken off.
+
     Raises:
-        ModelError: missing file, a JIT archive, or not a state dict.
+        ModelError: in one line: missing file, a JIT archive, damaged, or not a state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise _missing(path)
-    if path.suffix == ".safetensors":
+    kind = _kind(path)
+    if kind == "safetensors":
         state = _read_safetensors(path)
     else:
-        if _is_jit_archive(path):
+        if kind == "zip" and _is_jit_archive(path):
             raise ModelError(
                 f"--checkpoint {path} is a TorchScript (JIT) archive, which runs code; convert it once with "
                 f"torch.save(torch.jit.load(PATH, map_location='cpu').state_dict(), 'weights.pt') and pass weights.pt"
             )
         state = _read_pickle(path)
-    for wrapper in ("state_dict", "model_state_dict"):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = _unwrapped(state)
     for name in _OPENAI_EXTRAS:
         state.pop(name, None)
-    if not state or not all(hasattr(tensor, "shape") for tensor in state.values()):
+    if not state or not all(isinstance(name, str) and hasattr(tensor, "shape") for name, tensor in state.items()):
         raise ModelError(
             f"--checkpoint {path} holds no state dict of tensors; save model.state_dict() as safetensors and pass that"
         )
     return state
 
 
+def _unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
+    """The state dict inside of what training loops save, without the prefixes of their wrappers."""
+    while (inner := next((name for name in _WRAPPERS if isinstance(state.get(name), dict)), None)) is not None:
+        state = state[inner]
+    prefix: str | None = ""
+    while prefix is not None and state:
+        state = {name[len(prefix) :]: tensor for name, tensor in state.items()} if prefix else dict(state)
+        prefix = next((one for one in _PREFIXES if all(str(name).startswith(one) for name in state)), None)
+    return state
+
+
+def openai_form(path: str | Path) -> bool:
+    """Whether a checkpoint is of the form that OpenAI published: such weights were trained with QuickGELU.
+
+    Raises:
+        ModelError: as `read_checkpoint`.
+    """
+    path = Path(path)
+    if _kind(path) == "safetensors":
+        from safetensors import safe_open
+
+        try:
+            with safe_open(str(path), framework="np") as handle:
+                names = set(handle.keys())
+        except Exception as error:  # whatever a damaged header makes the library stumble over
+            raise _unreadable(path, error) from error
+    else:
+        names = set(_unwrapped(_read_pickle(path))) if not _is_jit_archive(path) else set()
+    return names.issuperset(_OPENAI_EXTRAS)
+
+
 def safetensors_metadata(path: str | Path) -> dict[str, str]:
     """The string metadata in a safetensors header (empty for other files)."""
-    if Path(path).suffix != ".safetensors":
+    if not Path(path).is_file() or _kind(Path(path)) != "safetensors":
         return {}
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(str(path), framework="np") as handle:
             return dict(handle.metadata() or {})
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # as above
         raise _unreadable(path, error) from error
 
 
+def _kind(path: Path) -> str:
+    """`safetensors`, `zip` (a PyTorch archive) or `pickle`, by the first bytes.
+
+    Raises:
+        ModelError: none of them, or the file can't be read.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as handle:
+            head = handle.read(9)
+    except OSError as error:
+        raise _missing(path) from error
+    if len(head) == 9 and head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    if head[:2] == b"PK":
+        return "zip"
+    if head[:1] == b"\x80":
+        return "pickle"
+    what = "is empty" if not size else "is neither safetensors nor a PyTorch state dict, or is damaged"
+    raise ModelError(f"--checkpoint {path} {what}; pass a safetensors file or a state dict")
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return dict(load_file(str(path)))
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # whatever a damaged header makes the library stumble over
         raise _unreadable(path, error) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
+def _read_pickle(path: Path) -> dict[Any, Any]:
     import pickle
 
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as handle:  # by its name, torch would take some files for what they are not
+            state = torch.load(handle, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"--checkpoint {path} holds more than tensors and is not loaded; save its state dict as safetensors and "
-            f"pass that"
+            f"--checkpoint {path} is damaged, or holds more than tensors and is not loaded; save its state dict as "
+            f"safetensors and pass that"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # torch's reader raises all kinds where an archive or a pickle is damaged
         raise _unreadable(path, error) from error
     if not isinstance(state, dict):
         raise ModelError(
@@ -125,10 +181,11 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _is_jit_archive(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # to be named where it is read
 
 
 def _missing(path: str | Path) -> ModelError:
@@ -136,5 +193,5 @@ def _missing(path: str | Path) -> ModelError:
 
 
 def _unreadable(path: str | Path, error: Exception) -> ModelError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(f"--checkpoint {path} can't be read ({reason[:200]}); pass a safetensors file or a state dict")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ModelError(f"--checkpoint {path} can't be read ({reason}); pass a safetensors file or a state dict")

@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.paths import local_path
+from psp_ray.core.words import short
 
 
 class Settings(BaseModel):
@@ -22,6 +24,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
+        for key, value in values.items():
+            _require_text(key, value)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -43,13 +47,27 @@ def read_yaml(path: str | Path, option: str, remedy: str = "give an existing YAM
         ConfigError: it can't be read, is not text, or not YAML.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(local_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{option} {path}: can't be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{option} {path}: not UTF-8 text; save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{option} {short(str(path))}: can't be read ({error}); {remedy}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{option} {path}: not valid YAML ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"{option} {path}: not valid YAML ({(str(error).splitlines() or ['?'])[0]})") from None
+
+
+def _require_text(key: str, value: Any) -> None:
+    """Raise a ConfigError for a text that can be written to no file and names none."""
+    if not isinstance(value, str):
+        return
+    if "\0" in value:
+        raise ConfigError(f"{option_name(key)} {short(value)}: holds a NUL character; correct it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{option_name(key)} {short(value)}: is not valid UTF-8; rename the file or folder") from None
 
 
 def option_name(key: str) -> str:

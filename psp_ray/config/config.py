@@ -25,7 +25,7 @@ from psp_ray.config.output import OutputSettings
 from psp_ray.config.runtime import RuntimeSettings
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.errors import ConfigError
-from psp_ray.core.words import did_you_mean
+from psp_ray.core.words import did_you_mean, masked
 
 RUN_ONLY = frozenset(
     {
@@ -44,6 +44,7 @@ RUN_ONLY = frozenset(
         "out",
         "resume",
         "data_root",
+        "allow_remote",
         "ledger",
         "label_cap",
         "cost_cap",
@@ -108,8 +109,10 @@ class Config(Settings):
         return type(self)(**{**self.flat(), **changes})
 
     def to_yaml(self) -> str:
-        """The keys as YAML, section by section, each under a comment with its name."""
+        """The keys as YAML, section by section, each under a comment with its name; passwords in addresses masked."""
         parts = self.model_dump(mode="json")
+        for section in parts.values():
+            section.update({key: masked(value) for key, value in section.items() if isinstance(value, str)})
         return "".join(
             f"# {name}\n{yaml.safe_dump(parts[name], sort_keys=False, allow_unicode=True)}" for name in SECTIONS
         )

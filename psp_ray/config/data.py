@@ -34,6 +34,9 @@ class DataSettings(Settings):
     test: str | None = Field(
         None, description="labeled test images: a folder of class folders, or a CSV or Parquet manifest"
     )
+    allow_remote: bool = Field(
+        False, description="read images by address (http, https, s3, gs, az) where a list names some"
+    )
     initial_labels: str | None = Field(
         None,
         description="labels known beforehand: a CSV or Parquet file with columns sample_id (or path) and label, such "

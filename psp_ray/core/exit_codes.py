@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import click
 
 from psp_ray.core.errors import UserError
+from psp_ray.core.words import printable, short
 from psp_ray.core.writing import WRITE_FAULTS, unwritable
 
 AWAITING = 3
@@ -27,6 +29,8 @@ def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -
     except UserError as error:
         return _mistake(str(error))
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return _mistake(f"{short(str(error.filename))}: {error.strerror}; check the path")
         if error.errno not in WRITE_FAULTS:
             raise
         return _mistake(unwritable(error.filename2 or error.filename or "a file", error))
@@ -37,5 +41,5 @@ def exit_code(command: Callable[[], object], interrupted: str = "interrupted") -
 
 
 def _mistake(message: str) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {' '.join(printable(message).split())}", err=True)
     return 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
-from psp_ray.core.words import normalize_name
+from psp_ray.core.paths import is_file, local_path, why_not
+from psp_ray.core.tables import read_text
+from psp_ray.core.words import normalize_name, short
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ def read_classes(given: str) -> ClassList:
     Raises:
         DatasetError: the file can't be read; fewer than two names; a name twice.
     """
-    path = Path(given).expanduser()
-    if path.is_file() or ("," not in given and re.search(r"[/\\]|\.\w{1,4}$", given)):
+    if is_file(given) or ("," not in given and re.search(r"[/\\]|\.\w{1,4}$", given)):
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise DatasetError(f"--classes {given}: can't be read ({reason}); give a text file or a,b,c") from None
+            lines = read_text(local_path(given).read_bytes()).splitlines()
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"--classes {short(given)}: can't be read ({why_not(error)}); give a text file or a,b,c"
+            ) from None
         source = str(given)
         entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"]
     else:

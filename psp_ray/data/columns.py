@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 from typing import Any
 
 import pyarrow as pa
 
+from psp_ray.core.paths import local_text
+from psp_ray.core.words import normalize_name
 from psp_ray.data.images import is_url
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "url")
@@ -29,16 +32,31 @@ PART_OF = {
     "dev": "val",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
+_SET_WORDS = re.compile(r"[ ]?(set|images?|imgs?|data|dataset|split|folder|\d+)$")
+"""What people write behind the name of a part: `train_images`, `Testset`, `val-2017`."""
+
+
+def part_of_folder(name: str) -> str | None:
+    """The part that a folder's name means (`Training`, `test_set`, `val2017`); None where it means none."""
+    word = normalize_name(name)
+    while word and word not in PART_OF:
+        less = _SET_WORDS.sub("", word)
+        if less == word:
+            return None
+        word = less
+    return PART_OF[word] if word else None
 
 
 def locate(place: str, base: str) -> str:
-    """An absolute path or URL of a path in a table that lies in the folder `base`."""
-    if is_url(place):
+    """An absolute path or URL of a path in a table that lies in the folder `base`. `file://` addresses are paths."""
+    if is_url(place) and not place.lower().startswith("file://"):
         return place
-    if is_url(base):
+    if is_url(base) and not place.lower().startswith("file://"):
         return posixpath.join(base, place.replace("\\", "/"))
-    return os.path.normpath(os.path.join(base, os.path.expanduser(place)))
+    return os.path.normpath(os.path.join(base, local_text(place)))
 
 
 def class_label_names(schema: pa.Schema, label: str | None) -> list[str] | None:

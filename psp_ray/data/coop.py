@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import is_file, local_path, why_not
+from psp_ray.core.tables import read_text
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.registry import Adapter, Request, register_dataset
 
@@ -33,11 +35,12 @@ def read_split(file: Path) -> list[Entry]:
         DatasetError: missing, not JSON, not of the format, or with paths that lead out of the data set's folder.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file.read_bytes()))
     except FileNotFoundError:
         raise DatasetError(f"split file {file} does not exist; check the path") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"split file {file} can't be read as JSON ({error}); give a CoOp-format file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = why_not(error) if isinstance(error, OSError | ValueError) else "lists in lists in lists"
+        raise DatasetError(f"split file {file} can't be read as JSON ({reason}); give a CoOp-format file") from None
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
         raise DatasetError(f"split file {file} has no list 'train'; give a CoOp-format file (train, val, test)")
     entries: list[Entry] = []
@@ -153,7 +156,7 @@ def register_coop(
         root = named_folder(request, folder)
         require_folder(request, root / images)
         file = request.split or root / split_file
-        if not file.is_file():
+        if not is_file(file):
             raise DatasetError(
                 f"dataset {name!r}: split file {file} does not exist; put it there or name another with --split"
             )
@@ -168,10 +171,10 @@ def load_split_folder(request: Request) -> Dataset:
     Raises:
         DatasetError: see `build`; where neither place has all images, the one that lacks fewer is reported.
     """
-    root = Path(request.name).expanduser()
+    root = local_path(request.name)
     assert request.split is not None
     file = request.split
-    if not file.is_file() and not file.is_absolute() and (root / file).is_file():
+    if not is_file(file) and not file.is_absolute() and is_file(root / file):
         file = root / file
     entries = read_split(file)
     places = ["", "images"] if (root / "images").is_dir() else [""]

@@ -46,6 +46,8 @@ class Dataset:
     """Phrases by class name, where the user gave some with the class names."""
     embeddings: EmbeddingSource | None = None
     """Where the rows' embeddings lie, in a data set that brings them in place of images."""
+    notes: tuple[str, ...] = ()
+    """Lines for people: what was left out of what was given, and why."""
 
     @property
     def prompt_names(self) -> list[str]:
@@ -121,6 +123,7 @@ def make_dataset(
     mirror: bool = True,
     descriptions: dict[str, list[str]] | None = None,
     with_pool: bool = True,
+    notes: Sequence[str] = (),
 ) -> Dataset:
     """Sort by sample_id, check and assemble. Without `images` and `paths` the sample_ids are files relative to `root`.
 
@@ -155,6 +158,7 @@ def make_dataset(
         root=None if root is None else prefix,
         mirror=mirror,
         descriptions=dict(descriptions or {}),
+        notes=tuple(notes),
     )
 
 
@@ -184,9 +188,14 @@ def _manifest(
     except UnicodeEncodeError:
         bad = next(i for i in ids if not _is_utf8(i))
         raise DatasetError(f"{name}: file name {bad!a} is not valid UTF-8; rename the file") from None
+    try:
+        path_column = pa.nulls(len(ids), pa.string()) if paths is None else pa.array(paths, pa.string())
+    except UnicodeEncodeError:
+        bad = next(path for path in paths or () if path is not None and not _is_utf8(path))
+        raise DatasetError(f"{name}: path {bad!a} is not valid UTF-8; rename the folder") from None
     columns = {
         "sample_id": id_column,
-        "path": pa.nulls(len(ids), pa.string()) if paths is None else pa.array(paths, pa.string()),
+        "path": path_column,
         "image": pa.nulls(len(ids), pa.binary()) if images is None else pa.array(images, pa.binary()),
         "split": pa.array(splits, pa.string()),
     }

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.paths import local_path, why_not
+from psp_ray.core.tables import read_text
 from psp_ray.core.words import normalize_name
 
 
@@ -17,10 +19,10 @@ def load_descriptions(path: str | Path) -> dict[str, list[str]]:
         ConfigError: missing, not JSON, or not an object of lists of phrases.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(read_text(local_path(path).read_bytes()))
     except OSError as error:
-        raise ConfigError(f"the description file {path} can't be read; check the path") from error
-    except ValueError as error:
+        raise ConfigError(f"the description file {path} can't be read ({why_not(error)}); check the path") from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the description file {path} is not JSON ({error})") from error
     if not isinstance(document, dict) or not all(_are_phrases(phrases) for phrases in document.values()):
         raise ConfigError(

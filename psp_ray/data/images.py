@@ -1,4 +1,4 @@
-"""From bytes to pixels: robust decoding, the backbone's preprocessing, and augmented views. No torch here."""
+"""Images: what is one, where it lies, its hash, and augmented views; `decoding` makes pixels of it. No torch here."""
 
 from __future__ import annotations
 
@@ -8,42 +8,71 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core import noise
 from psp_ray.core.records import Float64Array, UInt64Array
+from psp_ray.data.decoding import (
+    ImageError,
+    UInt8Array,
+    center_view,
+    decode,
+    formats,
+    reason,
+    resampling,
+    upright_rgb,
+)
+from psp_ray.data.remote import RemoteError, fetch, is_url
 
-UInt8Array = NDArray[np.uint8]
+__all__ = [
+    "DRAWS_PER_VIEW",
+    "HASH_BYTES",
+    "ImageError",
+    "UInt8Array",
+    "ViewSettings",
+    "augmented_views",
+    "center_view",
+    "check_header",
+    "content_hash",
+    "crop_box",
+    "decode",
+    "hash_keys",
+    "image_extensions",
+    "is_url",
+    "may_be_image",
+    "read_file",
+    "upright_rgb",
+    "view_noise",
+]
+
 HASH_BYTES = 16
 DRAWS_PER_VIEW = 5
 """Noise per view: area, aspect ratio, left, top, mirror."""
-MAX_UNROLLED = 64
-"""A resized image may be this many times the crop before only the crop's part is computed (very long strips)."""
-
-# EPS and WMF would start other programs; the rest need plugins or hold no pixels of their own.
-_SKIPPED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-
-
-class ImageError(ValueError):
-    """An image can't be decoded; the message is a short reason."""
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(sorted(set(Image.OPEN) - _SKIPPED_FORMATS))
+MAX_FILE = 1 << 30
+"""Bytes of the largest file that is read as an image."""
 
 
 @cache
 def image_extensions() -> frozenset[str]:
     """Lower-case file extensions, dot included, of the formats that `decode` reads."""
-    formats = set(_formats())
-    return frozenset(ext.lower() for ext, kind in Image.registered_extensions().items() if kind in formats)
+    read = set(formats())
+    return frozenset(ext.lower() for ext, kind in Image.registered_extensions().items() if kind in read)
+
+
+def may_be_image(head: bytes) -> bool:
+    """Whether the first bytes of a file are like those of an image format that `decode` reads. Opens nothing."""
+    for kind in formats():
+        accepts = Image.OPEN[kind][1]
+        try:
+            if accepts is not None and accepts(head) is True:
+                return True
+        except Exception:  # a plugin that stumbles over a few bytes doesn't take them
+            continue
+    return False
 
 
 def content_hash(data: bytes) -> bytes:
@@ -56,88 +85,12 @@ def check_header(source: str | bytes) -> None:
     try:
         if isinstance(source, str) and is_url(source):
             source = read_file(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()):
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()):
             pass
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a malformed header makes them stumble over
-        raise ImageError(_reason(error)) from None
-
-
-def decode(data: bytes) -> Image.Image:
-    """An upright RGB image, 8 bits a channel.
-
-    EXIF rotation is applied; transparency is laid on white; 16-bit, 32-bit and float gray is scaled to 8 bits.
-
-    Raises:
-        ImageError: empty, truncated, too large or not an image.
-    """
-    if not data:
-        raise ImageError("empty file")
-    try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            image.load()
-            return _to_rgb(_upright(image))
-    except ImageError:
-        raise
-    except Exception as error:  # as above: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
-        raise ImageError(_reason(error)) from None
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """An opened image as `decode` gives it: upright RGB, 8 bits a channel."""
-    return _to_rgb(_upright(image))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow reads"
-    if isinstance(error, Image.DecompressionBombError):
-        return "image too large (decompression bomb limit)"
-    if isinstance(error, FileNotFoundError):
-        return "file not found"
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF must not cost the picture
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _gray_to_rgb(np.asarray(image), image.mode)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        if image.mode == "La":  # premultiplied gray has no direct way to RGBA
-            image = image.convert("LA")
-        rgba = image.convert("RGBA")
-        opaque = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(opaque, rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _gray_to_rgb(values: NDArray[Any], mode: str) -> Image.Image:
-    """Deep gray to 8 bits: by the range of the type where it is known (16 bit), else by the values that occur."""
-    gray = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    top = float(gray.max(initial=0.0))
-    if mode.startswith("I;16"):
-        scale = 255.0 / 65535.0
-    elif mode == "F":
-        scale = 255.0 if top <= 1.0 else 1.0 if top <= 255.0 else 255.0 / top
-    else:
-        scale = 1.0 if top <= 255.0 else 255.0 / max(top, 65535.0)
-    return Image.fromarray(np.clip(np.rint(gray * scale), 0, 255).astype(np.uint8)).convert("RGB")
-
-
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
-
-
-def _resampling(prep: Preprocessing) -> Image.Resampling:
-    return _RESAMPLING.get(prep.interpolation, Image.Resampling.BICUBIC)  # open_clip takes `random` as bicubic
+        raise ImageError(reason(error)) from None
 
 
 @dataclass(frozen=True)
@@ -160,52 +113,6 @@ class ViewSettings:
     def __post_init__(self) -> None:
         if self.count < 1 or not 0.0 < self.scale_min <= self.scale_max <= 1.0 or self.ratio_max < 1.0:
             raise ValueError(f"views want count >= 1, 0 < scale_min <= scale_max <= 1, ratio_max >= 1: {self}")
-
-
-def center_view(image: Image.Image, prep: Preprocessing) -> UInt8Array:
-    """The image as the backbone's inference preprocessing shows it: (height, width, 3) uint8.
-
-    Pixel for pixel what `open_clip.image_transform(..., is_train=False)` feeds to its normalization, for RGB input.
-    """
-    height, width = prep.size
-    source_w, source_h = image.size
-    if prep.resize_mode == "squash":
-        return np.asarray(image.resize((width, height), _resampling(prep)))
-    if prep.resize_mode == "longest":
-        ratio = max(source_h / height, source_w / width)
-        target_h, target_w = round(source_h / ratio), round(source_w / ratio)
-    elif height == width:
-        short, long = sorted((source_w, source_h))
-        other = int(height * long / short)
-        target_h, target_w = (other, width) if source_w <= source_h else (height, other)
-    else:
-        ratio = min(source_h / height, source_w / width)
-        target_h, target_w = round(source_h / ratio), round(source_w / ratio)
-    target_h, target_w = max(target_h, 1), max(target_w, 1)
-    if target_h * target_w > MAX_UNROLLED * height * width:
-        return _center_of_strip(image, (target_h, target_w), prep)
-    if (target_w, target_h) != (source_w, source_h):
-        image = image.resize((target_w, target_h), _resampling(prep))
-    return _crop_or_pad(np.asarray(image), height, width, prep.fill_color if prep.resize_mode == "longest" else 0)
-
-
-def _center_of_strip(image: Image.Image, target: tuple[int, int], prep: Preprocessing) -> UInt8Array:
-    """The central crop of a resize too large to hold, computed directly from the part of the image that it shows."""
-    height, width = prep.size
-    scale_y, scale_x = image.size[1] / target[0], image.size[0] / target[1]
-    top, left = max((target[0] - height) // 2, 0) * scale_y, max((target[1] - width) // 2, 0) * scale_x
-    box = (left, top, min(left + width * scale_x, image.size[0]), min(top + height * scale_y, image.size[1]))
-    return np.asarray(image.resize((width, height), _resampling(prep), box=box))
-
-
-def _crop_or_pad(pixels: UInt8Array, height: int, width: int, fill: int) -> UInt8Array:
-    over_h, over_w = max(height - pixels.shape[0], 0), max(width - pixels.shape[1], 0)
-    if over_h or over_w:
-        around = ((over_h // 2, (over_h + 1) // 2), (over_w // 2, (over_w + 1) // 2), (0, 0))
-        pixels = np.pad(pixels, around, constant_values=fill)
-    top = round((pixels.shape[0] - height) / 2.0)
-    left = round((pixels.shape[1] - width) / 2.0)
-    return pixels[top : top + height, left : left + width]
 
 
 def view_noise(hashes: NDArray[np.uint8], views: ViewSettings, round: int = 0) -> Float64Array:
@@ -255,30 +162,33 @@ def augmented_views(image: Image.Image, prep: Preprocessing, views: ViewSettings
     out = np.empty((views.count, height, width, 3), np.uint8)
     for view, numbers in enumerate(draws):
         box = crop_box(*image.size, numbers, views)
-        pixels = np.asarray(image.resize((width, height), _resampling(prep), box=box))
+        pixels = np.asarray(image.resize((width, height), resampling(prep), box=box))
         out[view] = pixels[:, ::-1] if views.flip and numbers[4] < 0.5 else pixels
     return out
 
 
-def is_url(path: str) -> bool:
-    """Whether a path is one of fsspec's: `s3://…`, `https://…`, `memory://…`."""
-    return "://" in path
-
-
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, or of what a URL names (fsspec); ImageError where they can't be read."""
-    try:
-        if isinstance(path, str) and is_url(path):
-            import fsspec
+    """The bytes of a file, or of what an address names (`psp_ray.data.remote`).
 
-            with fsspec.open(path, "rb") as remote:
-                data: bytes = remote.read()
-            return data
+    Raises:
+        ImageError: it can't be read, is no regular file, or is larger than `MAX_FILE`.
+    """
+    if isinstance(path, str) and is_url(path):
+        try:
+            return fetch(path)
+        except RemoteError as error:
+            raise ImageError(str(error)) from None
+    try:
         with open(path, "rb") as handle:
+            info = os.fstat(handle.fileno())
+            if info.st_size > MAX_FILE:
+                raise ImageError(
+                    f"a file of {info.st_size / 2**30:.1f} GiB; more than {MAX_FILE / 2**30:g} is not read"
+                )
             return handle.read()
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except OSError as error:
         raise ImageError(str(error.strerror or error)) from None
-    except (ImportError, ValueError) as error:  # fsspec: an unknown protocol, or its package is not installed
-        raise ImageError(" ".join(str(error).split())) from None
+    except ValueError as error:  # a text that can't be a path; ImageError is one, too
+        raise (error if isinstance(error, ImageError) else ImageError("it can't be a path")) from None

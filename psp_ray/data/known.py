@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import local_path
+from psp_ray.core.tables import read_table
 from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
+from psp_ray.data.manifest import whole
 
 ACCOUNT = {"sample_id", "class", "content_hash"}
 """Columns of an account; its `label` is the number of the class."""
@@ -21,14 +23,14 @@ def known_table(given: str) -> list[tuple[int, str, str]] | None:
     Raises:
         DatasetError: unreadable, no column for the name or the label, or an account whose images have no name.
     """
-    path = Path(given).expanduser()
+    path = local_path(given)
     if path.suffix.lower() != ".parquet":
-        table = _account_csv(path)
-        return None if table is None else _rows(given, table, "sample_id", "class")
+        return _account_csv(given, path)
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"--initial-labels {given}: can't be read ({str(error).splitlines()[0]})") from None
+        table = whole(pq.read_table(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DatasetError(f"--initial-labels {given}: can't be read ({reason})") from None
     if set(table.column_names) >= ACCOUNT:
         return _rows(given, table, "sample_id", "class")
     names = {name.lower(): name for name in table.column_names}
@@ -41,17 +43,17 @@ def known_table(given: str) -> list[tuple[int, str, str]] | None:
     return _rows(given, table, column, names["label"])
 
 
-def _account_csv(path: Path) -> pa.Table | None:
-    """A ledger's account in CSV; None where it is another file, or none."""
+def _account_csv(given: str, path: Path) -> list[tuple[int, str, str]] | None:
+    """The rows of a ledger's account in CSV; None where it is another file, or none."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = {cell.strip().strip('"') for cell in file.readline().split(",")}
-        if not header >= ACCOUNT:
-            return None
-        kinds = {name: pa.string() for name in header}
-        return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=kinds))
-    except (OSError, UnicodeDecodeError, pa.ArrowException):
+        found = read_table(path.read_bytes())
+    except (OSError, ValueError):
         return None
+    if not set(found.header) >= ACCOUNT:
+        return None
+    cells = [row for _, row in found.rows()]
+    names = ("sample_id", "class")
+    return _rows(given, pa.table({name: [row[name] or None for row in cells] for name in names}), *names)
 
 
 def _rows(given: str, table: pa.Table, name: str, label: str) -> list[tuple[int, str, str]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import exists, is_folder, local_path
 from psp_ray.core.words import did_you_mean
-from psp_ray.data.adapters.embedded import load_embedded
+from psp_ray.data.adapters.embedded import load_embedded, with_test_rows
 from psp_ray.data.adapters.folder import load_folder
 from psp_ray.data.adapters.listed import load_listed
 from psp_ray.data.classes import ClassList, read_classes
@@ -18,6 +22,7 @@ from psp_ray.data.images import ImageError, check_header
 from psp_ray.data.manifest import is_manifest
 from psp_ray.data.own import excluding, with_test
 from psp_ray.data.registry import DATASETS, Adapter, Request
+from psp_ray.data.remote import require_local
 
 
 def load_dataset(
@@ -29,6 +34,7 @@ def load_dataset(
     test: str | None = None,
     exclude: str | None = None,
     named: ClassList | None = None,
+    allow_remote: bool = False,
 ) -> Dataset:
     """Find and list a data set; reads file names and split files, and opens images until one proves readable.
 
@@ -41,6 +47,7 @@ def load_dataset(
         test: labeled test images: a folder of class folders, or a manifest.
         exclude: a file that lists images to leave out.
         named: class names for data that names none itself (those of `--class-embeddings`).
+        allow_remote: lists may name addresses (see `psp_ray.data.remote`).
 
     Raises:
         DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file,
@@ -53,20 +60,43 @@ def load_dataset(
         dataset, split = folder, tail
     request = Request(
         name=dataset,
-        data_root=None if data_root is None else Path(data_root).expanduser(),
-        split=None if split is None else Path(split).expanduser(),
+        data_root=None if data_root is None else local_path(data_root),
+        split=None if split is None else local_path(split),
         classes=None if classes is None else read_classes(classes),
         has_test=test is not None,
         named=named,
+        allow_remote=allow_remote,
     )
+    for option, given in (("--dataset", dataset), ("--test", test)):
+        require_local(given or "", allow_remote, f"{option} {given}")
     loaded = find_adapter(request)(request)
     if test is not None:
-        loaded = with_test(loaded, test)
+        loaded = with_test(loaded, test) if loaded.embeddings is None else with_test_rows(loaded, test)
     if exclude is not None:
         loaded = excluding(loaded, exclude)
+    loaded = _with_addresses(loaded, allow_remote)
     if loaded.embeddings is None:
         _require_readable(loaded)
     return loaded
+
+
+def _with_addresses(dataset: Dataset, allow_remote: bool) -> Dataset:
+    """The data set, whose images may only lie elsewhere where that was asked for.
+
+    Rows of embeddings are read without their images: those lose their addresses, which `--oracle file` would follow.
+    """
+    paths = dataset.manifest["path"]
+    remote = pc.fill_null(pc.match_substring(paths, "://"), False)
+    if allow_remote or not bool(pc.any(remote).as_py()):
+        return dataset
+    row = pc.index(remote, True).as_py()
+    if dataset.embeddings is None:
+        require_local(paths[row].as_py(), False, f"{dataset.name}: {dataset.manifest['sample_id'][row].as_py()}")
+        return dataset  # of a form that nobody reads: it costs this image
+    kept = pc.if_else(remote, pa.scalar(None, pa.string()), paths)
+    manifest = dataset.manifest.set_column(1, "path", kept)
+    note = f"{pc.sum(remote).as_py():,} rows have images at addresses, which are not shown without --allow-remote"
+    return replace(dataset, manifest=manifest, notes=(*dataset.notes, note))
 
 
 def _require_readable(dataset: Dataset) -> None:
@@ -97,18 +127,17 @@ def find_adapter(request: Request) -> Adapter:
         raise DatasetError(f"dataset {name!r} brings its own class names; drop --classes")
     if name in DATASETS:
         return DATASETS.find(name)
-    folder = Path(name).expanduser()
-    if folder.exists() and has_embeddings(name):
+    if exists(name) and has_embeddings(name):
         return load_embedded
     if is_manifest(name):
         return load_listed
-    if folder.is_dir():
+    if is_folder(name):
         return load_split_folder if request.split is not None else load_folder
-    if folder.exists():
+    if exists(name):
         raise DatasetError(
             f"dataset {name!r} is a file of another kind; give a folder, or a .csv, .parquet, .arrow or .npz file"
         )
-    if "/" in name or "\\" in name or name.startswith((".", "~")):
+    if "/" in name or "\\" in name or name.startswith((".", "~", "file:")):
         raise DatasetError(f"dataset folder {name!r} does not exist; check the path")
     if any(broken.name == name for broken in DATASETS.broken):
         return DATASETS.find(name)

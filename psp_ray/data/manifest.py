@@ -5,12 +5,11 @@ Also read as they are: folders of Parquet files with image bytes, as Hugging Fac
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from psp_ray.core.answers import AnswerReader, UnknownLabel
+from psp_ray.core.answers import UnknownLabel
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.ours import below_ours
+from psp_ray.core.paths import is_folder, local_text
+from psp_ray.core.tables import TableError, read_table
 from psp_ray.data.classes import ClassList
 from psp_ray.data.columns import (
     ID_COLUMNS,
@@ -34,6 +35,7 @@ from psp_ray.data.columns import (
 )
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.images import is_url, read_file
+from psp_ray.data.labels import LabelReader, class_of, label_text, names_of
 from psp_ray.data.parts import stratified_parts
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
@@ -54,9 +56,33 @@ class Rows:
     has_splits: bool = False
     class_names: list[str] | None = None
     """Where the file itself names the classes of its label numbers."""
+    notes: list[str] = field(default_factory=list)
+    """What is worth saying of what was read."""
 
     def where(self, row: int) -> str:
         return f"{self.source}:{self.lines[row]}"
+
+    def label(self, value: Any) -> str:
+        """The text of the label of the row that was added last (see `psp_ray.data.labels`)."""
+        try:
+            return label_text(value)
+        except UnknownLabel as error:
+            raise DatasetError(f"{self.where(-1)}: {error}") from None
+
+    def add(self, other: Rows) -> None:
+        """Append the rows of another file of the same data set."""
+        for mine, theirs in (
+            (self.ids, other.ids),
+            (self.paths, other.paths),
+            (self.images, other.images),
+            (self.labels, other.labels),
+            (self.splits, other.splits),
+            (self.lines, other.lines),
+            (self.notes, other.notes),
+        ):
+            mine.extend(theirs)  # type: ignore[arg-type]
+        self.has_splits |= other.has_splits
+        self.class_names = self.class_names or other.class_names
 
     def take(self, chosen: Sequence[int]) -> Rows:
         """Some of the rows."""
@@ -70,12 +96,13 @@ class Rows:
             [self.lines[row] for row in chosen],
             self.has_splits,
             self.class_names,
+            self.notes,
         )
 
 
 def is_manifest(name: str) -> bool:
     """Whether a `--dataset` or `--test` value names a manifest file, local or by URL."""
-    return name.lower().endswith(SUFFIXES) and (is_url(name) or not os.path.isdir(name))
+    return name.lower().endswith(SUFFIXES) and (is_url(name) or not is_folder(name))
 
 
 def read_manifest(name: str) -> Rows:
@@ -84,62 +111,61 @@ def read_manifest(name: str) -> Rows:
     Raises:
         DatasetError: missing, unreadable, or without a column of paths or images.
     """
+    name = local_text(name)
     try:
-        data = read_file(os.path.expanduser(name))
+        data = read_file(name)
     except ValueError as error:
         raise DatasetError(f"manifest {name}: can't be read ({error}); check the path") from None
-    base = posixpath.dirname(name) if is_url(name) else os.path.dirname(os.path.abspath(os.path.expanduser(name)))
+    base = posixpath.dirname(name) if is_url(name) else os.path.dirname(os.path.abspath(name))
     if name.lower().endswith((".csv", ".tsv")):
-        return _from_csv(name, data, base)
+        return from_csv(name, data, base)
     try:
-        table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"manifest {name}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        table = whole(pq.read_table(io.BytesIO(data)))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DatasetError(f"manifest {name}: not a Parquet file ({_reason(error)})") from None
     return from_tables(name, [("", table)], base)
 
 
-def _from_csv(name: str, data: bytes, base: str) -> Rows:
+def whole(table: pa.Table) -> pa.Table:
+    """The table, whose names and texts are UTF-8. Raises ArrowInvalid or ValueError where they aren't."""
+    if len(set(table.column_names)) != table.num_columns:
+        raise ValueError("two columns have one name")
+    table.validate(full=True)
+    return table
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def from_csv(name: str, data: bytes, base: str) -> Rows:
+    """Rows of a CSV, whatever its delimiter (`.tsv`: tabs); paths relative to `base`.
+
+    Raises:
+        DatasetError: not text, not CSV, without a column of paths, or a row without one.
+    """
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DatasetError(f"manifest {name}: not UTF-8 text; save it as UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if name.lower().endswith(".tsv") else ",")
-    try:
-        columns = [column.strip().lower() for column in reader.fieldnames or []]
-    except csv.Error as error:
-        raise DatasetError(f"{name}:1: not readable as CSV ({error}); repair the line") from None
-    reader.fieldnames = columns
+        table = read_table(data, "\t" if name.lower().endswith(".tsv") else None)
+    except TableError as error:
+        where = f"{name}:{error.line}: {error}" if error.line else f"manifest {name}: {error}; save it as UTF-8"
+        raise DatasetError(where) from None
+    columns = table.header
     path, label, split, ident = (_column(columns, c) for c in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, ID_COLUMNS))
     path = path or _column(columns, ("image",))
     if path is None:
         raise DatasetError(f"manifest {name}: no column 'path' (columns: {', '.join(columns) or 'none'}); add one")
     rows = Rows(name, has_splits=split is not None)
-    for record in _records(reader, name):
-        place = (record[path] or "").strip()
-        if not place and not any(value for value in record.values() if isinstance(value, str)):
-            continue
+    for line, record in table.rows():
+        place = record[path].strip()
         if not place:
-            raise DatasetError(f"{name}:{reader.line_num}: no path; fill it in or remove the line")
-        rows.ids.append((record[ident] or "").strip() or place if ident else place)
+            raise DatasetError(f"{name}:{line}: no path; fill it in or remove the line")
+        rows.ids.append(record[ident].strip() or place if ident else place)
         rows.paths.append(locate(place, base))
         rows.images.append(None)
-        rows.labels.append((record[label] or "").strip() if label else "")
-        rows.splits.append((record[split] or "").strip() if split else "")
-        rows.lines.append(reader.line_num)
+        rows.splits.append(record[split].strip() if split else "")
+        rows.lines.append(line)
+        rows.labels.append(rows.label(record[label] if label else ""))
     return rows
-
-
-def _records(reader: csv.DictReader[str], name: str) -> Iterator[dict[str, str | None]]:
-    """The reader's records. Raises DatasetError where the file is no CSV, as behind a quote that is never closed."""
-    start = 2
-    try:
-        for record in reader:
-            start = reader.line_num + 1
-            yield record
-    except csv.Error as error:
-        raise DatasetError(
-            f"{name}:{start}: not readable as CSV ({error}); repair the line, a quote may lack its other half"
-        ) from None
 
 
 def from_tables(source: str, tables: Sequence[tuple[str, pa.Table]], base: str) -> Rows:
@@ -180,10 +206,10 @@ def from_tables(source: str, tables: Sequence[tuple[str, pa.Table]], base: str) 
             rows.images.append(picture)
             rows.paths.append(None if picture is not None else locate(str(place), base))
             rows.ids.append(str(name if name is not None else place or ""))
-            known = names is not None and isinstance(text, int) and 0 <= text < len(names)
-            rows.labels.append(names[text] if known and names is not None else "" if text in (None, -1) else str(text))
             rows.splits.append(str(part or ""))
             rows.lines.append(number)
+            known = names is not None and isinstance(text, int) and 0 <= text < len(names)
+            rows.labels.append(names[text] if known and names is not None else rows.label(text))
     if len(set(rows.ids)) != len(rows.ids) or "" in rows.ids:
         # Names inside the bytes' structs are often missing or the same in several splits.
         width = len(str(len(rows.ids)))
@@ -191,21 +217,22 @@ def from_tables(source: str, tables: Sequence[tuple[str, pa.Table]], base: str) 
     return rows
 
 
-def dataset_of(name: str, rows: Rows, classes: ClassList | None, *, has_test: bool) -> Dataset:
+def dataset_of(
+    name: str, rows: Rows, classes: ClassList | None, *, has_test: bool, notes: Sequence[str] = ()
+) -> Dataset:
     """A data set from a manifest's rows.
 
     Without splits, a manifest that labels every row is cut like a folder of class folders (70 % pool, 10 % val, 20 %
-    test; with `has_test` no test part); one that doesn't is all pool. Labels are class names, or numbers that count
-    the classes given.
+    test; with `has_test` no test part); one that doesn't is all pool. What labels are, `psp_ray.data.labels` says.
 
     Raises:
         DatasetError: no rows, no class names, an unknown label or split, images that are not there.
     """
     if not rows.ids:
         raise DatasetError(f"{rows.source}: lists no image; add rows")
-    names = _names(rows, classes)
-    read = AnswerReader(names)
-    labels = [_label(rows, row, read, len(names)) for row in range(len(rows.ids))]
+    names, unsure = _names(rows, classes)
+    read = LabelReader(names)
+    labels = [_label(rows, row, read) for row in range(len(rows.ids))]
     if rows.has_splits:
         splits = [_part(rows, row) for row in range(len(rows.ids))]
         if has_test:
@@ -220,7 +247,15 @@ def dataset_of(name: str, rows: Rows, classes: ClassList | None, *, has_test: bo
             raise DatasetError(f"{rows.where(row)}: a {split} image without a label; label it or move it to the pool")
     require_local_files(rows)
     return make_dataset(
-        name, names, rows.ids, splits, labels, paths=rows.paths, images=rows.images, descriptions=descriptions(classes)
+        name,
+        names,
+        rows.ids,
+        splits,
+        labels,
+        paths=rows.paths,
+        images=rows.images,
+        descriptions=descriptions(classes),
+        notes=[*notes, *unsure],
     )
 
 
@@ -240,28 +275,23 @@ def require_local_files(rows: Rows) -> None:
         )
 
 
-def _names(rows: Rows, classes: ClassList | None) -> list[str]:
+def _names(rows: Rows, classes: ClassList | None) -> tuple[list[str], list[str]]:
+    """(class names, notes on labels that were taken for none)."""
     if classes is not None:
-        return classes.names
+        return classes.names, []
     if rows.class_names is not None:
-        return rows.class_names
-    found = {label for label in rows.labels if label}
+        return rows.class_names, []
+    found, notes = names_of(rows.labels)
     if not found:
         raise DatasetError(f"{rows.source}: no labels and so no class names; give them with --classes a,b,c or a file")
-    return sorted(found, key=lambda text: (int(text), "") if text.isdecimal() else (-1, text))
+    return found, notes
 
 
-def _label(rows: Rows, row: int, read: AnswerReader, n_classes: int) -> int | None:
-    text = rows.labels[row]
-    if text.isdecimal() and text not in read.exact and int(text) < n_classes:
-        return int(text)
+def _label(rows: Rows, row: int, read: LabelReader) -> int | None:
     try:
-        label = read(text)
+        return class_of(rows.labels[row], read)
     except UnknownLabel as error:
         raise DatasetError(f"{rows.where(row)}: {error}") from None
-    if label is not None and label < 0:
-        raise DatasetError(f"{rows.where(row)}: {text!r} is no class; leave the label empty, or --exclude the image")
-    return label
 
 
 def _part(rows: Rows, row: int) -> str:
@@ -306,9 +336,9 @@ def load_parquet_folder(folder: Path, classes: ClassList | None, *, has_test: bo
     tables = []
     for split, path in parquet_files(folder):
         try:
-            tables.append((split, pq.read_table(path)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DatasetError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+            tables.append((split, whole(pq.read_table(path))))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DatasetError(f"{path}: not a Parquet file ({_reason(error)})") from None
     rows = from_tables(str(folder), tables, str(folder))
     rows.class_names = rows.class_names or _readme_names(folder)
     if rows.class_names:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from psp_ray.core import noise
-from psp_ray.core.answers import AnswerReader, UnknownLabel
+from psp_ray.core.answers import UnknownLabel
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import is_folder, local_path, local_text, why_not
 from psp_ray.core.records import Int32Array, Int64Array
+from psp_ray.core.tables import TableError, read_table, read_text
+from psp_ray.core.words import same_text
 from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
 from psp_ray.data.dataset import MANIFEST_SCHEMA, Dataset, make_dataset
 from psp_ray.data.known import known_table
-from psp_ray.data.listing import image_files
-from psp_ray.data.manifest import (
-    Rows,
-    is_manifest,
-    read_manifest,
-    require_local_files,
-)
+from psp_ray.data.labels import LabelReader
+from psp_ray.data.listing import Listing, image_files
+from psp_ray.data.manifest import Rows, is_manifest, read_manifest, require_local_files
 
 TEST_PREFIX = "test/"
 
@@ -41,7 +37,7 @@ def with_test(dataset: Dataset, given: str) -> Dataset:
         raise DatasetError(f"--test {given}: no image; give a folder of class folders, or a manifest with labels")
     require_local_files(rows)
     labels = []
-    read = AnswerReader(dataset.classes)
+    read = LabelReader(dataset.classes)
     for row, text in enumerate(rows.labels):
         try:
             label = read(text)
@@ -69,7 +65,8 @@ def with_test(dataset: Dataset, given: str) -> Dataset:
     truth = test.ground_truth
     if dataset.ground_truth is not None:
         truth = pa.concat_tables([dataset.ground_truth, truth])
-    return replace(dataset, manifest=manifest.cast(MANIFEST_SCHEMA), ground_truth=truth)
+    notes = (*dataset.notes, *rows.notes)
+    return replace(dataset, manifest=manifest.cast(MANIFEST_SCHEMA), ground_truth=truth, notes=notes)
 
 
 def _test_manifest(given: str) -> Rows:
@@ -79,14 +76,15 @@ def _test_manifest(given: str) -> Rows:
 
 
 def _test_folder(given: str) -> Rows:
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
+    if not is_folder(given):
         raise DatasetError(f"--test {given}: no such folder; give a folder of class folders, or a CSV or Parquet file")
-    files = sorted(image_files(folder))
+    folder = local_path(given)
+    found: Listing = image_files(folder)
+    files = sorted(found.files)
     loose = next((parts for parts in files if len(parts) < 2), None)
     if loose is not None:
         raise DatasetError(f"--test {given}: {loose[0]} lies in no class folder; every test image needs a label")
-    rows = Rows(str(folder))
+    rows = Rows(str(folder), notes=[f"--test: {note}" for note in found.notes()])
     for parts in files:
         rows.ids.append("/".join(parts))
         rows.paths.append(os.path.join(os.path.abspath(folder), *parts))
@@ -108,7 +106,7 @@ def excluding(dataset: Dataset, given: str) -> Dataset:
     places = _places(dataset)
     gone = []
     for number, name, _ in _names_and_labels(given, "--exclude"):
-        found = places.get(name) or places.get(os.path.abspath(os.path.expanduser(name)))
+        found = _sample(places, name)
         if found is None:
             raise DatasetError(f"--exclude {given}:{number}: {name!r} is no image of {dataset.name}; correct the line")
         gone.append(found)
@@ -131,14 +129,14 @@ def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array
     places = _places(dataset)
     position = {name: at for at, name in enumerate(dataset.pool["sample_id"].to_pylist())}
     found: dict[int, int] = {}
-    read = AnswerReader(dataset.classes)
+    read = LabelReader(dataset.classes)
     for number, name, text in known_labels(given):
         where = f"--initial-labels {given}:{number}"
         try:
             label = read(text)
         except UnknownLabel as error:
             raise DatasetError(f"{where}: {error}") from None
-        sample = places.get(name) or places.get(os.path.abspath(os.path.expanduser(name)))
+        sample = _sample(places, name)
         if sample is None or sample not in position:
             raise DatasetError(f"{where}: {name!r} is no image of the pool; correct or remove the line")
         if label is None or label < 0:
@@ -180,42 +178,48 @@ def limited(dataset: Dataset, limit: int, seed: int, keep: Int64Array) -> Datase
 
 
 def _places(dataset: Dataset) -> dict[str, str]:
-    """Every way to name an image: its sample_id and its path."""
+    """Every way to name an image: its sample_id and its path, as they are and composed (NFC)."""
     ids = dataset.manifest["sample_id"].to_pylist()
     paths = dataset.manifest["path"].to_pylist()
-    return {path: name for name, path in zip(ids, paths, strict=True) if path} | {name: name for name in ids}
+    exact = {path: name for name, path in zip(ids, paths, strict=True) if path} | {name: name for name in ids}
+    alike: dict[str, str] = {}
+    for place, name in exact.items():
+        # Where two names look alike, only the exact spelling tells which is meant.
+        alike[same_text(place)] = name if alike.get(same_text(place), name) == name else ""
+    return {place: name for place, name in alike.items() if name} | exact
+
+
+def _sample(places: dict[str, str], given: str) -> str | None:
+    path = os.path.abspath(local_text(given))
+    return next((places[name] for name in (given, same_text(given), path, same_text(path)) if name in places), None)
 
 
 def _names_and_labels(given: str, option: str) -> list[tuple[int, str, str]]:
     """(line, name, label) of a CSV with a header, or (line, name, "") of a plain list of names."""
-    path = Path(given).expanduser()
+    labels = option == "--initial-labels"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise DatasetError(f"{option} {given}: can't be read ({reason}); give a text or CSV file") from None
-    lines = text.splitlines()
-    header = [cell.strip().lower() for cell in lines[0].split(",")] if lines else []
+        text = read_text(local_path(given).read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{option} {given}: can't be read ({why_not(error)}); give a text or CSV file") from None
+    try:
+        table = read_table(text)
+        header = table.header
+    except TableError as error:
+        header = []
+        first = (text.splitlines() or [""])[0].lower()
+        if labels or any(name in first for name in (*ID_COLUMNS, *PATH_COLUMNS)):
+            raise DatasetError(f"{option} {given}:{error.line}: {error}") from None
     column = next((name for name in (*ID_COLUMNS, *PATH_COLUMNS) if name in header), None)
     if column is None:
-        if option == "--initial-labels":
+        if labels:
             raise DatasetError(f"{option} {given}: no columns sample_id (or path) and label; add a header line")
-        return [(number, line.strip(), "") for number, line in enumerate(lines, 1) if line.strip()]
-    if option == "--initial-labels" and "label" not in header:
+        return [(number, line.strip(), "") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if labels and "label" not in header:
         raise DatasetError(f"{option} {given}: no column 'label'; add one")
-    reader = csv.DictReader(io.StringIO(text, newline=""), fieldnames=header)
     found = []
-    start = 1
-    try:
-        next(reader)
-        start = reader.line_num + 1
-        for record in reader:
-            start = reader.line_num + 1
-            name = (record.get(column) or "").strip()
-            if name:
-                found.append((reader.line_num, name, (record.get("label") or "").strip()))
-    except csv.Error as error:
-        raise DatasetError(
-            f"{option} {given}:{start}: not readable as CSV ({error}); repair the line, a quote may lack its other half"
-        ) from None
+    for line, cells in table.rows():
+        if cells[column].strip():
+            found.append((line, cells[column].strip(), cells.get("label", "").strip()))
+        elif labels and cells["label"].strip():
+            raise DatasetError(f"{option} {given}:{line}: a label without a {column}; fill it in or clear the line")
     return found

@@ -27,6 +27,8 @@ class Request:
     classes: ClassList | None = None
     has_test: bool = False
     named: ClassList | None = None
+    allow_remote: bool = False
+    """Whether lists of images may name addresses."""
 
 
 Adapter = Callable[[Request], Dataset]

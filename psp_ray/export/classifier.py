@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from psp_ray.clip.spec import BackboneSpec
+from psp_ray.clip.backbone import backbone_hash
+from psp_ray.clip.spec import BackboneSpec, offline
 from psp_ray.core.errors import DatasetError, ModelError
+from psp_ray.core.paths import is_file, is_folder, local_path
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
-from psp_ray.data.images import ImageError, center_view, decode
+from psp_ray.core.tables import csv_text
+from psp_ray.data.adapters.embedded import scan_embeddings
+from psp_ray.data.images import ImageError, center_view, decode, read_file
 from psp_ray.data.listing import image_files
+from psp_ray.features.embedded import BLOCK_ROWS, half_rows
 from psp_ray.features.tower import load_image_tower
-from psp_ray.run.prompts import FORMAT, NO_TOWER, PROMPTS
+from psp_ray.run.prompts import read_prompts, trusted_spec
 
 ImageSource = Union[str, "os.PathLike[str]", bytes]
 
@@ -46,46 +46,69 @@ class Classifier:
         self.tower, self.text, self.classes, self.spec = tower, text, list(classes), spec
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], *, device: str = "auto", checkpoint: str | None = None) -> Classifier:
+    def load(
+        cls,
+        run: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        checkpoint: str | None = None,
+        allow_hub: bool = False,
+        images: bool = True,
+    ) -> Classifier:
         """Load from a run's output folder, or from a `prompts.safetensors` file.
 
         Args:
             run: folder or file.
             device: auto, cpu, cuda or cuda:N.
             checkpoint: the model's weights, where they are no longer where the run found them.
+            allow_hub: download the model that the file names where it is not on this machine.
+            images: False for embeddings alone: no tower is loaded.
 
         Raises:
             ModelError: no prompts there, or the weights are not those that the prompts were learned with.
         """
-        path = Path(run)
-        path = path / PROMPTS if path.is_dir() else path
-        if not path.is_file():
-            raise ModelError(f"{path}: no learned prompts there; give the output folder of a finished run")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
-        if metadata.get("format") != FORMAT:
-            raise ModelError(f"{path}: not written by psp-ray, or by a newer version of it")
-        if metadata["model"] == NO_TOWER:
+        learned = read_prompts(run)
+        if not images:
+            return cls(None, learned.text, learned.classes)
+        if not learned.has_tower:
             raise ModelError(
-                f"{path}: learned from embeddings and class embeddings alone, so no image can be encoded; its tensors "
-                "class_embeddings, logit_scale and temperature classify embeddings"
+                f"{learned.path}: learned from embeddings and class embeddings alone, so no image can be encoded; give "
+                "a table of embeddings instead"
             )
-        spec = BackboneSpec(
-            model=metadata["model"],
-            checkpoint=checkpoint or json.loads(metadata["checkpoint"]),
-            image_size=json.loads(metadata["image_size"]),
-            device=device,
-        )
-        tower, backbone = load_image_tower(spec)
-        if backbone.weights_hash != metadata["weights_hash"]:
-            raise ModelError(f"{path}: the prompts were learned with other weights of {spec.model}; give --checkpoint")
-        learned = TextState(tensors["class_embeddings"], float(tensors["logit_scale"]), tensors.get("bias"))
-        text = learned.cooled(float(tensors.get("temperature", 1.0)))
-        return cls(tower, text, json.loads(metadata["classes"]), spec)
+        spec = trusted_spec(learned, checkpoint=checkpoint, device=device)
+        with offline(not allow_hub):
+            if backbone_hash(spec) != learned.weights_hash:  # before anything of the weights is read
+                raise ModelError(
+                    f"{learned.path}: the prompts were learned with other weights of {spec.model}; give --checkpoint"
+                )
+            tower, _ = load_image_tower(spec)
+        return cls(tower, learned.text, learned.classes, spec)
+
+    def predict_embeddings(self, source: str | os.PathLike[str]) -> Iterator[Prediction]:
+        """Classify the rows of a table of embeddings (or a folder of tables), read a block at a time.
+
+        `path` of a prediction is the row's `sample_id`. Rows of NaN, infinity or zeros get an `error`.
+
+        Raises:
+            DatasetError: no table there, embeddings of another width than the classifier's, a row of another length.
+        """
+        found, _ = scan_embeddings(os.fspath(source))
+        dim = self.text.features.shape[1]
+        if found.dim != dim:
+            raise DatasetError(
+                f"{source}: embeddings have {found.dim} numbers but the run's {dim}; give those of the same model"
+            )
+        names = found.sample_ids
+        for block in found.blocks(BLOCK_ROWS):
+            features, bad = half_rows(block.vectors)
+            probabilities = self._of_features(features.astype(np.float32))
+            for row, chances in enumerate(probabilities):
+                name = names[block.start + row].as_py()
+                if row in bad:
+                    yield Prediction(name, "", float("nan"), bad[row])
+                else:
+                    best = int(chances.argmax())
+                    yield Prediction(name, self.classes[best], float(chances[best]))
 
     def predict(
         self,
@@ -93,16 +116,18 @@ class Classifier:
         *,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
+        notes: list[str] | None = None,
     ) -> list[Prediction]:
         """Classify image files, folders of them (searched through), or encoded bytes.
 
-        `progress` is told (done, total) after every batch. Unreadable images get an `error` instead of a class.
+        `progress` is told (done, total) after every batch, `notes` what folders held besides images. Unreadable images
+        get an `error` instead of a class.
 
         Raises:
             DatasetError: a path that doesn't exist, or a folder without images.
         """
         found: list[Prediction] = []
-        sources = list(_expand(images))
+        sources = list(_expand(images, notes))
         for start in range(0, len(sources), batch_size):
             found += self._predict_batch(sources[start : start + batch_size])
             if progress is not None:
@@ -113,9 +138,9 @@ class Classifier:
         pixels, errors = [], {}
         for place, source in enumerate(sources):
             try:
-                data = source if isinstance(source, bytes) else Path(source).read_bytes()
+                data = source if isinstance(source, bytes) else read_file(source)
                 pixels.append(center_view(decode(data), self.tower.preprocessing).transpose(2, 0, 1))
-            except (ImageError, OSError) as error:
+            except ImageError as error:
                 errors[place] = str(error)
         probabilities = self._probabilities(np.stack(pixels)) if pixels else np.zeros((0, len(self.classes)))
         rows = iter(probabilities)
@@ -131,30 +156,39 @@ class Classifier:
         return predictions
 
     def _probabilities(self, pixels: Any) -> Float32Array:
-        features = self.tower.encode(pixels).numpy()
+        return self._of_features(self.tower.encode(pixels).numpy())
+
+    def _of_features(self, features: Float32Array) -> Float32Array:
         text = self.text
         return class_probabilities(features, text.features, text.logit_scale, text.bias).astype(np.float32)
 
 
-def _expand(images: Sequence[ImageSource]) -> Iterator[ImageSource]:
+def _expand(images: Sequence[ImageSource], notes: list[str] | None) -> Iterator[ImageSource]:
     for source in images:
-        if isinstance(source, bytes) or Path(source).is_file():
+        if isinstance(source, bytes):
             yield source
-        elif Path(source).is_dir():
-            files = sorted(Path(source, *parts) for parts in image_files(Path(source)))
-            if not files:
-                raise DatasetError(f"{source}: no images in this folder")
-            yield from files
+        elif is_file(source):
+            yield local_path(source)
+        elif is_folder(source):
+            folder = local_path(source)
+            found = image_files(folder, any_name=True)
+            if notes is not None:
+                notes += found.notes()
+            if not found.files:
+                raise DatasetError(f"{source}: no images in this folder{_besides(found.notes())}")
+            yield from (folder.joinpath(*parts) for parts in sorted(found.files))
         else:
-            raise DatasetError(f"{source}: no such file or folder")
+            raise DatasetError(f"{source!s}: no such file or folder")
 
 
-def predictions_csv(predictions: Sequence[Prediction]) -> str:
+def _besides(notes: Sequence[str]) -> str:
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def predictions_csv(predictions: Iterable[Prediction]) -> str:
     """CSV text with the columns path, class, probability, error."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", "probability", "error"])
+    rows = [["path", "class", "probability", "error"]]
     for item in predictions:
         probability = "" if item.error else f"{item.probability:.4f}"
-        writer.writerow([item.path, item.label, probability, item.error])
-    return text.getvalue()
+        rows.append([item.path, item.label, probability, item.error])
+    return csv_text(rows)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -18,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from psp_ray.clip.spec import offline
 from psp_ray.config.base import read_yaml
+from psp_ray.config.paths import seen_from
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import (
-    make_folder,
     write_bytes,
     write_json,
     write_tensors,
@@ -29,19 +28,23 @@ from psp_ray.core.files import (
     write_with,
 )
 from psp_ray.core.ours import mark
+from psp_ray.core.paths import is_file, local_path
+from psp_ray.core.tables import csv_text
+from psp_ray.core.words import printable
 from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
+from psp_ray.export.scripts import ONNX_SCRIPT, OPEN_CLIP_SCRIPT, write_script
 from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run
-from psp_ray.run.prompts import PROMPTS
+from psp_ray.run.prompts import PROMPTS, read_prompts
 
 _COLUMNS = ("sample_id", "path", "class", "probability", "source")
 UNSURE, NO_CLASS = "_unsure", "_none"
 
 
 def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    path = Path(run) / PREDICTIONS
-    if not path.is_file():
+    path = local_path(run) / PREDICTIONS
+    if not is_file(path):
         raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
     try:
         rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
@@ -54,7 +57,7 @@ def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _fresh(folder: str | os.PathLike[str]) -> Path:
-    path = Path(folder)
+    path = local_path(folder)
     with writing(path, "choose another folder"):
         path.mkdir(parents=True, exist_ok=True)
         used = any(path.iterdir())
@@ -71,13 +74,11 @@ def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int
         ConfigError: no finished run there. OutputError: the file can't be written.
     """
     rows = _predictions(run)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample_id", "path", "class", "probability", "source"])
+    lines = [["sample_id", "path", "class", "probability", "source"]]
     for row in rows:
         chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
-        writer.writerow([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
-    write_text(Path(file), text.getvalue())
+        lines.append([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
+    write_text(local_path(file), csv_text(lines))
     return len(rows)
 
 
@@ -87,8 +88,11 @@ def export_folders(
     *,
     min_probability: float = 0.0,
     copy: bool = False,
+    gone: list[str] | None = None,
 ) -> dict[str, int]:
     """Sort the pool into `folder/CLASS/`, by links or copies; returns how many images each folder got.
+
+    Images that are not there any more are left out; `gone` is told their names.
 
     Images below `min_probability` go to `_unsure/CLASS`, those that belong to no class to `_none`. A slash in a name
     becomes two underscores; names that would then be the same (or, of classes, those of these two folders) get a short
@@ -109,35 +113,59 @@ def export_folders(
             place = classes[row["class"]]
             if row["probability"] < min_probability:
                 place = f"{UNSURE}/{place}"
-        counts[place] += 1
         places.append((place, _file_name(row)))
     shared = Counter(places)
     for row, (place, name) in zip(rows, places, strict=True):
         if shared[place, name] > 1:
             stem, suffix = os.path.splitext(name)
             name = f"{stem}~{_short_hash(row['sample_id'])}{suffix}"
-        make_folder(target / place)
         with writing(target / place / name):
-            _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
+            put = _put(row["path"], pictures.get(row["sample_id"]), target / place / name, copy)
+        if put:
+            counts[place] += 1
+        elif gone is not None:
+            gone.append(row["sample_id"])
     return dict(sorted(counts.items()))
 
 
-def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> None:
-    from psp_ray.data.images import is_url, read_file
+def _put(path: str | None, data: bytes | None, target: Path, copy: bool) -> bool:
+    """Link, copy or write an image; False where there is none. Raises OSError where it can't be written."""
+    from psp_ray.data.images import ImageError, is_url, read_file
 
-    if path is None or is_url(path):
-        found = data if path is None else read_file(path)
-        assert found is not None
-        write_bytes(target, found)
+    if path is not None and is_url(path):
+        try:
+            data = read_file(path)
+        except ImageError:
+            return False
+    elif path is not None and not is_file(path):
+        return False
+    if path is None and data is None:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if data is not None:
+        write_bytes(target, data)
     elif copy:
-        shutil.copyfile(path, target)
+        shutil.copyfile(str(path), target)
     else:
-        target.symlink_to(path)
+        target.symlink_to(str(path))
+    return True
+
+
+LONGEST_NAME = 200
+"""Bytes of a file's name; file systems take 255, and a hash or an ending may be added."""
 
 
 def _safe(name: str) -> str:
-    """A name that is one part of a path."""
-    return name.replace("\\", "/").replace("/", "__").lstrip(".") or "_"
+    """A name that is one part of a path: no slashes, no control characters, no dots in front, not too long."""
+    flat = printable(name.replace("\\", "/").replace("/", "__")).replace("\n", "_").replace("\t", "_")
+    flat = flat.replace("\\", "_").lstrip(".") or "_"
+    if len(flat.encode()) <= LONGEST_NAME:
+        return flat
+    stem, ending = os.path.splitext(flat)
+    ending = ending if len(ending.encode()) <= 16 else ""
+    room = LONGEST_NAME - len(ending.encode()) - 9
+    kept = stem.encode()[:room].decode("utf-8", "ignore")
+    return f"{kept}~{_short_hash(name)}{ending}"
 
 
 def _file_name(row: dict[str, Any]) -> str:
@@ -173,21 +201,23 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     """
     from psp_ray.data.load import load_dataset
 
-    file = Path(run) / RUN_FILE
-    if not file.is_file():
+    out = local_path(run)
+    if not is_file(out / RUN_FILE):
         raise ConfigError(f"--run {run}: no run of psp-ray there; give its output folder")
-    given = read_run(Path(run)).identity
+    record = read_run(out)
     # `data_root` may move, so it is not part of the identity; config.yaml has the one that was given.
-    config = read_yaml(Path(run) / CONFIG, "--run", "continue the run with --resume, which writes it anew")
-    if not isinstance(config, dict) or "dataset" not in given or "split" not in given:
+    config = read_yaml(out / CONFIG, "--run", "continue the run with --resume, which writes it anew")
+    if not isinstance(config, dict) or "dataset" not in record.identity or "split" not in record.identity:
         raise ConfigError(f"--run {run}: {CONFIG} or {RUN_FILE} is damaged; continue the run with --resume")
+    given = seen_from(record.folder, {**record.identity, "data_root": config.get("data_root")})
     return load_dataset(
         given["dataset"],
-        config.get("data_root"),
+        given["data_root"],
         given["split"],
         classes=given.get("classes"),
         test=given.get("test"),
         exclude=given.get("exclude"),
+        allow_remote=bool(config.get("allow_remote")),
     )
 
 
@@ -197,20 +227,21 @@ def classes_of_run(run: str | os.PathLike[str]) -> list[str]:
     Raises:
         ConfigError: no run there.
     """
-    file_of_classes = Path(run) / "prompts.safetensors"
-    if file_of_classes.is_file():
-        from safetensors import safe_open
-
-        with safe_open(file_of_classes, framework="numpy") as file:
-            names: list[str] = json.loads(file.metadata()["classes"])
-        return names
+    if is_file(local_path(run) / PROMPTS):
+        return read_prompts(run).classes
     return dataset_of_run(run).classes
 
 
 # ---- the classifier --------------------------------------------------------------------------------------------------
 
 
-def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, checkpoint: str | None = None) -> Path:
+def export_onnx(
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    checkpoint: str | None = None,
+    allow_hub: bool = False,
+) -> Path:
     """Write `image_tower.onnx`, `classifier.json`, `class_embeddings.npy` and `predict.py` into an empty folder.
 
     The graph takes `pixels` (n, 3, height, width) uint8, resized and cropped as `classifier.json` says, and gives
@@ -226,7 +257,7 @@ def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, 
         raise ConfigError(f"--onnx: {error.name} is not installed; run: pip install 'psp-ray[export]'") from None
     import torch
 
-    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint)
+    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint, allow_hub=allow_hub)
     target = _fresh(folder)
     tower = classifier.tower
     graph = _graph(tower, classifier)
@@ -257,7 +288,7 @@ def export_onnx(run: str | os.PathLike[str], folder: str | os.PathLike[str], *, 
             "formula": "probabilities = softmax(scale * features @ class_embeddings.T + bias)",
         },
     )
-    write_text(target / "predict.py", ONNX_SCRIPT)
+    write_script(target, ONNX_SCRIPT)
     return file
 
 
@@ -289,7 +320,11 @@ def _graph(tower: Any, classifier: Classifier) -> Any:
 
 
 def export_open_clip(
-    run: str | os.PathLike[str], folder: str | os.PathLike[str], *, checkpoint: str | None = None
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    checkpoint: str | None = None,
+    allow_hub: bool = False,
 ) -> Path:
     """Write the model in open_clip's form, the class embeddings and prompts beside it, and a script of ten lines.
 
@@ -299,17 +334,21 @@ def export_open_clip(
     from psp_ray.clip.backbone import build_model
     from psp_ray.core.files import read_tensors
 
-    classifier = Classifier.load(run, device="cpu", checkpoint=checkpoint)  # checks the weights' hash too
+    classifier = Classifier.load(
+        run, device="cpu", checkpoint=checkpoint, allow_hub=allow_hub
+    )  # checks the weights' hash too
     assert classifier.spec is not None
     target = _fresh(folder)
-    model, found = build_model(classifier.spec)
+    with offline(not allow_hub):
+        model, found = build_model(classifier.spec)
     config = json.loads(json.dumps(found.config))
-    config["vision_cfg"]["image_size"] = found.preprocessing.size[0]
+    height, width = found.preprocessing.size
+    config["vision_cfg"]["image_size"] = height if height == width else [height, width]
     preprocessing = asdict(found.preprocessing)
     write_json(target / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocessing})
     state = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     write_tensors(target / "open_clip_model.safetensors", state)
-    path = Path(run)
+    path = local_path(run)
     learned = read_tensors(path / PROMPTS if path.is_dir() else path)
     write_tensors(
         target / "prompts.safetensors",
@@ -321,58 +360,5 @@ def export_open_clip(
         },
     )
     write_json(target / "classes.json", classifier.classes)
-    write_text(target / "predict.py", OPEN_CLIP_SCRIPT)
+    write_script(target, OPEN_CLIP_SCRIPT)
     return target
-
-
-OPEN_CLIP_SCRIPT = """import json, pathlib, sys
-import open_clip, torch
-from PIL import Image
-from safetensors.torch import load_file
-here = pathlib.Path(__file__).resolve().parent
-model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{here}")
-prompts, classes = load_file(here / "prompts.safetensors"), json.loads((here / "classes.json").read_text())
-images = torch.stack([preprocess(Image.open(path)) for path in sys.argv[1:]])
-with torch.no_grad():
-    features = model.eval().encode_image(images, normalize=True)
-chances = (prompts["scale"] * features @ prompts["class_embeddings"].T + prompts["bias"]).softmax(-1)
-for path, row in zip(sys.argv[1:], chances):
-    print(path, classes[row.argmax()], f"{row.max():.4f}", sep=",")
-"""
-
-ONNX_SCRIPT = '''import json, pathlib, sys
-import numpy as np, onnxruntime
-from PIL import Image, ImageOps
-
-here = pathlib.Path(__file__).resolve().parent
-about = json.loads((here / "classifier.json").read_text())
-height, width = about["preprocessing"]["size"]
-mode = about["preprocessing"]["resize_mode"]
-name = about["preprocessing"]["interpolation"]
-kind = {"bilinear": Image.BILINEAR, "nearest": Image.NEAREST}.get(name, Image.BICUBIC)
-
-
-def pixels(path):
-    """The picture as the model saw its training images: resized, then cropped (or padded, or stretched)."""
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    if mode == "squash":
-        return np.asarray(image.resize((width, height), kind)).transpose(2, 0, 1)
-    if mode == "longest":
-        ratio = max(image.height / height, image.width / width)
-        image = image.resize((max(1, round(image.width / ratio)), max(1, round(image.height / ratio))), kind)
-        page = Image.new("RGB", (width, height), (about["preprocessing"]["fill_color"],) * 3)
-        page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-        return np.asarray(page).transpose(2, 0, 1)
-    if image.width <= image.height:
-        image = image.resize((width, int(width * image.height / image.width)), kind)
-    else:
-        image = image.resize((int(height * image.width / image.height), height), kind)
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return np.asarray(image)[top : top + height, left : left + width].transpose(2, 0, 1)
-
-
-session = onnxruntime.InferenceSession(str(here / "image_tower.onnx"), providers=["CPUExecutionProvider"])
-features, chances = session.run(None, {"pixels": np.stack([pixels(path) for path in sys.argv[1:]])})
-for path, row in zip(sys.argv[1:], chances):
-    print(path, about["classes"][row.argmax()], f"{row.max():.4f}", sep=",")
-'''

@@ -73,7 +73,7 @@ def import_embeddings(dataset: Dataset, cache: FeatureCache, told: Told | None =
     index = _index_file(cache, source)
     hashes = _read_index(index, source.n_rows)
     taken = 0
-    if hashes is None or not _all_there(hashes[0], features, views):
+    if hashes is None or not _all_there(hashes[0], features, views, source):
         _require_space(cache, source)
         rows, plain = _take_in(source, features, views, told)
         hashes = rows, _content_hashes(dataset, source, plain, cache)
@@ -101,6 +101,8 @@ def _take_in(
             break
         rows[block.start : stop], plain[block.start : stop] = _row_hashes(block)
         for store, known in stores:
+            if store is not features and block.views is None:
+                continue
             missing = _missing(rows[block.start : stop], known)
             if len(missing):
                 unit = _unit if store is features else _unit_views
@@ -145,24 +147,30 @@ def _unit_views(source: EmbeddingSource, block: Block, rows: NDArray[np.int64]) 
 
 
 def _halves(source: EmbeddingSource, vectors: NDArray[Any], places: NDArray[np.int64]) -> Float16Array:
-    """Unit rows (m, d) in half precision. Rows that are so already stay bit for bit: what was exported comes back."""
-    unit: Float16Array = _checked(source, vectors, places).astype(np.float16)
+    """Unit rows (m, d) in half precision. Raises DatasetError, with file and row, for one that has no direction."""
+    rows, bad = half_rows(vectors)
+    if bad:
+        file, _, row = source.where(int(places[min(bad)])).rpartition(": row ")
+        raise DatasetError(f"{file}: embedding: row {row} {bad[min(bad)]}; repair it or leave the row out")
+    return rows
+
+
+def half_rows(vectors: NDArray[Any]) -> tuple[Float16Array, dict[int, str]]:
+    """(unit rows (m, d) in half precision, by row what is wrong with those that have no direction: they are zeros).
+
+    Rows of half precision that have length one already stay bit for bit: what was exported comes back.
+    """
+    bad = {int(row): "holds NaN or infinity" for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))}
+    bad |= {int(row): "is all zeros" for row in np.flatnonzero(~vectors.any(axis=1))}
+    unit = np.zeros(vectors.shape, np.float16)
+    good = np.setdiff1d(np.arange(len(vectors)), list(bad))
+    unit[good] = unit_rows(vectors[good], good.tolist(), "")
     if vectors.dtype == np.float16:
-        norm = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        norm = np.linalg.norm(np.where(np.isfinite(vectors), vectors, 0).astype(np.float64), axis=1)
         done = np.abs(norm - 1) < UNIT_TOLERANCE
+        done[list(bad)] = False
         unit[done] = vectors[done]
-    return unit
-
-
-def _checked(source: EmbeddingSource, vectors: NDArray[Any], places: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Unit rows (m, d); where one is bad, the error names its file and row by the place among all rows."""
-    try:
-        return unit_rows(vectors, range(len(vectors)), "")
-    except DatasetError:
-        for vector, place in zip(vectors, places.tolist(), strict=True):
-            file, _, row = source.where(place).rpartition(": row ")
-            unit_rows(vector[None], [int(row)], f"{file}: embedding")
-        raise
+    return unit, bad
 
 
 def _row_hashes(block: Block) -> tuple[HashArray, HashArray]:
@@ -199,9 +207,10 @@ def _content_hashes(dataset: Dataset, source: EmbeddingSource, plain: HashArray,
     return content
 
 
-def _all_there(rows: HashArray, features: FeatureStore, views: FeatureStore | None) -> bool:
-    stores = [store for store in (features, views) if store is not None]
-    return all(bool(store.contains(rows, verify=True).all()) for store in stores)
+def _all_there(rows: HashArray, features: FeatureStore, views: FeatureStore | None, source: EmbeddingSource) -> bool:
+    if not bool(features.contains(rows, verify=True).all()):
+        return False
+    return views is None or bool(views.contains(rows[source.have_views()], verify=True).all())
 
 
 def _require_space(cache: FeatureCache, source: EmbeddingSource) -> None:

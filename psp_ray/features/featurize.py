@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +15,7 @@ import pyarrow as pa
 from psp_ray.core.errors import DatasetError, ModelError, OutputError
 from psp_ray.core.files import write_text
 from psp_ray.core.noise import sample_keys
+from psp_ray.core.tables import csv_text
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.images import HASH_BYTES, ViewSettings
 from psp_ray.features.cache import EncoderSpec, FeatureCache, FeatureStore
@@ -268,11 +267,8 @@ def _require_pool(dataset: Dataset, kept: Dataset, broken: list[BrokenImage]) ->
 
 def write_broken(path: str | os.PathLike[str], broken: list[BrokenImage]) -> None:
     """`broken_images.csv`: sample_id, reason."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample_id", "reason"])
-    writer.writerows([image.sample_id, image.reason] for image in broken)
-    write_text(Path(path), text.getvalue())
+    rows = [["sample_id", "reason"], *([image.sample_id, image.reason] for image in broken)]
+    write_text(Path(path), csv_text(rows))
 
 
 def _find_work(

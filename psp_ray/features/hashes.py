@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import make_folder, write_parquet
 from psp_ray.data.images import HASH_BYTES, ImageError, content_hash, is_url, read_file
+from psp_ray.data.remote import version
 from psp_ray.features.segments import HashArray
 
 RACY_NS = 2_000_000_000
@@ -105,20 +106,11 @@ def _stamp(path: str) -> tuple[int, int] | None:
     if not is_url(path):
         stat = os.stat(path)
         return stat.st_size, stat.st_mtime_ns
-    import fsspec
-
-    try:
-        system, place = fsspec.core.url_to_fs(path)
-        info = system.info(place)
-    except FileNotFoundError:
-        raise
-    except Exception:  # whatever a file system raises: then the file is read, and that error counts
+    found = version(path)
+    if found is None:
         return None
-    version = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), None)
-    if version is None or info.get("size") is None:
-        return None
-    digest = hashlib.blake2b(str(version).encode(), digest_size=7).digest()
-    return int(info["size"]), int.from_bytes(digest, "big") % RACY_NS  # long ago, so that it is remembered
+    digest = hashlib.blake2b(found[1].encode(), digest_size=7).digest()
+    return found[0], int.from_bytes(digest, "big") % RACY_NS  # long ago, so that it is remembered
 
 
 def _windowed(executor: ThreadPoolExecutor, call: Callable[[int], _Hashed], count: int) -> Iterator[_Hashed]:

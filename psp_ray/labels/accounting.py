@@ -4,6 +4,7 @@ labels."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from psp_ray.core.answers import answer_name
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_bytes, write_parquet
+from psp_ray.core.tables import cell, plain_cell
 from psp_ray.labels import claims, limits
 from psp_ray.labels.backup import backup_bytes
 from psp_ray.labels.check import check
@@ -143,7 +145,7 @@ def write_account(table: pa.Table, path: Path) -> None:
         write_parquet(path, table)
         return
     sink = pa.BufferOutputStream()
-    pacsv.write_csv(table, sink)
+    pacsv.write_csv(_each_text(table, cell), sink)
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
@@ -152,10 +154,20 @@ def read_account(path: Path) -> pa.Table:
     try:
         if path.suffix == ".csv":
             kinds = {field.name: field.type for field in ACCOUNT_SCHEMA}
-            return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=kinds))
+            read = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=kinds))
+            return _each_text(read, plain_cell)
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise OracleError(f"{path}: can't be read ({str(error).splitlines()[0]})") from None
+
+
+def _each_text(table: pa.Table, change: Callable[[str], Any]) -> pa.Table:
+    """`table` with `change` applied to all texts: no spreadsheet runs what stands in a CSV of ours."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = [None if text is None else change(text) for text in table[field.name].to_pylist()]
+            table = table.set_column(place, field, pa.array(texts, pa.string()))
+    return table
 
 
 class Accounting(Protocol):

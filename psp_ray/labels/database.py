@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from psp_ray.core.errors import OracleError
+from psp_ray.core.words import MASK, masked
 from psp_ray.labels.schema import MIGRATIONS, SCHEMA_VERSION, labels, metadata, schema_version
 
 BUSY_SECONDS = 60.0
@@ -45,6 +46,11 @@ def resolve_ledger_url(ledger: str | os.PathLike[str]) -> URL:
                 "ledger: not a readable database URL; give a file path, sqlite:///FILE or "
                 "postgresql://USER@HOST/DATABASE"
             ) from None
+    if MASK in (url.password, url.query.get("password")):
+        raise OracleError(
+            f"ledger {shown(url)}: its password was left out where this was written down; give the address again, or a "
+            "password file of the database's own (~/.pgpass)"
+        )
     backend = url.drivername.partition("+")[0]
     if backend in ("postgres", "postgresql"):
         return url.set(drivername="postgresql+psycopg") if "+" not in url.drivername else url
@@ -64,7 +70,7 @@ def shown(url: URL) -> str:
     """The ledger's name for messages: a path for SQLite, a URL without its password otherwise."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
-    return url.render_as_string(hide_password=True)
+    return masked(url.render_as_string(hide_password=True))
 
 
 def open_engine(url: URL) -> Engine:

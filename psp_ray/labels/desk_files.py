@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from psp_ray.core.errors import OracleError
+from psp_ray.core.tables import plain_cell
 from psp_ray.labels.query import CORRECTIONS, QUERY, SampleNames, query_files, read_table, write_table
 
 Cells = dict[str, str]
@@ -23,8 +24,8 @@ def cells_of(file: Path) -> Cells:
     found: Cells = {}
     for _, record in records:
         if place < len(record) and record[place].strip():
-            text = record[answer].strip() if answer < len(record) else ""
-            found[record[place]] = text or found.get(record[place], "")
+            sample, text = plain_cell(record[place]), plain_cell(record[answer]).strip() if answer < len(record) else ""
+            found[sample] = text or found.get(sample, "")
     return found
 
 
@@ -51,7 +52,7 @@ def take_up(
         raise OracleError(f"{origin}: holds answers, but {file} is gone; restore it, or clear them there")
     delimiter, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
-    rows = {record[place]: (number, record) for number, record in records if place < len(record)}
+    rows = {plain_cell(record[place]): (number, record) for number, record in records if place < len(record)}
     names = SampleNames(rows)
     done = 0
     for cell, text in changes.items():

@@ -1,37 +1,44 @@
 """Label Studio: a round's images out as tasks, annotations back into its query.csv. Files only, no connection.
 
 The interface offers the classes, and `skip` and `ignore` besides; a task that is skipped in Label Studio itself
-(a cancelled annotation) is a skip too. Where several people annotated a task, the newest annotation counts.
+(a cancelled annotation) is a skip too. Where several people annotated a task, the newest annotation counts. What
+exports look like, `psp_ray.labels.annotations` knows.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
+import json
 import mimetypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from psp_ray.core.answers import WORDS, AnswerReader, UnknownLabel
+from psp_ray.core.answers import SKIP, WORDS, AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
-from psp_ray.core.files import read_json, write_json, write_text
+from psp_ray.core.files import write_json, write_text
+from psp_ray.core.paths import local_path
+from psp_ray.core.tables import plain_cell, read_text
+from psp_ray.core.words import printable, same_text, short
 from psp_ray.core.writing import writing
-from psp_ray.labels.query import QUERY, query_files, read_table
+from psp_ray.labels.annotations import CANCELLED, CONTROL, Export, Unreadable, read_export
+from psp_ray.labels.layout import laid_out
+from psp_ray.labels.query import QUERY, query_files, read_table, write_table
 
 TASKS = "label_studio_tasks.json"
 INTERFACE = "label_studio_interface.xml"
-FROM, TO = "class", "image"
+FROM, TO = CONTROL, "image"
 
 
 def interface(classes: Sequence[str]) -> str:
     """The labeling interface (XML) for single-choice classification with `skip` and `ignore`."""
-    taken = {name.lower() for name in classes}
-    words = [word for word in WORDS if word not in taken]
-    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in [*classes, *words])
+    read = AnswerReader(classes)
+    words = [word for word, code in WORDS.items() if read(word) == code]  # where no class is called so
+    names = [printable(name) for name in [*classes, *words]]
+    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in names)
     return (
         "<View>\n"
         f'  <Image name="{TO}" value="$image"/>\n'
@@ -67,15 +74,17 @@ def export_tasks(
     Raises:
         OracleError: no query set there, or none with an open task. OutputError: a file can't be written.
     """
-    folder = Path(run)
+    folder = local_path(run)
     query = open_query(folder)
     tasks: list[dict[str, Any]] = []
+    shown = laid_out(query.parent)
     for row in _rows(query):
         if (row.get("label") or "").strip():
             continue
-        if not row.get("image") and not row.get("path"):
+        # Not what the table says, which people sent back, but what was laid out under this name.
+        image = shown.get(row["sample_id"])
+        if image is None:
             raise OracleError(f"{query}: sample {row['sample_id']!r} has no image to show; label it in that file")
-        image = query.parent / row["image"] if row.get("image") else Path(row["path"])
         data = {"sample_id": row["sample_id"], "round": query.parent.name}
         task: dict[str, Any] = {"data": {"image": _address(image, query, url), **data}}
         if row.get("suggestion"):
@@ -86,7 +95,7 @@ def export_tasks(
             f"--run {run}: nothing to export: every image of {query.parent.name} has its label; go on with: psp-ray "
             f"continue {run}"
         )
-    file = Path(out) if out is not None else query.parent / TASKS
+    file = local_path(out) if out is not None else query.parent / TASKS
     with writing(file, "choose another place with --out"):
         write_json(file, tasks)
         write_text(file.with_name(INTERFACE), interface(classes))
@@ -103,7 +112,7 @@ def _choice(name: str) -> dict[str, Any]:
 
 def _address(image: Path, query: Path, url: str | None) -> str:
     if url is not None:
-        return f"{url.rstrip('/')}/{query.parent.name}/{image.parent.name}/{image.name}"
+        return f"{url.rstrip('/')}/{query.parent.name}/{image.parent.name}/{quote(image.name)}"
     kind = mimetypes.guess_type(image.name)[0] or "image/png"
     try:
         data = image.read_bytes()
@@ -120,79 +129,90 @@ def import_annotations(
     Takes Label Studio's exports JSON and JSON-MIN. Labels that are there already are replaced where they differ.
 
     Raises:
-        OracleError: unreadable, a task of no image of the run, or a choice that is no class; nothing is changed then.
+        OracleError: unreadable, a task of no image of the run, a choice that is no class or several at once, or nothing
+            but annotations without a choice; nothing is changed then.
     """
-    folder = Path(run)
+    folder = local_path(run)
     open_query(folder)
     try:
-        content = read_json(Path(annotations))
-    except (OSError, ValueError) as error:
-        raise OracleError(f"{annotations}: can't be read as JSON ({error}); export from Label Studio as JSON") from None
-    if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
-        raise OracleError(f"{annotations}: not a list of tasks; export from Label Studio as JSON")
-    answers: dict[str, str] = {}
+        export = read_export(json.loads(read_text(local_path(annotations).read_bytes())))
+    except Unreadable as error:
+        raise OracleError(f"{annotations}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:160]
+        raise OracleError(
+            f"{annotations}: can't be read as JSON ({reason}); export from Label Studio as JSON"
+        ) from None
+    if export.empty and not export.choices:
+        raise OracleError(
+            f"{annotations}: {export.empty:,} annotations, but none chose a class; annotate with the interface that "
+            "psp-ray tasks export wrote"
+        )
+    answers, open_again = _texts(export, classes, annotations)
+    changed = _fill(folder, run, answers, annotations)
+    told = [f"{len(answers):,} annotations, {changed:,} labels written; continue the run with --resume"]
+    if open_again:
+        told.append(f"{open_again:,} tasks were skipped, but a class is called skip: they stay open")
+    if export.empty:
+        told.append(f"{export.empty:,} annotations chose nothing, and were passed over")
+    if disputed := export.disputed():
+        told.append(f"{disputed:,} images were answered differently by several people: the newest counts")
+    return told
+
+
+def _texts(export: Export, classes: Sequence[str], annotations: str | os.PathLike[str]) -> tuple[dict[str, str], int]:
+    """({sample_id: what to write into its label}, how many skipped tasks there is no word for)."""
     read = AnswerReader(classes)
-    for number, task in enumerate(content, 1):
-        where = f"{annotations}: task {task.get('id', number)}"
-        answer = _answer(task)
-        if answer is None:
+    can_skip = read("skip") == SKIP
+    answers: dict[str, str] = {}
+    open_again = 0
+    for sample, choice in export.newest().items():
+        if choice.value is CANCELLED:
+            if can_skip:
+                answers[sample] = "skip"
+            open_again += not can_skip
             continue
-        sample = (task.get("data") or task).get("sample_id")
-        if not sample:
-            raise OracleError(f"{where}: no sample_id; import the tasks that psp-ray tasks export wrote")
         try:
-            read(answer)
+            read(choice.value)
         except UnknownLabel as error:
-            raise OracleError(f"{where}: {error}") from None
-        answers[str(sample)] = answer
+            raise OracleError(f"{annotations}: task {short(choice.task, 30)}: {error}") from None
+        answers[sample] = choice.value
+    return answers, open_again
+
+
+def _fill(folder: Path, run: str | os.PathLike[str], answers: dict[str, str], annotations: Any) -> int:
+    """Write answers into the query files; returns how many labels changed. Raises OracleError for a strange sample."""
+    alike = {same_text(sample): sample for sample in answers}
     known: set[str] = set()
     changed = 0
     tables = []
     for query in query_files(folder):
-        rows = _rows(query)
-        known |= {row["sample_id"] for row in rows}
+        delimiter, header, records = read_table(query)
+        place, label = header.index("sample_id"), header.index("label")
         touched = False
-        for row in rows:
-            answer = answers.get(row["sample_id"])
-            if answer is not None and row["label"] != answer:
-                row["label"], touched = answer, True
+        for _, record in records:
+            record += [""] * (len(header) - len(record))
+            cell = plain_cell(record[place])
+            sample = cell if cell in answers else alike.get(same_text(cell), cell)
+            known.add(sample)
+            if sample in answers and record[label] != answers[sample]:
+                record[label], touched = answers[sample], True
                 changed += 1
         if touched:
-            tables.append((query, rows))
+            tables.append((query, delimiter, [header, *(record for _, record in records)]))
     strange = sorted(set(answers) - known)
     if strange:
-        raise OracleError(f"{annotations}: {strange[0]!r} was never asked in {run}; give the run's own annotations")
-    for query, rows in tables:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(query, text.getvalue())
-    return [f"{len(answers):,} annotations, {changed:,} labels written; continue the run with --resume"]
-
-
-def _answer(task: dict[str, Any]) -> str | None:
-    """The newest annotation of a task as text; None where there is none."""
-    if "annotations" not in task:  # JSON-MIN: the choice stands beside the data
-        choice = task.get(FROM)
-        choice = choice.get("choices", [None])[0] if isinstance(choice, dict) else choice
-        return str(choice) if choice else None
-    found = [item for item in task["annotations"] if isinstance(item, dict)]
-    for item in sorted(
-        found, key=lambda item: str(item.get("updated_at") or item.get("created_at") or ""), reverse=True
-    ):
-        if item.get("was_cancelled"):
-            return "skip"
-        for result in item.get("result", []):
-            choices = result.get("value", {}).get("choices") if result.get("type") == "choices" else None
-            if choices:
-                return str(choices[0])
-    return None
+        raise OracleError(
+            f"{annotations}: {short(strange[0])!r} was never asked in {run}; give the run's own annotations"
+        )
+    for query, delimiter, rows in tables:
+        write_table(query, [[plain_cell(value) for value in row] for row in rows], delimiter)
+    return changed
 
 
 def _rows(query: Path) -> list[dict[str, str]]:
     _, header, records = read_table(query)
     return [
-        {name: record[place] if place < len(record) else "" for place, name in enumerate(header)}
+        {name: plain_cell(record[place]) if place < len(record) else "" for place, name in enumerate(header)}
         for _, record in records
     ]

@@ -11,14 +11,30 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
-from psp_ray.core.files import link_or_copy, make_folder, remove_tree, write_bytes
+from psp_ray.core.files import link_or_copy, make_folder, read_json, remove_tree, write_bytes, write_json
 from psp_ray.data.images import is_url, read_file
 from psp_ray.labels.annotators.base import Item
 from psp_ray.labels.contact_sheet import write_contact_sheets
 from psp_ray.labels.query import QUERY, write_table
 
 IMAGES = "images"
+INDEX = "shown.json"
+"""In a round's folder: the file in `images/` that shows each sample. Tables go to people and come back; this stays."""
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+
+def laid_out(folder: Path) -> dict[str, Path]:
+    """{sample_id: the file that shows it} of a round's folder, by our own record; empty where there is none.
+
+    A file outside of `images/` is in none of it, whatever the record says.
+    """
+    images = folder / IMAGES
+    try:
+        index = read_json(folder / INDEX)
+        names = {str(sample): str(name) for sample, name in index.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return {sample: images / name for sample, name in names.items() if name and Path(name).name == name}
 
 
 class Layout:
@@ -35,12 +51,15 @@ class Layout:
         make_folder(folder)
         width = max(3, len(str(len(items))))
         lines, pictures = [], []
+        index: dict[str, str] = {}
         for number, item in enumerate(items, 1):
             link, path = self._show(folder / IMAGES, f"{number:0{width}d}", item.sample_id)
             lines.append([item.sample_id, path, f"{IMAGES}/{link.name}" if link is not None else ""])
             if link is not None:
                 pictures.append((f"{number:0{width}d}", link))
+                index[item.sample_id] = link.name
         write_contact_sheets(folder, pictures)
+        write_json(folder / INDEX, index)
         suggested = any(item.suggestion for item in items)
         header = ["sample_id", "path", "image", *(["suggestion"] if suggested else []), "label"]
         ends = [[item.suggestion, ""] if suggested else [""] for item in items]

@@ -16,6 +16,8 @@ from typing import Any
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_text
+from psp_ray.core.tables import csv_text, plain_cell
+from psp_ray.core.words import short
 
 QUERY = "query.csv"
 CORRECTIONS = "corrections.csv"
@@ -65,8 +67,6 @@ class SampleNames:
 def _loose(text: str) -> str:
     """What is left of a name after editors and spreadsheets: no outer blanks and quotes, composed, numbers bare."""
     text = unicodedata.normalize("NFC", text).strip().strip('"\u201c\u201d').strip()
-    if text[:1] == "'" and text[1:2] in tuple("=+-@"):  # how a cell is kept from being run
-        text = text[1:]
     if re.fullmatch(r"[+-]?\d{1,40}([.,]\d{1,40})?(e[+-]?\d{1,3})?", text, re.IGNORECASE):
         return f"{Decimal(text.replace(',', '.')).normalize():f}"
     return text
@@ -86,8 +86,8 @@ def read_answers(file: Path, class_names: Sequence[str], names: SampleNames | No
     found: dict[str, Line] = {}
     read = AnswerReader(class_names)
     for number, record in records:
-        cell = record[place] if place < len(record) else ""
-        text = record[answer] if answer < len(record) else ""
+        cell = plain_cell(record[place]) if place < len(record) else ""
+        text = plain_cell(record[answer]) if answer < len(record) else ""
         sample = (names.find(cell) if names is not None else None) or cell.strip()
         if any(extra.strip() for extra in record[len(header) :]):
             raise OracleError(
@@ -143,13 +143,12 @@ def read_table(file: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]
         raise OracleError(f"{file}:{reader.line_num}: not readable as CSV ({error}); repair the line") from None
     for column in ("sample_id", "label"):
         if column not in header:
-            raise OracleError(f"{file}: no column {column!r} (columns: {', '.join(header) or 'none'}); put it back")
+            shown = short(" ".join(", ".join(header).split()) or "none", 120)
+            raise OracleError(f"{file}: no column {column!r} (columns: {shown}); put it back")
         if header.count(column) > 1:
             raise OracleError(f"{file}: two columns {column!r}; keep one")
     return delimiter, header, records
 
 
 def write_table(file: Path, rows: Iterable[Sequence[Any]], delimiter: str = ",") -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n", delimiter=delimiter).writerows(rows)
-    write_text(file, text.getvalue())
+    write_text(file, csv_text(rows, delimiter))

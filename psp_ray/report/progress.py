@@ -12,6 +12,7 @@ from rich.status import Status
 from rich.table import Table
 
 from psp_ray.core.records import Evaluation
+from psp_ray.core.words import printable
 from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.report.round_report import Next, RoundReport
 
@@ -35,10 +36,10 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, markup=False)
+        self.console.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self.console.print(f"warning: {printable(text)}", style="yellow", markup=False)
 
     def stage(self, round: int, name: str) -> None:
         """A stage of a round begins; where it took seconds in the round before, that says how long."""

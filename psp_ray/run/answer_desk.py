@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from psp_ray.core.tables import csv_text
 from psp_ray.labels.desk_files import Cells, cells_of, tables_of, take_up, typed
 from psp_ray.labels.query import CORRECTIONS
 from psp_ray.storage.remote import Storage
@@ -82,7 +81,6 @@ class AnswerDesk:
         if not count:
             done = self.storage.create(f"{self.place}/{table}", (self.out / table).read_bytes())
             return {name: cells[name] for name in new} if done else {}
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["sample_id", "label"], *([name, ""] for name in new)])
+        text = csv_text([["sample_id", "label"], *([name, ""] for name in new)])
         name = f"{table.removesuffix('.csv')}-{count + 1}.csv"
-        return dict.fromkeys(new, "") if self.storage.create(f"{self.place}/{name}", text.getvalue().encode()) else {}
+        return dict.fromkeys(new, "") if self.storage.create(f"{self.place}/{name}", text.encode()) else {}

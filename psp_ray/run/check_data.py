@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,16 +11,17 @@ from rich.console import Console
 
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.config import Config
-from psp_ray.core.errors import ConfigError
-from psp_ray.core.records import Float32Array, TextState
+from psp_ray.core.records import Float32Array, Int64Array, TextState
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.cache import EncoderSpec, FeatureCache
 from psp_ray.features.featurize import Plan, plan_featurize
 from psp_ray.features.hashes import Hashes, hash_manifest
-from psp_ray.features.tower import backbone_spec, make_encoder, view_settings
+from psp_ray.features.tower import make_encoder, view_settings
 from psp_ray.report.progress import LOOKING, Reporter, counting, duration
-from psp_ray.run.prepare import prepare, templates_of, uses_cached_views
+from psp_ray.run.check_embeddings import describe, look_through
+from psp_ray.run.exporting import zero_shot_of
+from psp_ray.run.prepare import prepare, uses_cached_views
 
 TINY = 16
 """Shorter side in pixels below which an image is called tiny."""
@@ -38,7 +39,7 @@ WORTH_A_SESSION = 20
 
 
 def check(config: Config) -> Iterator[str]:
-    """Lines of a report on the data set that `config` names. Encodes only what times one batch.
+    """Lines of a report on the data set that `config` names. Encodes only what times one batch; reads embeddings once.
 
     Raises:
         UserError: as the checks of `run`, for what makes a run impossible.
@@ -46,17 +47,21 @@ def check(config: Config) -> Iterator[str]:
     reporter = Reporter(config.labels.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
     prepared = prepare(config.changed(oracle="file"))  # labels may be missing here
     config, dataset, spec = prepared.config, prepared.dataset, prepared.spec
-    if spec is None:
-        raise ConfigError("check-data: looks at images; `psp-ray featurize` checks every row of embeddings")
-    cache = FeatureCache.open(config.runtime.cache)
+    what = "images" if spec is not None else "embeddings"
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)
-    yield f"{dataset.name}: {dataset.manifest.num_rows:,} images ({parts}), {len(dataset.classes)} classes"
-    yield from _labels(dataset)
+    yield f"{dataset.name}: {dataset.manifest.num_rows:,} {what} ({parts}), {len(dataset.classes)} classes"
+    yield from dataset.notes
+    yield from _labels(dataset, what)
+    if spec is None:
+        yield from _embeddings(config, dataset, reporter)
+        yield from _price(config, dataset)
+        return
+    cache = FeatureCache.open(config.runtime.cache)
     hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root, progress=counting(reporter, LOOKING))
     reporter.stop()
     yield from _duplicates(dataset, hashes)
     yield from _sizes(dataset, hashes)
-    text = _text(config, dataset)
+    text = zero_shot_of(config, dataset)
     yield from names_said(dataset.classes, text.features)
     views = view_settings(config.model) if uses_cached_views(config) else None
     encoder = make_encoder(config.model, config.runtime.threads)
@@ -65,13 +70,24 @@ def check(config: Config) -> Iterator[str]:
     yield from _cost(config, dataset, plan, cache)
 
 
-def _labels(dataset: Dataset) -> Iterator[str]:
+def _embeddings(config: Config, dataset: Dataset, reporter: Reporter) -> Iterator[str]:
+    """What is particular to rows of numbers: their shape and health, and what the class embeddings make of them."""
+    text = zero_shot_of(config, dataset)
+    looked = look_through(dataset, text, counting(reporter, LOOKING))
+    reporter.stop()
+    yield from describe(dataset, looked)
+    yield from names_said(dataset.classes, text.features)
+    if looked.guessed.sum():
+        yield from _shares(dataset, looked.guessed, int(looked.guessed.sum()), "rows of the pool")
+
+
+def _labels(dataset: Dataset, what: str) -> Iterator[str]:
     known = dataset.known_labels("pool")
     count = int((known >= 0).sum())
     if not count:
         yield "labels: none in the pool; use --oracle file to label by hand"
     else:
-        yield f"labels: {count:,} of {len(known):,} pool images have one"
+        yield f"labels: {count:,} of {len(known):,} pool {what} have one"
         counts = np.bincount(known[known >= 0], minlength=len(dataset.classes))
         order = np.argsort(counts, kind="stable")
         shown = [f"{dataset.classes[i]} {counts[i]:,}" for i in order]
@@ -153,18 +169,10 @@ def _sizes(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
         yield f"warning: {len(odd):,} are longer than {STRIP:g} times their width or height: {_some(odd)}"
 
 
-def _text(config: Config, dataset: Dataset) -> TextState:
-    from psp_ray.clip import load_backbone
-    from psp_ray.clip.zero_shot import zero_shot_text
-
-    backbone = load_backbone(backbone_spec(config.model), towers="text")
-    assert backbone.text is not None
-    return zero_shot_text(backbone.text, dataset.prompt_names, templates_of(config, dataset))
-
-
 def names_said(names: list[str], embeddings: Float32Array) -> Iterator[str]:
     """Whether the text tower tells the class `names` apart, by the cosines of their `embeddings` (C, d)."""
-    cosines = np.triu(embeddings @ embeddings.T, 1)
+    cosines = embeddings @ embeddings.T
+    cosines[np.tril_indices(len(cosines))] = -np.inf  # each pair once; cosines may be negative, all of them
     pairs = np.argwhere(cosines >= CLOSE)
     if not len(pairs):
         at = np.unravel_index(int(cosines.argmax()), cosines.shape)
@@ -192,11 +200,16 @@ def _balance(dataset: Dataset, spec: EncoderSpec, text: TextState, cache: Featur
         yield "class balance: unknown before the images are encoded (psp-ray featurize), then guessed here"
         return
     features = store.gather(*(part[rows] for part in store.locate(hashes)))
-    guess = Counter(predict_proba(text, features).argmax(axis=1).tolist())
-    shares = sorted(((guess.get(i, 0) / len(rows), name) for i, name in enumerate(dataset.classes)), reverse=True)
+    guess = np.bincount(predict_proba(text, features).argmax(axis=1), minlength=len(dataset.classes))
+    yield from _shares(dataset, guess, len(rows), "images")
+
+
+def _shares(dataset: Dataset, guess: Int64Array, count: int, what: str) -> Iterator[str]:
+    """How common each class is by a guess: `guess` (C,) of `count` predictions name it."""
+    shares = sorted(((guess[i] / count, name) for i, name in enumerate(dataset.classes)), reverse=True)
     top = ", ".join(f"{name} {100 * share:.0f} %" for share, name in shares[: 2 * SHOWN])
     empty = [name for share, name in shares if share == 0]
-    yield f"class balance, a zero-shot guess from {len(rows):,} images: {top}"
+    yield f"class balance, a zero-shot guess from {count:,} {what}: {top}"
     if empty:
         yield f"  nothing looks like {_some(empty)}"
 
@@ -210,6 +223,11 @@ def _cost(config: Config, dataset: Dataset, plan: Plan, cache: FeatureCache) -> 
         )
     else:
         yield f"featurizing: nothing to do, all {plan.n_images:,} images are in {cache.folder}"
+    yield from _price(config, dataset)
+
+
+def _price(config: Config, dataset: Dataset) -> Iterator[str]:
+    """What the labels cost, and what they will tell."""
     n, classes = dataset.pool.num_rows, len(dataset.classes)
     per_round = n if config.labels.labels_per_round == "pool" else int(config.labels.labels_per_round or classes)
     suggested = max(1, min(max(classes, WORTH_A_SESSION), n // max(config.labels.rounds, 1)))

@@ -34,6 +34,8 @@ def featurize_only(
 
 def featurize_prepared(prepared: Prepared, runtime: Featurizer, events: Events) -> FeaturizedDataset:
     """Encode what the cache lacks, with an estimate first; `runtime` is used only where something is missing."""
+    for note in prepared.dataset.notes:
+        events.note(note)
     if prepared.spec is None:
         return _take_in(prepared, events)
     config = prepared.config

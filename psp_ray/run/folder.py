@@ -92,10 +92,12 @@ def has_run(out: Path) -> bool:
 
 
 class RunRecord(Document):
-    """`run.json`: whose folder it is. `experiment`: its name in the ledger, for ever."""
+    """`run.json`: whose folder it is. `experiment`: its name in the ledger, for ever; `folder`: where it was started,
+    which relative paths are seen from."""
 
     experiment: str = Field(min_length=1)
     identity: dict[str, Any]
+    folder: str = ""
 
 
 def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda text: None) -> str:
@@ -116,7 +118,7 @@ def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda tex
         if changed:
             raise OutputError(f"--resume: {out} was started with {changed}; give the same settings, or another --out")
         if record.identity != config.identity():
-            record = RunRecord(experiment=record.experiment, identity=config.identity())
+            record = record.model_copy(update={"identity": config.identity()})
             _write_run(out, record)
         _mend_config(config, out, warn)
         return record.experiment
@@ -125,7 +127,7 @@ def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda tex
     make_folder(out)
     mark(out)
     # First what makes the folder a run: killed after it, the run can be resumed.
-    _write_run(out, RunRecord(experiment=experiment, identity=config.identity()))
+    _write_run(out, RunRecord(experiment=experiment, identity=config.identity(), folder=os.getcwd()))
     write_text(out / CONFIG, config.to_yaml())
     return experiment
 
@@ -172,7 +174,7 @@ def _write_run(out: Path, record: RunRecord) -> None:
 def change_identity(out: Path, changes: dict[str, Any], config: Config) -> None:
     """Make `changes` settings of the run in `out`, and `config` what its `config.yaml` says."""
     record = read_run(out)
-    _write_run(out, RunRecord(experiment=record.experiment, identity={**record.identity, **changes}))
+    _write_run(out, record.model_copy(update={"identity": {**record.identity, **changes}}))
     write_text(out / CONFIG, config.to_yaml())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +15,7 @@ from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, answer_name
 from psp_ray.core.files import plain, write_json, write_parquet, write_text
 from psp_ray.core.records import Float32Array, Int32Array
+from psp_ray.core.tables import csv_of
 from psp_ray.posterior.accuracy import Estimate
 from psp_ray.report.curve import plot_learning_curve
 from psp_ray.run.folder import SUMMARY
@@ -57,11 +56,7 @@ def write_rounds(out: Path, state: RunState) -> None:
     rows = [report.csv_row() for report in state.reports]
     if not rows:
         return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "rounds.csv", text.getvalue())
+    write_text(out / "rounds.csv", csv_of(rows))
 
 
 def write_labels(out: Path, state: RunState, names: PoolNames) -> None:

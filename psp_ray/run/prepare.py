@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from psp_ray.clip.spec import resolve
+from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, DatasetError
@@ -20,6 +21,7 @@ from psp_ray.data.own import initial_labels, limited
 from psp_ray.features.cache import EncoderSpec
 from psp_ray.features.tower import backbone_spec, encoder_spec
 from psp_ray.run.build import answers_from_truth, check_annotators
+from psp_ray.run.prompts import model_metadata
 
 DIGITS_IMAGE_SIZE = 96
 
@@ -50,7 +52,30 @@ def prepare(config: Config, dataset: Dataset | None = None, begun: bool = False)
     templates_of(config, dataset)
     descriptions_of(config, dataset)
     teacher_of(config, dataset)
+    if dataset.embeddings is None:
+        check_way_back(backbone_spec(config.model))
     return Prepared(config, dataset, encoder_spec(config.model) if dataset.embeddings is None else None)
+
+
+def check_way_back(spec: BackboneSpec) -> None:
+    """Whether `predict` will find the very model again by what the run writes down: looked up before a label is bought.
+
+    Raises:
+        ConfigError: it would be another model, or shown images of another size.
+    """
+    header = model_metadata(spec)
+    again = replace(
+        spec,
+        model=header["model"],
+        checkpoint=json.loads(header["checkpoint"]),
+        image_size=json.loads(header["image_size"]),
+    )
+    now, then = resolve(spec), resolve(again)
+    if (now.config, now.preprocessing) != (then.config, then.preprocessing) or not now.weights.samefile(then.weights):
+        raise ConfigError(
+            f"--model {spec.model}: predict would not find this model again, and labels would be bought for nothing; "
+            "name it by an absolute path, or give --checkpoint"
+        )
 
 
 def load_data(config: Config) -> Dataset:
@@ -68,6 +93,7 @@ def load_data(config: Config) -> Dataset:
         test=config.data.test,
         exclude=config.data.exclude,
         named=None if given is None else given.class_list,
+        allow_remote=config.data.allow_remote,
     )
     known = (
         initial_labels(dataset, config.data.initial_labels)[0] if config.data.initial_labels else np.zeros(0, np.int64)

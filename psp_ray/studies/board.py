@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from psp_ray.core.words import printable
 from psp_ray.report.progress import duration, percent
 from psp_ray.run.folder import read_summary
 from psp_ray.studies.execute import Outcome, rounds_done
@@ -70,7 +71,8 @@ class Board:
         left = f", {left}" if left else ""
         done = self._total - len(self._open)
         style = "red" if outcome.error else None
-        self.console.print(f"[{done}/{self._total}] {cell.title}: {said}{left}", style=style, markup=False)
+        text = printable(f"[{done}/{self._total}] {cell.title}: {said}{left}")
+        self.console.print(text, style=style, markup=False)
 
     def _show(self, rounds: int) -> None:
         done = self._total - len(self._open)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from psp_ray.core.files import write_text
+from psp_ray.core.tables import cell
 from psp_ray.run.folder import SUMMARY, read_summary
 from psp_ray.studies.execute import error_of
 from psp_ray.studies.plan import Cell, Plan
@@ -51,9 +52,9 @@ def collect(plan: Plan, waiting: str = "waiting") -> tuple[pd.DataFrame, pd.Data
     """
     results: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    for cell in plan.cells:
-        keys = {key: getattr(cell, key) for key in KEYS}
-        row, rounds = _read(plan, cell, waiting)
+    for each in plan.cells:
+        keys = {key: getattr(each, key) for key in KEYS}
+        row, rounds = _read(plan, each, waiting)
         results.append({**keys, **row})
         curves += [{**keys, **item} for item in rounds]
     return _frame(results, RESULT_COLUMNS), _frame(curves, CURVE_COLUMNS)
@@ -61,8 +62,14 @@ def collect(plan: Plan, waiting: str = "waiting") -> tuple[pd.DataFrame, pd.Data
 
 def write_csv(out: Path, results: pd.DataFrame, curves: pd.DataFrame) -> None:
     """Both files, whole or not at all."""
-    write_text(out / RESULTS, results.to_csv(index=False, lineterminator="\n"))
-    write_text(out / CURVES, curves.to_csv(index=False, lineterminator="\n"))
+    write_text(out / RESULTS, _csv(results))
+    write_text(out / CURVES, _csv(curves))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """As CSV that no spreadsheet runs, whatever stands in names and errors."""
+    texts = {name: frame[name].map(cell) for name in frame.columns if frame[name].dtype == object}
+    return str(frame.assign(**texts).to_csv(index=False, lineterminator="\n"))
 
 
 def read_csv(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from psp_ray.config.base import Settings, option_name, read_yaml
 from psp_ray.config.config import RUN_ONLY, fields
 from psp_ray.core.errors import ConfigError
-from psp_ray.core.words import did_you_mean
+from psp_ray.core.words import did_you_mean, masked
 
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
 _INSTEAD = {
@@ -87,7 +87,8 @@ class Study:
     def to_yaml(self) -> str:
         given = {key: value for key, value in self.settings if key in self.settings.model_fields_set}
         own = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
-        return yaml.safe_dump({**own, **self.run}, sort_keys=False, allow_unicode=True, width=120)
+        run = {key: masked(value) if isinstance(value, str) else value for key, value in self.run.items()}
+        return yaml.safe_dump({**own, **run}, sort_keys=False, allow_unicode=True, width=120)
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,9 @@ def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
             handle.write(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    assert "not valid UTF-8" in message(load_dataset, str(tmp_path))
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.manifest.num_rows == 20
+    assert dataset.notes == ("left out 1 file (cat/\\udcff.png): its name is not UTF-8: rename it",)
 
 
 @given(

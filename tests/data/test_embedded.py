@@ -137,6 +137,12 @@ def test_labels_of_every_type_mean_the_same(tmp_path):
             pa.array(["cat", "dog", "owl", "cat", None, None]).dictionary_encode(),
             pa.array([0, 1, 2, 0, -1, None], pa.int8()),
             pa.array([0.0, 1.0, 2.0, 0.0, -1.0, None]),
+            pa.array([0.0, 1.0, 2.0, 0.0, -1.0, float("nan")]),
+            pa.array([["cat"], ["dog"], ["owl"], ["cat"], [], None]),
+            pa.array([[0], [1], [2], [0], [-1], None]),
+            pa.array([{"label": "cat"}, {"label": "dog"}, {"label": "owl"}, {"label": "cat"}, {"label": None}, None]),
+            pa.array(["0.0", "1.0", "2.0", "0", "-1.0", "NaN"]),
+            pa.array([b"cat", b"dog", b"owl", b"cat", b"", None]),
         ]
     ):
         path = write(tmp_path / f"{number}.parquet", embedding=vectors, label=labels, sample_id=[*"abcdef"])
@@ -178,7 +184,7 @@ def broken(vectors, row, value):
         ({"embedding": lists(numbers(N, D)), "part": ["pool"] * 11 + ["tst"]}, "row 12: part 'tst' is unknown"),
         ({"embedding": lists(numbers(N, D)), "part": ["pool"] * 11 + ["val"]}, "row 12: a val row without a label"),
         ({"embedding": lists(numbers(N, D)), "part": ["test"] * N, "label": NAMES * 4}, "no row to choose from"),
-        ({"embedding": lists(numbers(N, D)), "label": [0.5] * N}, "label: holds fractions"),
+        ({"embedding": lists(numbers(N, D)), "label": [0.5] * N}, "label: row 1: 0.5 is no label"),
         ({"embedding": lists(numbers(N, D)), "views": ["x"] * N}, "column 'views' holds string"),
         (
             {"embedding": lists(numbers(N, D)), "views": lists(numbers(N, 6))},
@@ -220,8 +226,8 @@ def test_files_that_are_no_tables(tmp_path):
     with pytest.raises(DatasetError, match=r"is a Lance table; export it with .*to_arrow"):
         load_dataset(str(tmp_path / "t.lance"))
     path = write(tmp_path / "b.parquet", embedding=lists(numbers(N, D)), label=NAMES * 4)
-    with pytest.raises(DatasetError, match="--test: with embeddings, test rows stand in the data set itself"):
-        load_dataset(path, test=str(tmp_path / "b.parquet"))
+    with pytest.raises(DatasetError, match="with embeddings, give a table of embeddings with labels"):
+        load_dataset(path, test=str(tmp_path / "no.parquet"))
     with pytest.raises(DatasetError, match="drop --split"):
         load_dataset(path, split="s.json")
     (tmp_path / "state.json").write_text("{}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from psp_ray.clip.preprocess import Preprocessing
+from psp_ray.data import decoding
 from psp_ray.data.images import (
     ImageError,
     ViewSettings,
@@ -58,12 +63,27 @@ def test_float_and_32_bit_gray():
     np.testing.assert_array_equal(
         np.asarray(decode(encoded(unit, "TIFF")))[..., 0], np.rint(np.linspace(0, 255, 64)).reshape(8, 8)
     )
-    ints = Image.fromarray((np.arange(64, dtype=np.int32) * 1000).reshape(8, 8))
-    out = np.asarray(decode(encoded(ints, "TIFF")))[..., 0].astype(float)
-    np.testing.assert_allclose(out, np.arange(64).reshape(8, 8) * 1000 * 255 / 65535, atol=0.5)
+    for step, full in ((1000, 65535), (64, 4095), (4, 255), (20_000, 63 * 20_000)):
+        ints = Image.fromarray((np.arange(64, dtype=np.int32) * step).reshape(8, 8))
+        out = np.asarray(decode(encoded(ints, "TIFF")))[..., 0].astype(float)
+        np.testing.assert_allclose(out, np.arange(64).reshape(8, 8) * step * 255 / full, atol=0.5)
     with_nan = np.full((4, 4), 0.5, np.float32)
     with_nan[0, 0] = np.nan
     assert np.asarray(decode(encoded(Image.fromarray(with_nan), "TIFF")))[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_negative_values_reach_from_black_to_white(kind):
+    values = np.linspace(-1024, 3071, 64).astype(kind).reshape(8, 8)
+    out = np.asarray(decode(encoded(Image.fromarray(values), "TIFF")))[..., 0].astype(float)
+    np.testing.assert_allclose(out, (values + 1024.0) * 255 / 4095, atol=0.6)
+
+
+def test_twelve_bits_in_sixteen_are_no_night():
+    ramp = (np.arange(256, dtype=np.uint16) * 16).reshape(16, 16)
+    for kind in ("PNG", "TIFF"):
+        out = np.asarray(decode(encoded(Image.fromarray(ramp), kind)))[..., 0]
+        np.testing.assert_array_equal(out, np.rint(ramp * (255 / 4095)))
 
 
 def test_palette_with_and_without_transparency():
@@ -139,6 +159,16 @@ def test_damaged_exif_costs_nothing():
         assert decode(data).size == (20, 14)
 
 
+def test_exif_that_can_not_be_written_again_turns_the_image_all_the_same():
+    """Tags whose values have no place in their type made Pillow's own transposition fail, and cost the image."""
+    stored = picture(6, size=(48, 32))
+    head = b"MM\x00*\x00\x00\x00\x08\x00\x02"
+    turned = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+    strange = b"\x87\x69\x00\x04\x00\x00\x00\x01\xff\xff\xff\xf0"
+    exif = b"Exif\x00\x00" + head + turned + strange + bytes(4)
+    assert decode(encoded(stored, "JPEG", exif=exif)).size == (32, 48)
+
+
 def test_broken_files_have_reasons():
     jpeg = encoded(picture(8, size=(200, 200)), "JPEG")
     png = encoded(picture(8, size=(200, 200)))
@@ -155,8 +185,49 @@ def test_broken_files_have_reasons():
 
 def test_too_large_is_broken_not_fatal(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageError, match="too large"):
+    with pytest.raises(ImageError, match=r"too large, more than 200 pixels; shrink it"):
         decode(encoded(picture(9, size=(40, 40))))
+
+
+def test_a_budget_is_kept_before_a_pixel_is_read(monkeypatch):
+    """Files of a few KiB may hold gigabytes: the header says so."""
+    small = encoded(Image.new("I;16", (100, 90)))
+    monkeypatch.setattr(decoding, "BUDGET", 100 * 90 * 10)
+    decode(small)
+    for image in (picture(1, size=(130, 90)), Image.new("I;16", (112, 90)), Image.new("LA", (80, 90))):
+        with pytest.raises(ImageError, match=r"too large: \d+ x 90 pixels would take .* shrink it"):
+            decode(encoded(image))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["I;16", "LA"])
+def test_conversions_keep_to_the_budget(mode):
+    """42 million pixels, some KiB on disk."""
+    script = (
+        "import io, resource\nfrom PIL import Image\nfrom psp_ray.data.decoding import BUDGET, decode\n"
+        f"file = io.BytesIO()\nImage.new({mode!r}, (7000, 6000)).save(file, 'png')\n"
+        "image = decode(file.getvalue())\nassert image.size == (7000, 6000)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / BUDGET)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.8
+
+
+def test_huge_jpegs_are_decoded_smaller(monkeypatch):
+    whole = picture(1, size=(640, 480))
+    data = encoded(whole, "JPEG", quality=95)
+    monkeypatch.setattr(decoding, "LARGE", 320 * 240)
+    half = decode(data)
+    assert half.size == (320, 240)
+    assert close(half, whole.resize((320, 240), Image.Resampling.BOX), 3)
+
+
+def test_the_decoder_stands_alone():
+    """It is written beside exported models."""
+    tree = ast.parse(Path(decoding.__file__).read_text())
+    imported = {node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    assert imported <= {"__future__", "io", "warnings", "functools", "typing", "numpy", "PIL"}
 
 
 def test_postscript_is_never_run(tmp_path):

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.data import remote
 from psp_ray.data.classes import read_classes
 from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited, readable
@@ -90,7 +91,9 @@ def test_fully_labeled_manifest_is_cut_like_a_folder(tmp_path):
     assert parts(load_dataset(str(tmp_path / "list.csv"))) == {"pool": 14, "val": 2, "test": 4}
 
 
-def test_manifest_of_urls_is_read_and_hashed_like_files(tmp_path):
+def test_manifest_of_urls_is_read_and_hashed_like_files(tmp_path, monkeypatch):
+    """By a file system of fsspec that stands in for a bucket."""
+    monkeypatch.setattr(remote, "SCHEMES", remote.SCHEMES | {"memory"})
     system = fsspec.filesystem("memory")
     lines = ["path,label"]
     for i in range(4):
@@ -106,13 +109,14 @@ def test_manifest_of_urls_is_read_and_hashed_like_files(tmp_path):
     cache = FeatureCache.open(tmp_path / "cache")
     spec = EncoderSpec("w", PREP, DIM)
     found = [
-        featurize(load_dataset(name, classes="cat,dog"), spec, cache, toy_encoder)
+        featurize(load_dataset(name, classes="cat,dog", allow_remote=True), spec, cache, toy_encoder)
         for name in (str(tmp_path / "list.csv"), "memory://bucket/list.csv")
     ]
     assert found[0].content_hashes == found[1].content_hashes
     assert (found[0].n_encoded, found[1].n_encoded) == (4, 0)
     system.rm("/bucket/1.png")
-    gone = featurize(load_dataset("memory://bucket/list.csv", classes="cat,dog"), spec, cache, toy_encoder)
+    again = load_dataset("memory://bucket/list.csv", classes="cat,dog", allow_remote=True)
+    gone = featurize(again, spec, cache, toy_encoder)
     assert [(image.sample_id, image.reason) for image in gone.broken] == [("1.png", "file not found")]
 
 

@@ -2,9 +2,11 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -12,9 +14,13 @@ from rich.console import Console
 
 from psp_ray.cli.main import cli
 from psp_ray.core.errors import ConfigError, DatasetError, ModelError
+from psp_ray.data.load import load_dataset
 from psp_ray.export.classifier import Classifier
+from psp_ray.features.cache import FeatureCache
+from psp_ray.features.embedded import import_embeddings
 from psp_ray.labels import Ledger
 from psp_ray.report.progress import Reporter
+from psp_ray.run.check_data import check
 from psp_ray.run.command import dry_run, run
 from psp_ray.run.resolve import resolve
 
@@ -131,3 +137,89 @@ def test_exported_features_run_as_the_images_do(files, tmp_path, tiny_model, tin
     )
     assert alone["zero_shot_accuracy"] == images["zero_shot_accuracy"]
     assert json.loads((tmp_path / "alone" / "summary.json").read_text())["status"] == "finished"
+
+
+def cut(files, tmp_path):
+    """The rows of the data set's test part as a table of their own, and the others."""
+    rows = pq.read_table(files["dataset"])
+    test = pa.compute.equal(rows["part"], "test")
+    pq.write_table(rows.filter(pa.compute.invert(test)).drop_columns("part"), tmp_path / "pool.parquet")
+    pq.write_table(rows.filter(test).drop_columns("part"), tmp_path / "test.parquet")
+    return {"dataset": str(tmp_path / "pool.parquet"), "test": str(tmp_path / "test.parquet")}
+
+
+def test_test_rows_may_come_from_another_table(files, tmp_path):
+    dataset = load_dataset(**cut(files, tmp_path))
+    whole = load_dataset(files["dataset"])
+    assert dataset.test["sample_id"].to_pylist() == [f"test/{name}" for name in whole.test["sample_id"].to_pylist()]
+    assert dataset.labels("test").tolist() == whole.labels("test").tolist()
+    assert dataset.val.num_rows + dataset.pool.num_rows == whole.pool.num_rows, "a validation part is cut off"
+    cache = FeatureCache.open(tmp_path / "cache")
+    given, known = (import_embeddings(each, cache) for each in (dataset, whole))
+    np.testing.assert_array_equal(given.test.reader.block(0).features, known.test.reader.block(0).features, strict=True)
+    for change, message in (
+        ({"label": ["cow"] * 30}, "'cow' is no class"),
+        ({"label": [None] * 30}, "every test row needs one"),
+        ({"sample_id": ["s"] * 30}, "is that of"),
+        ({"embedding": [[1.0, 2.0]] * 30}, "have 2 numbers but the data set's 8"),
+    ):
+        rows = pq.read_table(tmp_path / "test.parquet")
+        for name, values in change.items():
+            rows = rows.set_column(rows.column_names.index(name), name, pa.array(values))
+        pq.write_table(rows, tmp_path / "bad.parquet")
+        with pytest.raises(DatasetError, match=message):
+            load_dataset(str(tmp_path / "pool.parquet"), test=str(tmp_path / "bad.parquet"))
+    with pytest.raises(DatasetError, match="give a table of embeddings"):
+        load_dataset(str(tmp_path / "pool.parquet"), test=str(tmp_path / "nothing.parquet"))
+
+
+def test_new_embeddings_are_classified_as_the_pool_was(files, tmp_path):
+    """The run's own file, to the digit; rows without a direction get an error; no tower is loaded."""
+    summary = go(files, self_training="none", **cut(files, tmp_path))
+    assert summary["final_accuracy"] > 0.6
+    told = pq.read_table(tmp_path / "run" / "pool_predictions.parquet").to_pandas().set_index("sample_id")
+    classifier = Classifier.load(tmp_path / "run", images=False)
+    found = {item.path: item for item in classifier.predict_embeddings(tmp_path / "pool.parquet")}
+    predicted = told[told.source == "predicted"]
+    assert len(predicted) > 40
+    for name, row in predicted.iterrows():
+        assert found[name].label == row["class"]
+        assert found[name].probability == pytest.approx(row["probability"], abs=1e-5)
+    vectors = [[1.0] * D, [0.0] * D, [float("nan")] * D, [2.0] * D]
+    pq.write_table(pa.table({"embedding": vectors, "sample_id": [*"abc", "=d"]}), tmp_path / "new.parquet")
+    out = tmp_path / "new.csv"
+    words = ["predict", "--run", str(tmp_path / "run"), "--out", str(out), str(tmp_path / "new.parquet")]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert "2 of 4 rows can't be classified" in done.stderr
+    lines = out.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["path", "a", "b", "c", "'=d"]
+    assert [line.split(",")[3] for line in lines[1:]] == ["", "is all zeros", "holds NaN or infinity", ""]
+    assert lines[1].split(",")[1:3] == lines[4].split(",")[1:3], "length doesn't matter"
+    narrow = Classifier(None, replace(classifier.text, features=np.eye(3, 5, dtype=np.float32)), NAMES)
+    with pytest.raises(DatasetError, match="have 8 numbers but the run's"):
+        list(narrow.predict_embeddings(tmp_path / "new.parquet"))
+
+
+def test_check_data_looks_through_embeddings(files, tmp_path):
+    rows = pq.read_table(files["dataset"])
+    vectors = rows["embedding"].to_pylist()
+    vectors[5], vectors[6], vectors[7] = [0.0] * D, [float("inf")] * D, vectors[8]
+    pq.write_table(
+        rows.set_column(1, "embedding", pa.array(vectors, pa.list_(pa.float32(), D))), tmp_path / "rows.parquet"
+    )
+    text = "\n".join(check(resolve({key: value for key, value in files.items() if key != "out"})))
+    for part in (
+        "rows: 120 embeddings (90 pool, 0 val, 30 test), 3 classes",
+        "90 of 90 pool embeddings have one",
+        "embeddings: 8 numbers a row, no views, of length ",
+        "warning: 2 rows that a run would refuse",
+        "rows.parquet: row 6 is all zeros",
+        "rows.parquet: row 7 holds NaN or infinity",
+        "warning: 1 row repeats the numbers of another: s007 = s008",
+        "1 of them are both in the pool and in val or test",
+        "1 of them have different labels",
+        "class balance, a zero-shot guess from 88 rows of the pool",
+        "cost: 6 labels a round",
+    ):
+        assert part in text, text

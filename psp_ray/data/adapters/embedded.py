@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from psp_ray.core.answers import AnswerReader, UnknownLabel
+from psp_ray.core.answers import UnknownLabel
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import exists, local_text
 from psp_ray.core.records import Int32Array
 from psp_ray.data.columns import PART_OF, class_label_names, locate
 from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, Dataset, check_classes
-from psp_ray.data.embedded.layouts import find_tables
+from psp_ray.data.embedded.layouts import find_tables, has_embeddings
 from psp_ray.data.embedded.source import (
     Columns,
     EmbeddingSource,
@@ -27,6 +30,7 @@ from psp_ray.data.embedded.source import (
     shape_of,
 )
 from psp_ray.data.embedded.tables import TableFile, read_columns
+from psp_ray.data.labels import LabelReader, class_of, label_text, names_of
 from psp_ray.data.manifest import descriptions
 from psp_ray.data.parts import stratified_parts
 from psp_ray.data.registry import Request
@@ -45,15 +49,11 @@ def load_embedded(request: Request) -> Dataset:
     """
     if request.split is not None:
         raise DatasetError(f"dataset {request.name!r}: embeddings have parts in a column 'part'; drop --split")
-    if request.has_test:
-        raise DatasetError(
-            "--test: with embeddings, test rows stand in the data set itself; mark them in column 'part'"
-        )
-    name = Path(os.path.abspath(os.path.expanduser(request.name))).stem or "embeddings"
-    source, rows = _scan(request.name)
-    classes, labels = _labels(source, rows, request)
+    name = Path(os.path.abspath(local_text(request.name))).stem or "embeddings"
+    source, rows = scan_embeddings(request.name)
+    classes, labels, notes = _labels(source, rows, request)
     check_classes(name, classes)
-    parts = _parts(source, rows, labels)
+    parts = _parts(source, rows, labels, has_test=request.has_test)
     unlabeled = np.flatnonzero((parts != "pool") & (labels < 0))
     if len(unlabeled):
         row = int(unlabeled[0])
@@ -71,12 +71,67 @@ def load_embedded(request: Request) -> Dataset:
     if (labels >= 0).any():
         known = labels[order.to_numpy()]
         truth = pa.table([ids, pa.array(known, pa.int32(), mask=known < 0)], schema=GROUND_TRUTH_SCHEMA).drop_null()
+    known_phrases = dict(descriptions(request.classes))
     return Dataset(
-        name, list(classes), manifest, truth, descriptions=dict(descriptions(request.classes)), embeddings=source
+        name, list(classes), manifest, truth, descriptions=known_phrases, embeddings=source, notes=tuple(notes)
     )
 
 
-def _scan(name: str) -> tuple[EmbeddingSource, dict[str, pa.Array]]:
+TEST_PREFIX = "test/"
+
+
+def with_test_rows(dataset: Dataset, given: str) -> Dataset:
+    """`dataset`, which brings embeddings, with the rows of `--test` as its test part: another table, with labels.
+
+    Where the table itself has parts, its test rows are taken, else all. Their names get `test/` in front. Views are
+    not needed there.
+
+    Raises:
+        DatasetError: no table of embeddings, another width, a row without a label or of an unknown class.
+    """
+    if not exists(given) or not has_embeddings(given):
+        raise DatasetError(f"--test {given}: with embeddings, give a table of embeddings with labels; check the path")
+    pool = dataset.embeddings
+    assert pool is not None
+    source, rows = scan_embeddings(given)
+    if source.dim != pool.dim:
+        raise DatasetError(
+            f"--test {given}: embeddings have {source.dim} numbers but the data set's {pool.dim}; both must be of one "
+            "model"
+        )
+    parts = [PART_OF.get(text.strip().lower()) for text in rows["part"].to_pylist()]
+    chosen = [row for row, part in enumerate(parts) if part == "test"] or list(range(len(parts)))
+    read = LabelReader(dataset.classes)
+    texts = rows["label"].to_pylist()
+    labels = []
+    for row in chosen:
+        try:
+            label = class_of(texts[row], read)
+        except UnknownLabel as error:
+            raise DatasetError(f"--test {source.where(row)}: {error}") from None
+        if label is None:
+            raise DatasetError(f"--test {source.where(row)}: no label; every test row needs one")
+        labels.append(label)
+    names = pa.array([TEST_PREFIX + name for name in source.sample_ids.to_pylist()], pa.string())
+    order = pc.sort_indices(names)
+    _require_distinct(source, names.take(order), order)
+    taken = pa.array(chosen, pa.int64())
+    ids = names.take(taken)
+    kept = dataset.manifest
+    if bool(pc.any(pc.is_in(ids, value_set=kept["sample_id"].combine_chunks())).as_py()):
+        raise DatasetError(f"--test {given}: a row of the pool is called {ids[0].as_py()!r} too; rename it")
+    part = pa.repeat(pa.scalar("test"), len(ids))
+    table = pa.table([ids, rows["path"].take(taken), rows["image"].take(taken), part], schema=MANIFEST_SCHEMA)
+    truth = pa.table([ids, pa.array(labels, pa.int32())], schema=GROUND_TRUTH_SCHEMA)
+    if dataset.ground_truth is not None:
+        truth = pa.concat_tables([dataset.ground_truth, truth])
+    files = [replace(file, columns=replace(file.columns, views=None)) for file in source.files]
+    both = EmbeddingSource((*pool.files, *files), pool.dim, pool.n_views, pa.concat_arrays([pool.sample_ids, names]))
+    manifest = pa.concat_tables([kept, table]).sort_by("sample_id").combine_chunks()
+    return replace(dataset, manifest=manifest, ground_truth=truth, embeddings=both)
+
+
+def scan_embeddings(name: str) -> tuple[EmbeddingSource, dict[str, pa.Array]]:
     """The source, and its columns `label` (texts, null where there is none), `part`, `path`, `image` in row order."""
     files: list[SourceFile] = []
     found: dict[str, list[pa.Array]] = {key: [] for key in ("sample_id", "label", "part", "path", "image")}
@@ -130,7 +185,7 @@ def _cells(table: TableFile, columns: Columns) -> dict[str, pa.Array]:
     names = class_label_names(table.schema, columns.label)
     return {
         "sample_id": ids,
-        "label": _label_texts(column(columns.label), names, f"{table.path}: {columns.label}"),
+        "label": _label_texts(column(columns.label), names, table, columns.label),
         "part": pc.fill_null(_texts(column(columns.part), f"{table.path}: {columns.part}"), ""),
         # The bytes are what is shown where there are some; a path beside them names the place that they came from.
         "path": pa.array(
@@ -172,17 +227,24 @@ def _texts(column: pa.Array, what: str) -> pa.Array:
         raise DatasetError(f"{what}: holds {column.type}, not texts or numbers; convert it") from None
 
 
-def _label_texts(column: pa.Array, names: list[str] | None, what: str) -> pa.Array:
-    """Labels as texts, null where nobody knows: empty, -1. Numbers of a `ClassLabel` become its names."""
-    if pa.types.is_struct(column.type) and "label" in [field.name for field in column.type]:
-        column = pc.struct_field(column, "label")
-    texts = pc.utf8_trim_whitespace(_texts(column, what))
-    if names is not None and pa.types.is_integer(column.type):
-        known = pa.array(names, pa.string())
-        inside = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
-        place = pc.if_else(inside, column.cast(pa.int64()), pa.scalar(None, pa.int64()))
-        texts = pc.if_else(pc.fill_null(inside, False), known.take(place), texts)
-    return pc.if_else(pc.fill_null(pc.is_in(texts, value_set=pa.array(["", "-1"])), True), None, texts)
+def _label_texts(column: pa.Array, names: list[str] | None, table: TableFile, name: str | None) -> pa.Array:
+    """Labels as texts, null where there is none (see `psp_ray.data.labels`). Numbers of a `ClassLabel` are names."""
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), pa.string())
+    known: dict[Any, str] = {}
+    texts: list[str | None] = []
+    for row, value in enumerate(column.to_pylist(), 1):
+        key = value if isinstance(value, str | int | float | None) else repr(value)
+        if key not in known:
+            try:
+                text = label_text(value)
+            except UnknownLabel as error:
+                raise DatasetError(f"{table.path}: {name}: row {row}: {error}") from None
+            if names is not None and isinstance(value, int) and 0 <= value < len(names):
+                text = names[value]
+            known[key] = text
+        texts.append(known[key] or None)
+    return pa.array(texts, pa.string())
 
 
 def _names(rows: dict[str, pa.Array]) -> pa.Array:
@@ -204,56 +266,54 @@ def _require_distinct(source: EmbeddingSource, ids: pa.Array, order: pa.Array) -
         )
 
 
-def _labels(source: EmbeddingSource, rows: dict[str, pa.Array], request: Request) -> tuple[list[str], Int32Array]:
-    """(class names, class index of each row or -1)."""
+def _labels(
+    source: EmbeddingSource, rows: dict[str, pa.Array], request: Request
+) -> tuple[list[str], Int32Array, list[str]]:
+    """(class names, class index of each row or -1, notes)."""
     texts = rows["label"].dictionary_encode()
     found = texts.dictionary.to_pylist()
     first = source.files[0]
     given = request.classes or request.named
     names = None if request.classes is not None else class_label_names(first.table.schema, first.columns.label)
+    notes: list[str] = []
     if names is None and given is not None:
         names = given.names
     if names is None:
-        if not found:
+        names, notes = names_of(rows["label"].drop_null().to_pylist())
+        if not names:
             raise DatasetError(
                 f"{request.name}: no labels and so no class names; give them with --classes or --class-embeddings"
             )
-        names = sorted(found, key=lambda text: (int(text), "") if text.isdecimal() else (-1, text))
-    read = AnswerReader(names)
+    read = LabelReader(names)
     codes = pc.fill_null(texts.indices, -1).to_numpy(zero_copy_only=False)
     index = np.full(len(found) + 1, -1, np.int32)
     for place, text in enumerate(found):
         try:
-            index[place] = _class_of(text, read, len(names))
+            label = class_of(text, read)
         except UnknownLabel as error:
             row = int(np.flatnonzero(codes == place)[0])
             raise DatasetError(f"{source.where(row)}: {error}") from None
+        index[place] = -1 if label is None else label
     labels: Int32Array = index[codes]
-    return names, labels
+    return names, labels, notes
 
 
-def _class_of(text: str, read: AnswerReader, n_classes: int) -> int:
-    if text.isdecimal() and text not in read.exact and int(text) < n_classes:
-        return int(text)
-    label = read(text)
-    if label is None or label < 0:
-        raise UnknownLabel(f"{text!r} is no class; leave the label empty, or --exclude the row")
-    return label
-
-
-def _parts(source: EmbeddingSource, rows: dict[str, pa.Array], labels: Int32Array) -> NDArray[np.object_]:
-    """The part of each row."""
+def _parts(
+    source: EmbeddingSource, rows: dict[str, pa.Array], labels: Int32Array, *, has_test: bool
+) -> NDArray[np.object_]:
+    """The part of each row; with test rows from elsewhere (`has_test`), those that would be test are pool."""
     texts = rows["part"].dictionary_encode()
     found: Sequence[str] = texts.dictionary.to_pylist()
     codes = texts.indices.to_numpy(zero_copy_only=False)
     if not any(found) and (labels >= 0).all():
-        return np.array(stratified_parts(source.sample_ids.to_pylist(), labels.tolist(), val=0.1, test=0.2), object)
+        test = 0.0 if has_test else 0.2
+        return np.array(stratified_parts(source.sample_ids.to_pylist(), labels.tolist(), val=0.1, test=test), object)
     names = []
     for place, text in enumerate(found):
         part = PART_OF.get(text.strip().lower())
         if part is None:
             row = int(np.flatnonzero(codes == place)[0])
             raise DatasetError(f"{source.where(row)}: part {text!r} is unknown; use pool, train, val or test")
-        names.append(part)
+        names.append("pool" if has_test and part == "test" else part)
     parts: NDArray[np.object_] = np.array(names, object)[codes]
     return parts

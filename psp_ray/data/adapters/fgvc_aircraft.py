@@ -51,5 +51,5 @@ def load_fgvc_aircraft(request: Request) -> Dataset:
 def _lines(file: Path) -> list[str]:
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(f"dataset 'fgvc_aircraft': {file} can't be read ({error}); restore it") from None

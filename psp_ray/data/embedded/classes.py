@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import local_path
 from psp_ray.core.records import Float32Array, TextState
 from psp_ray.core.words import did_you_mean, normalize_name
 from psp_ray.data.classes import ClassList
@@ -69,7 +69,7 @@ def read_class_embeddings(path: str, logit_scale: float | None = None) -> ClassE
         DatasetError: in one line with file and row: unreadable, a column missing, fewer than two classes, a class
             without a name or there twice, a row with NaN, infinity or nothing but zeros.
     """
-    table = open_table(Path(path).expanduser())
+    table = open_table(local_path(path))
     columns = find_columns(table)
     by_name = {name.lower(): name for name in table.schema.names}
     column = next((by_name[name] for name in CLASS_COLUMNS if name in by_name), None)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import local_path
 from psp_ray.data.columns import PART_OF
 from psp_ray.data.embedded.source import find_embedding, part_of_name
 from psp_ray.data.embedded.tables import SUFFIXES, MemoryTable, TableFile, open_table
@@ -35,7 +36,7 @@ def has_embeddings(name: str) -> bool:
     Raises:
         DatasetError: it is a Lance table, or an export whose JSON can't be read.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.suffix.lower() == ".lance":
         raise DatasetError(
             f"{name}: is a Lance table; export it with pyarrow.parquet.write_table(table.to_arrow(), 'FILE.parquet')"
@@ -71,7 +72,7 @@ def find_tables(name: str) -> list[Found]:
     Raises:
         DatasetError: one of them can't be read, or is of another kind than the first.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.is_file():
         return [("", _fiftyone(path) if path.name == SAMPLES else open_table(path))]
     if (path / _SPLITS).is_file():

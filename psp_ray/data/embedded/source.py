@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -109,6 +110,11 @@ class EmbeddingSource:
     @property
     def n_rows(self) -> int:
         return sum(file.n_rows for file in self.files)
+
+    def have_views(self) -> NDArray[np.bool_]:
+        """Whether each row (n,) has views: those of test rows from elsewhere may have none."""
+        flags = [self.n_views > 0 and file.columns.views is not None for file in self.files]
+        return np.repeat(np.array(flags, bool), [file.n_rows for file in self.files])
 
     def fingerprint(self) -> list[list[Any]]:
         """What changes when a file changes: path, size, time in ns and the columns read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,14 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.json as pj
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.paths import is_file
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".jsonl", ".ndjson")
-_JSON_BLOCK = 64 << 20
+_JSON_ROWS = 1000
+"""Rows of JSON that tell the types of the columns."""
 
 
 class TableFile(Protocol):
@@ -43,18 +45,18 @@ def open_table(path: str | Path) -> TableFile:
         DatasetError: another ending, missing, or not what the ending says.
     """
     place = Path(path)
-    if not place.is_file():
+    if not is_file(place):
         raise DatasetError(f"{path}: no such file; check the path")
     suffix = place.suffix.lower()
     with _readable(str(path)):
         if suffix in (".parquet", ".pq"):
-            return ParquetTable(str(path), pq.read_schema(path))
+            return ParquetTable(str(path), _named(pq.read_schema(path)))
         if suffix in (".arrow", ".feather", ".ipc"):
-            return ArrowTable(str(path), _arrow_schema(place))
+            return ArrowTable(str(path), _named(_arrow_schema(place)))
         if suffix == ".npz":
-            return NpzTable(str(path), _npz_schema(place))
+            return NpzTable(str(path), _named(_npz_schema(place)))
         if suffix in (".jsonl", ".ndjson"):
-            return JsonTable(str(path), _json_reader(str(path)).schema)
+            return JsonTable(str(path), _named(_json_schema(str(path))))
     raise DatasetError(f"{path}: tables are read from {', '.join(SUFFIXES)}; write it as one of these")
 
 
@@ -81,6 +83,7 @@ class ArrowTable:
         with _readable(self.path), pa.memory_map(self.path) as source:
             for batch in _record_batches(source):
                 part = batch.select(list(columns)) if columns else batch
+                part.validate(full=True)  # offsets that point elsewhere would crash the process
                 for start in range(0, part.num_rows, rows):
                     yield part.slice(start, rows)
 
@@ -108,11 +111,11 @@ class JsonTable:
     schema: pa.Schema
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        fields = [self.schema.field(name) for name in (columns or self.schema.names)]
         with _readable(self.path):
-            for batch in _json_reader(self.path):
-                part = batch.select(list(columns)) if columns else batch
-                for start in range(0, part.num_rows, rows):
-                    yield part.slice(start, rows)
+            for records in _json_records(self.path, rows):
+                arrays = [pa.array([record.get(field.name) for record in records], field.type) for field in fields]
+                yield pa.record_batch(arrays, schema=pa.schema(fields))
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,26 @@ class MemoryTable:
 def read_columns(file: TableFile, columns: Sequence[str], rows: int = 1 << 16) -> pa.Table:
     """Some columns of a whole file, in memory."""
     schema = pa.schema([file.schema.field(name) for name in columns])
-    return pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema)
+    with _readable(file.path):
+        table = pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema)
+        table.validate(full=True)  # texts are UTF-8, offsets lie inside
+        return table
+
+
+def _named(schema: pa.Schema) -> pa.Schema:
+    """The schema, whose names are texts. Raises ValueError where they are none."""
+    if len(set(schema.names)) != len(schema.names):
+        raise ValueError("two columns have one name")
+    return schema
 
 
 @contextmanager
 def _readable(path: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # pyarrow, numpy and zipfile raise all kinds where a file is damaged
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DatasetError(f"{path}: can't be read ({reason}); write the file again") from None
 
@@ -166,8 +181,37 @@ def _arrow_schema(path: Path) -> pa.Schema:
             return pa.ipc.open_stream(source).schema
 
 
-def _json_reader(path: str) -> Any:
-    return pj.open_json(path, read_options=pj.ReadOptions(block_size=_JSON_BLOCK))
+def _json_records(path: str, rows: int) -> Iterator[list[dict[str, Any]]]:
+    """The objects of a file of JSON lines, at most `rows` at a time. (pyarrow's own reader crashes on some damage.)
+
+    Raises:
+        ValueError: a line is no object.
+    """
+    records: list[dict[str, Any]] = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number}: {error}") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"line {number}: holds no object")
+            records.append(record)
+            if len(records) == rows:
+                yield records
+                records = []
+    if records:
+        yield records
+
+
+def _json_schema(path: str) -> pa.Schema:
+    """Columns and their types by the first rows; a column that is empty there holds texts."""
+    first = next(_json_records(path, _JSON_ROWS), [])
+    names = dict.fromkeys(name for record in first for name in record)
+    kinds = {name: pa.array([record.get(name) for record in first]).type for name in names}
+    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()])
 
 
 def _npz_schema(path: Path) -> pa.Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.files import write_bytes, write_text
+from psp_ray.core.tables import csv_text
 
 
 def as_dataset(images: Any, ids: Sequence[str] | None, out: Path) -> str:
@@ -40,11 +40,7 @@ def as_dataset(images: Any, ids: Sequence[str] | None, out: Path) -> str:
         return _npz(out.with_name(f"{out.name}-embeddings.npz"), sample_id=names, embedding=images)
     file = out.with_name(f"{out.name}-images.csv")
     paths = [os.path.abspath(os.path.expanduser(os.fspath(image))) for image in images]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample_id", "path"])
-    writer.writerows(zip(paths if ids is None else ids, paths, strict=True))
-    write_text(file, text.getvalue())
+    write_text(file, csv_text([("sample_id", "path"), *zip(paths if ids is None else ids, paths, strict=True)]))
     return str(file)
 
 

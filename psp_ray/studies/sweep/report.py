@@ -5,11 +5,11 @@ So it works on a sweep that is still running.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
+from typing import Any
 
 from psp_ray.core.files import write_text
+from psp_ray.core.tables import csv_text
 from psp_ray.studies.sweep.analysis import CORE, Analysis
 from psp_ray.studies.sweep.pictures import draw_pareto, draw_sensitivity
 from psp_ray.studies.sweep.plan import DONE
@@ -20,30 +20,28 @@ def write_report(analysis: Analysis) -> str:
     """Write report.md, report.csv, pareto.png and sensitivity.png into the sweep's folder; returns report.md's text."""
     folder, text = analysis.folder, markdown(analysis)
     write_text(folder / "report.md", text)
-    write_text(folder / "report.csv", csv_text(analysis))
+    write_text(folder / "report.csv", table(analysis))
     draw_pareto(analysis, folder / "pareto.png")
     if analysis.sensitivity_keys():
         draw_sensitivity(analysis, folder / "sensitivity.png")
     return text
 
 
-def csv_text(analysis: Analysis) -> str:
-    """A line for every round of every trial."""
-    text = io.StringIO()
+def table(analysis: Analysis) -> str:
+    """A line for every round of every trial, as CSV."""
     datasets = list(analysis.plan.datasets)
     keys = [*CORE, BUDGET, *(key for key in analysis.plan.space if key not in CORE)]
     names = [f"{kind}_{dataset}" for dataset in datasets for kind in ("labels", "accuracy")]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "status", *keys, "round", "score", *names, "seconds", "error"])
+    rows: list[list[Any]] = [["trial", "status", *keys, "round", "score", *names, "seconds", "error"]]
     for trial in analysis.trials:
         head = [trial.name, trial.status, *(analysis.values[trial.name][key] for key in keys)]
         tail = [round(trial.seconds, 1), trial.error]
         for row in trial.rounds:
             cells = [value for name in datasets for value in (row["labels"][name], row["accuracy"][name])]
-            writer.writerow([*head, row["round"], row["score"], *cells, *tail])
+            rows.append([*head, row["round"], row["score"], *cells, *tail])
         if not trial.rounds:
-            writer.writerow([*head, "", "", *([""] * len(names)), *tail])
-    return text.getvalue()
+            rows.append([*head, "", "", *([""] * len(names)), *tail])
+    return csv_text(rows)
 
 
 def markdown(analysis: Analysis) -> str:

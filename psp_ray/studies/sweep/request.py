@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psp_ray.config.base import read_yaml
+from psp_ray.config.paths import absolute
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.words import masked
+from psp_ray.data.registry import dataset_names
 from psp_ray.run.prepare import prepare
 from psp_ray.studies.sweep.plan import LEDGER_VARIABLE, Plan, parse_settings
 from psp_ray.studies.sweep.space import BUDGET, DEFAULT_SPACE, Dimension
@@ -51,9 +54,15 @@ def make_plan(request: SweepRequest) -> Plan:
     for key in settings:
         space.pop(key, None)  # a fixed setting is not searched
     settings = {"threads": 1, **settings, "runner": request.runner}
-    for key in ("cache", "ledger"):
-        if key in settings and "://" not in str(settings[key]):
-            settings[key] = os.path.abspath(settings[key])
+    # Trials run in folders of their own, and their settings are written down.
+    settings = absolute(settings)
+    own = {name: absolute(values) for name, values in own.items()}
+    ledger = str(settings.get("ledger", ""))
+    if masked(ledger) != ledger:
+        raise ConfigError(
+            f"--set ledger={masked(ledger)}: a sweep writes its settings down; leave the password to {LEDGER_VARIABLE} "
+            "or to a password file of the database's own"
+        )
     plan = Plan(
         {name: own[name] | {"dataset": path} for name, path in datasets.items()},
         _budgets(request.labels_per_class),
@@ -129,7 +138,7 @@ def name_datasets(text: str) -> dict[str, str]:
     for item in (part.strip() for part in text.split(",")):
         if not item:
             continue
-        path = os.path.abspath(item) if os.sep in item else item
+        path = item if item in dataset_names() else str(absolute({"dataset": item})["dataset"])
         base = Path(item.partition(":")[0]).name or "data"
         name, number = base, 1
         while name in names:

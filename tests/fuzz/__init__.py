@@ -1,0 +1,1 @@
+"""Mutated inputs: every reader of what comes from elsewhere answers or says in one line what is wrong."""
