@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from psp_ray.actors.loopback import ADDRESS, on_loopback
+from psp_ray.actors.starting import joining, require_listener, temporary_folder
 from psp_ray.core.errors import ResourceError
 
 
@@ -29,7 +30,7 @@ def start_ray(address: str | None, include_log: bool = False) -> bool:
     A cluster started here listens on loopback only (`psp_ray.actors.loopback`) and has no dashboard.
 
     Raises:
-        ResourceError: no cluster answers at the address.
+        ResourceError: no cluster answers at the address, within minutes.
     """
     if ray.is_initialized():
         return False
@@ -38,16 +39,16 @@ def start_ray(address: str | None, include_log: bool = False) -> bool:
     target = address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": include_log}
     if not target or target == "local":
-        with on_loopback():
+        folder = temporary_folder()
+        if folder is not None:
+            common["_temp_dir"] = folder
+        with joining("local", "--ray-address"), on_loopback():
             ray.init(address="local", include_dashboard=False, _node_ip_address=ADDRESS, **common)
         return True
-    try:
+    name = "--ray-address" if address else "RAY_ADDRESS"
+    require_listener(target, name)
+    with joining(target, name):
         ray.init(address=target, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ResourceError(
-            f"--ray-address {target}: no cluster answers ({reason}); start one with `ray start --head`, or leave it out"
-        ) from None
     return False
 
 

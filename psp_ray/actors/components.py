@@ -26,6 +26,7 @@ from psp_ray.core.records import (
     StateDict,
     TextState,
 )
+from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.service import LabelRequest, LabelResponse, Oracle
 from psp_ray.run.learner import Agreement, LearnerComponent
 from psp_ray.run.pseudo_labeler import PseudoLabelerComponent
@@ -125,3 +126,6 @@ class RayLabelSource:
 
     def label(self, request: LabelRequest) -> RayFuture[LabelResponse]:
         return self.actor.ask(Oracle.label, request)
+
+    def restore(self, known: KnownAnswers) -> RayFuture[LedgerRepair]:
+        return self.actor.ask(Oracle.restore, known)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +25,18 @@ from psp_ray.labels import Ledger, label_space_of, resolve_ledger_url
 from psp_ray.labels.accounting import LedgerAccounting
 from psp_ray.labels.annotators.simulated import SimulatedGroup
 from psp_ray.labels.database import shown
+from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.service import LabelRequest, LabelResponse
-from psp_ray.labels.shared import Enrollment, NotEnrolled, Question, SharedOracle
+from psp_ray.labels.shared import Enrollment, Knowledge, NotEnrolled, Question, SharedOracle
 from psp_ray.run.inputs import OracleInput
+from psp_ray.run.local import Done
 
+T = TypeVar("T")
 NAMESPACE = "psp-ray"
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of what client and actor say to each other. Raise it with every change of a method or record."""
+RESTARTS = 1000
+"""Restarts of the actor that a client's request outlives."""
 CONCURRENCY = 64
 """Requests that the actor works on at a time; more wait in line."""
 
@@ -53,12 +59,12 @@ class OracleActor:
     def enroll(self, protocol: int, packet: Packet) -> None:
         """Take in an `Enrollment`. Raises as `SharedOracle.enroll`."""
         self._check(protocol)
-        self._oracle.enroll(unpack(packet))
+        self._oracle.enroll(self._unpacked(packet, Enrollment))
 
     def label(self, protocol: int, packet: Packet) -> Packet:
         """Answer a `Question` with a `LabelResponse`. Raises as `SharedOracle.label`."""
         self._check(protocol)
-        return pack(self._oracle.label(unpack(packet)))
+        return pack(self._oracle.label(self._unpacked(packet, Question)))
 
     def status(self, protocol: int) -> dict[str, Any]:
         """As `Accounting.status`, with the oracle's name, annotators and requests."""
@@ -98,6 +104,27 @@ class OracleActor:
         self._check(protocol)
         return self._accounting.backup()
 
+    def check(self, protocol: int) -> list[str]:
+        self._check(protocol)
+        return self._accounting.check()
+
+    def restore(self, protocol: int, packet: Packet) -> Packet:
+        """Put back `KnownAnswers` of classes and an annotator that the actor knows; gives a `LedgerRepair`."""
+        self._check(protocol)
+        given = self._unpacked(packet, Knowledge)
+        return pack(self._oracle.restore(given))
+
+    def _unpacked(self, packet: Packet, kind: type[T]) -> T:
+        """What a packet holds. Raises OracleError where it is something else, made up or of another version."""
+        try:
+            value = unpack(packet)
+        except (AttributeError, IndexError, ImportError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise OracleError(f"oracle {self._name}: a request that can't be read ({reason})") from None
+        if not isinstance(value, kind):
+            raise OracleError(f"oracle {self._name}: a request of type {type(value).__name__}, not {kind.__name__}")
+        return value
+
     def _check(self, protocol: int) -> None:
         if protocol != PROTOCOL:
             raise OracleError(
@@ -120,14 +147,14 @@ class Asked:
 
     def result(self) -> LabelResponse:
         start = time.perf_counter()
-        try:
-            packet = self.oracle.wait(self.reference, "label")
-        except NotEnrolled:
-            self.oracle.enroll()
-            packet = self.oracle.wait(self.oracle.ask(self.question), "label")
+        packet = self.oracle.enrolled(lambda: self._wait())
         self.seconds = time.perf_counter() - start
         response: LabelResponse = unpack(packet)
         return response
+
+    def _wait(self) -> Any:
+        reference, self.reference = self.reference or self.oracle.ask(self.question), None
+        return self.oracle.wait(reference, "label")
 
 
 class SharedOracleHandle:
@@ -142,6 +169,7 @@ class SharedOracleHandle:
         self._caps = (given.settings.label_cap, given.settings.cost_cap)
         self._space = label_space_of(given.classes)
         known = np.flatnonzero(given.labels >= 0)
+        self._complete = len(known) == len(given.labels)
         hashes = [given.content_hashes[i] for i in known]
         self._enrollment = pack(Enrollment(given.classes, hashes, given.labels[known]))
         self.wait(self._actor.hello.remote(PROTOCOL), "hello")
@@ -157,6 +185,26 @@ class SharedOracleHandle:
 
     def enroll(self) -> None:
         self.wait(self._actor.enroll.remote(PROTOCOL, self._enrollment), "enroll")
+
+    def restore(self, known: KnownAnswers) -> Done[LedgerRepair]:
+        """Let the oracle put back into its ledger what the run's checkpoint knows."""
+        packet = pack(Knowledge(self._space, known))
+        found = self.enrolled(lambda: self.wait(self._actor.restore.remote(PROTOCOL, packet), "restore"))
+        return Done(unpack(found), 0.0)
+
+    def enrolled(self, ask: Callable[[], T]) -> T:
+        """What `ask` gives, asked again after enrolling as often as the oracle has restarted in between.
+
+        Raises NotEnrolled where some of the run's images have no class, or after `RESTARTS` restarts.
+        """
+        for attempt in range(RESTARTS):
+            try:
+                return ask()
+            except NotEnrolled:
+                if not self._complete or attempt + 1 == RESTARTS:
+                    raise
+            self.enroll()
+        raise AssertionError("unreachable")
 
     def wait(self, reference: Any, what: str) -> Any:
         return wait_for(reference, f"oracle {self.name}.{what}", self.timeout)
@@ -302,6 +350,10 @@ class RemoteAccounting:
     def backup(self) -> bytes:
         data: bytes = self._call("backup")
         return data
+
+    def check(self) -> list[str]:
+        lines: list[str] = self._call("check")
+        return lines
 
     def _call(self, method: str, *args: Any) -> Any:
         reference = getattr(self._actor, method).remote(PROTOCOL, *args)

@@ -101,7 +101,8 @@ def naming(what: str, timeout: float) -> Iterator[None]:
         yield
     except (GetTimeoutError, TimeoutError):
         raise ResourceError(
-            f"{what}: no answer within --timeout {timeout:g} s; continue with --resume, and more CPUs or a longer one"
+            f"{what}: no answer within --timeout {timeout:g} s (busy, or its process hangs); continue with --resume, "
+            "and more CPUs or a longer --timeout; a shorter one finds a hanging process sooner"
         ) from None
     except RayTaskError as error:
         cause = error.cause

@@ -119,6 +119,8 @@ def _restore(tree: Any, arrays: list[NDArray[Any]]) -> Any:
     if module.split(".")[0] != "psp_ray":
         raise TypeError(f"record of foreign module {module}")
     kind = getattr(import_module(module), name)
+    if not isinstance(kind, type) or not (is_dataclass(kind) or issubclass(kind, Settings)):
+        raise TypeError(f"{name} is no record")
     if tree[0] == "settings":
         return kind(**tree[2])
     return kind(**{key: _restore(item, arrays) for key, item in tree[2].items()})

@@ -202,6 +202,31 @@ def backup_command(name: str | None, ledger: str | None, ray_address: str | None
     click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB; go on with it as --ledger {file}")
 
 
+@oracle.command("check")
+@_which
+def check_command(name: str | None, ledger: str | None, ray_address: str | None) -> None:
+    """Look whether the ledger is whole: its file, and what its tables say of each other.
+
+    What a run lost is put back when it is resumed, from its checkpoints.
+    """
+    from psp_ray.core.errors import OracleError
+
+    with _accounting(name, ledger, ray_address) as accounting:
+        lines, found = accounting.check(), accounting.status()
+    for line in lines:
+        click.echo(line)
+    if lines:
+        raise OracleError(
+            f"ledger {found['ledger']}: {len(lines):,} problem{'s'[: len(lines) != 1]}; put a backup in its place, or "
+            "move it away and resume the runs that use it"
+        )
+    count = len(found["experiments"])
+    click.echo(
+        f"ledger {found['ledger']}: whole ({found['labels_bought'] + found['labels_imported']:,} labels, "
+        f"{count:,} experiment{'s'[: count != 1]})"
+    )
+
+
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """The actors' module, with the cluster joined."""

@@ -35,9 +35,9 @@ class PolicySettings(Settings):
         description="what is to be covered: what the posterior doubts and where teacher and graph may disagree, the "
         "latter alone, or all samples alike",
     )
-    coverage_kernel: Literal["reach", "distance"] = Field(
-        "reach",
-        description="a sample covers those that its label reaches over the graph, or those near it",
+    coverage_kernel: Literal["both", "reach", "distance"] = Field(
+        "both",
+        description="a sample covers those that its label reaches over the graph, those near it, or both",
     )
     coverage_width: float = Field(
         2.0, gt=0, description="reach of a sample by distance, in mean distances to the 8th neighbor"

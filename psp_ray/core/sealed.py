@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +54,11 @@ def file_digest(path: Path) -> str | None:
         return None
 
 
+def sealed_bytes(content: dict[str, Any]) -> bytes:
+    """An object with its checksum, as a file's content."""
+    return (json.dumps(plain({**content, CHECKSUM: _checksum(content)}), indent=1, allow_nan=False) + "\n").encode()
+
+
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write an object with its checksum. Raises OutputError."""
     write_json(path, {**content, CHECKSUM: _checksum(content)})
@@ -67,13 +71,20 @@ def read_object(path: Path) -> dict[str, Any]:
         DamagedFile: missing, unreadable, no JSON object, or its checksum is another one.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise DamagedFile(path, "is missing") from None
     except OSError as error:
         raise DamagedFile(path, f"can't be read ({error.strerror})") from None
+    return parse_object(path, data)
+
+
+def parse_object(path: Path, data: bytes) -> dict[str, Any]:
+    """As `read_object`, of the content `data` of `path`."""
+    try:
+        content = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise DamagedFile(path, "is damaged (no JSON)" if _size(path) else "is empty") from None
+        raise DamagedFile(path, "is damaged (no JSON)" if data else "is empty") from None
     if not isinstance(content, dict):
         raise DamagedFile(path, "is damaged (no JSON object)")
     seal = content.pop(CHECKSUM, None)
@@ -104,13 +115,6 @@ def read_record(path: Path, kind: type[T]) -> T:
         return TypeAdapter(kind).validate_python(content)
     except (ValidationError, ValueError, TypeError) as error:
         raise DamagedFile(path, f"is damaged ({' '.join(str(error).split())[:160]})") from None
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def _checksum(content: dict[str, Any]) -> str:

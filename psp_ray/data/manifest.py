@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from psp_ray.core.answers import UnknownLabel
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.ours import below_ours
 from psp_ray.core.paths import is_folder, local_text
 from psp_ray.core.tables import TableError, read_table
 from psp_ray.data.classes import ClassList
@@ -315,6 +316,8 @@ def parquet_files(folder: Path) -> list[tuple[str, Path]]:
     found = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in (".parquet", ".pq") or any(part.startswith(".") for part in path.parts):
+            continue
+        if below_ours(path, folder):
             continue
         match = _SPLIT_FILE.match(path.name)
         split = match.group(1).lower() if match else ""

@@ -27,6 +27,7 @@ from psp_ray.core.files import (
     write_text,
     write_with,
 )
+from psp_ray.core.ours import mark
 from psp_ray.core.paths import is_file, local_path
 from psp_ray.core.tables import csv_text
 from psp_ray.core.words import printable
@@ -62,6 +63,7 @@ def _fresh(folder: str | os.PathLike[str]) -> Path:
         used = any(path.iterdir())
     if used:
         raise OutputError(f"{path}: the folder is not empty; choose another one")
+    mark(path)
     return path
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.files import make_folder, write_text
+from psp_ray.core.ours import mark
 from psp_ray.core.records import Float16Array, Int64Array
 from psp_ray.core.writing import writing
 from psp_ray.data.images import HASH_BYTES, ViewSettings
@@ -103,6 +104,7 @@ class FeatureCache:
             probe = path / f".probe-{uuid4().hex}"
             probe.write_bytes(b"")
             probe.unlink()
+        mark(path)
         return cls(os.path.abspath(path))
 
     def encoder_folder(self, spec: EncoderSpec) -> Path:

@@ -19,6 +19,7 @@ from psp_ray.core.files import write_bytes, write_parquet
 from psp_ray.core.tables import cell, plain_cell
 from psp_ray.labels import claims, limits
 from psp_ray.labels.backup import backup_bytes
+from psp_ray.labels.check import check
 from psp_ray.labels.imports import correct_labels, import_labels
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.schema import corrections, label_spaces, labels, requests, uses
@@ -208,6 +209,10 @@ class Accounting(Protocol):
         """The whole ledger as a SQLite file's content."""
         ...
 
+    def check(self) -> list[str]:
+        """What is wrong with the ledger, a line each."""
+        ...
+
 
 class LedgerAccounting:
     """The accounts of a ledger at hand. See `Accounting` for the methods."""
@@ -254,3 +259,6 @@ class LedgerAccounting:
 
     def backup(self) -> bytes:
         return backup_bytes(self._ledger)
+
+    def check(self) -> list[str]:
+        return check(self._ledger)

@@ -36,6 +36,15 @@ def claim(connection: Connection, order: Order, content_hashes: list[str], now: 
         )
 
 
+def renew(connection: Connection, order: Order) -> None:
+    """Prolong what the order has claimed and not yet bought."""
+    connection.execute(
+        labels.update()
+        .where(labels.c.request_id == order.request_id, labels.c.label.is_(None))
+        .values(lease_until=now_of(connection) + order.lease_seconds)
+    )
+
+
 def label_row(order: Order, content_hash: str) -> dict[str, Any]:
     """What a claim and a purchase have in common."""
     return {

@@ -91,8 +91,17 @@ def open_engine(url: URL) -> Engine:
         raise
     except (SQLAlchemyError, OSError) as error:
         engine.dispose()
+        if any(word in one_line(error) for word in ("malformed", "not a database")):
+            raise _damaged(url, one_line(error)) from error
         raise OracleError(f"ledger {shown(url)}: can't be opened ({one_line(error)})") from error
     return engine
+
+
+def _damaged(url: URL, reason: str) -> OracleError:
+    return OracleError(
+        f"ledger {shown(url)}: is damaged ({reason}); put a backup (`psp-ray oracle backup`) in its place, or move it "
+        "away: a run that is resumed puts back all labels that its checkpoints know"
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -142,6 +151,10 @@ def _prepare(engine: Engine, url: URL) -> None:
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        else:
+            found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
+            if found != "ok":
+                raise _damaged(url, found.splitlines()[0])
         inspector = sa.inspect(connection)
         if not inspector.has_table(schema_version.name):
             if inspector.has_table(labels.name):

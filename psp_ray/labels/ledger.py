@@ -29,12 +29,14 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from psp_ray.core.answers import SKIP
 from psp_ray.core.errors import OracleError
+from psp_ray.labels import claims, purchase
 from psp_ray.labels import corrections as correcting
-from psp_ray.labels import purchase
+from psp_ray.labels import restore as restoring
 from psp_ray.labels.counts import count_paid, count_used
 from psp_ray.labels.database import one_line, open_engine, resolve_ledger_url, shown
 from psp_ray.labels.limits import is_own
 from psp_ray.labels.orders import Order, Progress
+from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.schema import corrections, experiments, labels, requests, uses
 
 T = TypeVar("T")
@@ -96,6 +98,15 @@ class Ledger:
         order = replace(order, ledger=self.name)
         return self.transact(lambda connection: purchase.advance(connection, order))
 
+    def place(self, order: Order) -> Order:
+        """`order` under the request id that its query set has in the ledger: its own, or, where that was asked for
+        another query set of the same round (the pool or labels changed since), one of its own behind a `+`."""
+        return replace(order, request_id=self.transact(lambda connection: purchase.place(connection, order)))
+
+    def left(self, order: Order) -> dict[str, int]:
+        """{sample_id: label} that the experiment was told in the order's round beside what the order asks for."""
+        return self.transact(lambda connection: purchase.left(connection, order))
+
     def store(self, order: Order, bought: Sequence[tuple[str, int]]) -> None:
         """Make (content hash, label) pairs durable, paid for by `order`'s experiment unless already bought."""
         self.transact(lambda connection: purchase.store(connection, order, bought))
@@ -103,6 +114,15 @@ class Ledger:
     def release(self, order: Order) -> None:
         """Give back what a failed `order` claimed and reserved; what it bought stays bought."""
         self.transact(lambda connection: purchase.release(connection, order))
+
+    def renew(self, order: Order) -> None:
+        """Prolong the leases of what `order` has claimed: whoever buys is alive."""
+        self.transact(lambda connection: claims.renew(connection, order))
+
+    def restore(self, order: Order, known: KnownAnswers) -> LedgerRepair:
+        """Put back answers that a run's checkpoint knows and the ledger doesn't (any more)."""
+        order = replace(order, ledger=self.name)
+        return self.transact(lambda connection: restoring.restore(connection, order, known))
 
     # ---- correcting ---------------------------------------------------------------------------------------------
 

@@ -48,6 +48,11 @@ class Progress:
     """For the user: whose claim is waited for; empty where there is none."""
 
 
+def request_id(experiment: str, round: int) -> str:
+    """How a run calls the request of a round."""
+    return f"{experiment}/round-{round:03d}"
+
+
 def price(order: Order, label: int) -> float:
     """What an answer costs: nothing where the annotator couldn't tell."""
     return 0.0 if label == SKIP else order.cost

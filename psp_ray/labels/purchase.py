@@ -25,7 +25,7 @@ from psp_ray.labels.schema import experiments, label_spaces, labels, requests, u
 def advance(connection: Connection, order: Order) -> Progress:
     """Take `order` as far as it goes without the annotator. Raises as `Ledger.advance` says."""
     now = now_of(connection)
-    _enroll(connection, order, now)
+    enroll(connection, order, now)
     if _register(connection, order, now):
         return Progress(_answer(connection, order))
     open_samples = _reserve(connection, order)
@@ -73,6 +73,33 @@ def advance(connection: Connection, order: Order) -> Progress:
     return Progress(_answer(connection, order))
 
 
+def place(connection: Connection, order: Order) -> str:
+    """The request id under which this query set is bought; see `Ledger.place`."""
+    base = order.request_id
+    rows = connection.execute(_of_round(order)).all()
+    for row in rows:
+        if row.digest == order.digest:
+            return str(row.request_id)
+    if all(row.request_id != base for row in rows):
+        return base
+    taken = {row.request_id for row in rows}
+    return next(name for name in (f"{base}+{number}" for number in range(2, len(rows) + 3)) if name not in taken)
+
+
+def left(connection: Connection, order: Order) -> dict[str, int]:
+    """What the experiment was told in the order's round about samples that the order doesn't ask for."""
+    asked = set(order.sample_ids)
+    statement = sa.select(uses.c.sample_id, uses.c.label).where(
+        uses.c.experiment == order.experiment, uses.c.round == order.round, uses.c.label.is_not(None)
+    )
+    rows = connection.execute(statement.order_by(uses.c.sample_id))
+    return {row.sample_id: row.label for row in rows if row.sample_id not in asked}
+
+
+def _of_round(order: Order) -> sa.Select[Any]:
+    return sa.select(requests).where(requests.c.experiment == order.experiment, requests.c.round == order.round)
+
+
 def store(connection: Connection, order: Order, bought: Sequence[tuple[str, int]]) -> None:
     """Write (content hash, label) pairs, paid for by the order's experiment; what is already bought stays."""
     now = now_of(connection)
@@ -110,7 +137,7 @@ def release(connection: Connection, order: Order) -> None:
     connection.execute(requests.delete().where(requests.c.request_id == mine))
 
 
-def _enroll(connection: Connection, order: Order, now: float) -> None:
+def enroll(connection: Connection, order: Order, now: float) -> None:
     """Note the experiment, and on PostgreSQL let one request of it in at a time (its caps are checked next)."""
     names = json.dumps(list(order.class_names))
     connection.execute(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import codecs
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_text
-from psp_ray.core.tables import csv_text, plain_cell
+from psp_ray.core.tables import TableError, csv_text
+from psp_ray.core.tables import read_table as read_csv
 
 QUERY = "query.csv"
 CORRECTIONS = "corrections.csv"
@@ -40,20 +42,58 @@ class Line:
     label: int | None
 
 
-def read_answers(file: Path, class_names: Sequence[str]) -> list[Line]:
+class SampleNames:
+    """Which sample a cell means: its exact name, else the only one that a spreadsheet would turn into that cell."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._exact = set(names)
+        self._loose: dict[str, set[str]] = {}
+        for name in self._exact:
+            self._loose.setdefault(_loose(name), set()).add(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._exact
+
+    def find(self, cell: str) -> str | None:
+        """The sample that `cell` means; None where none does, or several would."""
+        if cell in self._exact:
+            return cell
+        found = self._loose.get(_loose(cell), set())
+        return next(iter(found)) if len(found) == 1 else None
+
+
+def _loose(text: str) -> str:
+    """What is left of a name after editors and spreadsheets: no outer blanks and quotes, composed, numbers bare."""
+    text = unicodedata.normalize("NFC", text).strip().strip('"\u201c\u201d').strip()
+    if text[:1] == "'" and text[1:2] in tuple("=+-@"):  # how a cell is kept from being run
+        text = text[1:]
+    if re.fullmatch(r"[+-]?\d{1,40}([.,]\d{1,40})?(e[+-]?\d{1,3})?", text, re.IGNORECASE):
+        return f"{Decimal(text.replace(',', '.')).normalize():f}"
+    return text
+
+
+def read_answers(file: Path, class_names: Sequence[str], names: SampleNames | None = None) -> list[Line]:
     """The lines of a query or corrections file; delimiters as spreadsheets write them (comma, semicolon, tab).
+
+    With `names`, a cell that a spreadsheet has changed is found again; one that means none of them stays as it is.
 
     Raises:
         OracleError: in one line with file and line number: unreadable, a column missing, a name that is no class, a
-            sample with two answers.
+            sample with two answers, more cells than columns.
     """
     _, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
     found: dict[str, Line] = {}
     read = AnswerReader(class_names)
     for number, record in records:
-        sample = plain_cell(record[place].strip()) if place < len(record) else ""
-        text = plain_cell(record[answer]) if answer < len(record) else ""
+        cell = record[place] if place < len(record) else ""
+        text = record[answer] if answer < len(record) else ""
+        sample = (names.find(cell) if names is not None else None) or cell.strip()
+        if any(extra.strip() for extra in record[len(header) :]):
+            raise OracleError(
+                f"{file}:{number}: {len(record)} cells for {len(header)} columns; put quotes around what holds a "
+                "separator, or clear the last cells"
+            )
         if not sample:
             if text.strip():
                 raise OracleError(f"{file}:{number}: a label without a sample_id; fill it in or clear the line")
@@ -70,29 +110,30 @@ def read_answers(file: Path, class_names: Sequence[str]) -> list[Line]:
     return list(found.values())
 
 
-def read_table(file: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]:
-    """(delimiter, header, (line number, record) of each line that is not empty) of a query or corrections file."""
+def read_text(file: Path) -> str:
+    """A table's text: UTF-8, or UTF-16 as spreadsheets save it. Raises OracleError where it is neither."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        data = file.read_bytes()
+        if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise OracleError(f"{file}: can't be read ({reason}); save it as CSV in UTF-8") from None
-    first = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header: list[str] = []
-    records: list[tuple[int, list[str]]] = []
+
+
+def read_table(file: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]:
+    """(delimiter, header, (line number, record) of each line that is not empty) of a query or corrections file."""
     try:
-        for record in reader:
-            if not header:
-                header = [cell.strip().lower() for cell in record]
-            elif any(cell.strip() for cell in record):
-                records.append((reader.line_num, record))
-    except csv.Error as error:
-        raise OracleError(f"{file}:{reader.line_num}: not readable as CSV ({error}); repair the line") from None
+        table = read_csv(read_text(file))
+    except TableError as error:
+        raise OracleError(f"{file}:{error.line}: {error}") from None
+    delimiter, header, records = table.delimiter, table.header, table.records
     for column in ("sample_id", "label"):
         if column not in header:
             raise OracleError(f"{file}: no column {column!r} (columns: {', '.join(header) or 'none'}); put it back")
+        if header.count(column) > 1:
+            raise OracleError(f"{file}: two columns {column!r}; keep one")
     return delimiter, header, records
 
 

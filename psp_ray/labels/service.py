@@ -14,12 +14,14 @@ import numpy as np
 from pydantic import Field
 
 from psp_ray.config.base import Settings
-from psp_ray.core.answers import IGNORE, SKIP, AnswerReader, AwaitingLabels, UnknownLabel
+from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import OracleError
 from psp_ray.core.records import Int32Array
-from psp_ray.labels.annotators.base import Annotator, Item, RevisingAnnotator
+from psp_ray.labels.annotators.base import Annotator, RevisingAnnotator
+from psp_ray.labels.desk import Desk, alive
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.orders import Order
+from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.schema import label_space_of
 
 
@@ -31,10 +33,11 @@ class OracleSettings(Settings):
         default=None, ge=0, description="most the labels of an experiment may be worth at their price, bought or reused"
     )
     lease_seconds: float = Field(
-        default=600.0,
+        default=90.0,
         gt=0,
         allow_inf_nan=False,
-        description="how long a claimed image is left to a silent client before another one may pay for it",
+        description="how long a claimed image is left to a silent client before another one may pay for it; whoever "
+        "is at work prolongs it",
     )
     wait_seconds: float = Field(
         default=3600.0, gt=0, allow_inf_nan=False, description="how long to wait for labels that another client buys"
@@ -47,6 +50,8 @@ class LabelRequest:
 
     `sample_ids` are distinct; `content_hashes` name their images' bytes, in the same order. `experiment` names a run
     in the ledger, for ever. `suggestions`: class names to show to the annotator, in the same order, or none at all.
+    `replaces`: the round may have asked for other samples before, which this request is instead of; else that is
+    refused.
     """
 
     request_id: str
@@ -55,6 +60,7 @@ class LabelRequest:
     sample_ids: Sequence[str]
     content_hashes: Sequence[str]
     suggestions: Sequence[str] = ()
+    replaces: bool = False
 
     def __post_init__(self) -> None:
         if len(self.sample_ids) != len(self.content_hashes):
@@ -70,7 +76,8 @@ class LabelResponse:
     `newly_paid`: labels that this request bought. `labels_used` and `labels_paid`: of the experiment, up to and with
     the request's round, so that a repeated request repeats its whole answer. Skips are in none of these counts.
     `corrected_ids`, `corrected_labels` (k,): what samples of this and earlier rounds are now, whose labels were
-    corrected at any time.
+    corrected at any time. `left_ids`, `left_labels` (l,): what was answered in this round for other samples, which an
+    earlier query set of it asked for (the pool changed in between).
     """
 
     sample_ids: tuple[str, ...]
@@ -80,6 +87,8 @@ class LabelResponse:
     labels_paid: int
     corrected_ids: tuple[str, ...] = ()
     corrected_labels: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    left_ids: tuple[str, ...] = ()
+    left_labels: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 class Oracle:
@@ -100,7 +109,7 @@ class Oracle:
         self._owned = self.ledger is not ledger
         self.annotator = annotator
         self.class_names = tuple(class_names)
-        self._read = AnswerReader(self.class_names)
+        self._desk = Desk(annotator, self.class_names)
         self.settings = settings or OracleSettings()
         self.label_space = label_space_of(self.class_names)
         # One request at a time per oracle: a retried call finds the first one's answer instead of racing it.
@@ -117,12 +126,16 @@ class Oracle:
         `Ledger.advance`).
         """
         order = self._order(request)
+        if request.replaces:
+            order = self.ledger.place(order)
         hints = dict(zip(request.sample_ids, request.suggestions, strict=True)) if request.suggestions else {}
         with self._lock:
             self._revise(order)
+            self._take_up(order)
             answer = self._buy(order, hints)
             newly_paid, used, paid = self.ledger.counts(order)
             corrected = self.ledger.corrected(order)
+            left = self.ledger.left(order)
         labels = np.array([answer[sample] for sample in order.sample_ids], dtype=np.int32)
         return LabelResponse(
             order.sample_ids,
@@ -132,7 +145,14 @@ class Oracle:
             paid,
             tuple(corrected),
             np.array(list(corrected.values()), dtype=np.int32),
+            tuple(left),
+            np.array(list(left.values()), dtype=np.int32),
         )
+
+    def restore(self, known: KnownAnswers) -> LedgerRepair:
+        """Put back into the ledger what a run's checkpoint knows and the ledger has lost. Raises OracleError."""
+        with self._lock:
+            return self.ledger.restore(self._order(LabelRequest("", known.experiment, 0, (), ())), known)
 
     def correct(self, experiment: str, changes: Mapping[str, int]) -> int:
         """Change labels that `experiment` was told, {sample_id: label}; returns how many changed.
@@ -141,7 +161,7 @@ class Oracle:
         """
         told = {use.sample_id: use for use in self.ledger.history(experiment)}
         for sample, label in changes.items():
-            self._check(sample, label)
+            self._desk.check(sample, label)
             if sample not in told:
                 raise OracleError(f"sample {sample!r} was never labeled for this run, so it can't be corrected")
         if not changes:
@@ -194,6 +214,24 @@ class Oracle:
         self.annotator.settled()
         return changed
 
+    def _take_up(self, order: Order) -> None:
+        """Buy what people answered without being asked any more: no typed answer is dropped."""
+        if not isinstance(self.annotator, RevisingAnnotator):
+            return
+        told = {use.sample_id: use.label for use in self.ledger.history(order.experiment)}
+        given = self.annotator.volunteered(told, order.sample_ids)
+        if not given:
+            return
+        items = [item for item, _ in given]
+        names, hashes = tuple(item.sample_id for item in items), tuple(item.content_hash for item in items)
+        extra = replace(order, sample_ids=names, content_hashes=hashes)
+        extra = replace(extra, request_id=f"{order.request_id}+{extra.digest[:8]}")
+        progress = self.ledger.advance(extra)
+        answers = {item.content_hash: self._desk.label(item, label) for item, label in given}
+        bought = [(item.content_hash, answers[item.content_hash]) for item in progress.to_buy]
+        self.ledger.store(extra, [(digest, label) for digest, label in bought if label is not None])
+        self.ledger.advance(extra)
+
     def _buy(self, order: Order, hints: Mapping[str, str]) -> dict[str, int]:
         progress = self.ledger.advance(order)  # refuses before anything is claimed, hence outside the try
         deadline = time.monotonic() + self.settings.wait_seconds
@@ -207,7 +245,8 @@ class Oracle:
                         replace(item, suggestion=hints.get(item.sample_id, ""))
                         for item in to_buy[: self.annotator.batch_size]
                     ]
-                    answers = self._ask(batch)
+                    with alive(self.ledger, order):
+                        answers = self._desk.ask(batch)
                     self.ledger.store(order, [(digest, label) for digest, label in answers if label is not None])
                     unanswered |= {digest for digest, label in answers if label is None}
                     pause = 0.02
@@ -227,30 +266,6 @@ class Oracle:
                 self.ledger.release(order)
             raise
         return progress.answer
-
-    def _ask(self, batch: Sequence[Item]) -> list[tuple[str, int | None]]:
-        answers = list(self.annotator.answer(batch))
-        if len(answers) != len(batch):
-            raise OracleError(f"annotator {self.annotator.name!r} gave {len(answers)} labels for {len(batch)} images")
-        return [(item.content_hash, self._label(item, answer)) for item, answer in zip(batch, answers, strict=True)]
-
-    def _label(self, item: Item, answer: int | str | None) -> int | None:
-        if isinstance(answer, str):
-            try:
-                return self._read(answer)
-            except UnknownLabel as error:
-                raise OracleError(f"annotator {self.annotator.name!r}: sample {item.sample_id!r}: {error}") from None
-        self._check(item.sample_id, answer)
-        return None if answer is None else int(answer)
-
-    def _check(self, sample: str, label: int | None) -> None:
-        if label is not None and (
-            int(label) != label or not (0 <= label < len(self.class_names) or label in (SKIP, IGNORE))
-        ):
-            raise OracleError(
-                f"annotator {self.annotator.name!r} gave label {label!r} for sample {sample!r}; "
-                f"labels are 0..{len(self.class_names) - 1}, skip ({SKIP}) or ignore ({IGNORE})"
-            )
 
     def _awaiting(self, missing: int, asked: int) -> AwaitingLabels:
         place = self.annotator.place or self.annotator.name

@@ -16,9 +16,16 @@ from psp_ray.labels.annotators.base import Annotator, Item
 from psp_ray.labels.annotators.ground_truth import GroundTruthAnnotator
 from psp_ray.labels.annotators.simulated import Record, SimulatedAnnotators, SimulatedGroup
 from psp_ray.labels.ledger import Ledger
+from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.schema import label_space_of
 from psp_ray.labels.service import LabelRequest, LabelResponse, Oracle, OracleSettings
 from psp_ray.labels.votes import Vote, load_votes, record_votes
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    """What comes from another process is looked at before it is believed."""
+    if not holds:
+        raise ValueError(otherwise)
 
 
 class NotEnrolled(OracleError):
@@ -33,6 +40,13 @@ class Enrollment:
     content_hashes: list[str]
     labels: Int32Array
 
+    def __post_init__(self) -> None:
+        texts = [*self.classes, *self.content_hashes]
+        _require(all(isinstance(text, str) for text in texts), "a name is no text")
+        _require(len(self.content_hashes) == len(self.labels), "labels don't fit the images")
+        inside = len(self.labels) == 0 or (self.labels.min() >= 0 and self.labels.max() < len(self.classes))
+        _require(bool(inside), "a label is no class")
+
 
 @dataclass(frozen=True)
 class Question:
@@ -42,6 +56,27 @@ class Question:
     request: LabelRequest
     label_cap: int | None
     cost_cap: float | None
+
+    def __post_init__(self) -> None:
+        request = self.request
+        _require(isinstance(request, LabelRequest), "request is something else")
+        texts = [self.label_space, request.request_id, request.experiment, *request.sample_ids, *request.content_hashes]
+        _require(all(isinstance(text, str) for text in texts), "a name is no text")
+        _require(type(request.round) is int, "round is no number")
+        _require(self.label_cap is None or type(self.label_cap) is int, "label_cap is no number")
+        _require(self.cost_cap is None or isinstance(self.cost_cap, (int, float)), "cost_cap is no number")
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a run's checkpoint knows, in the classes of its label space."""
+
+    label_space: str
+    known: KnownAnswers
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.label_space, str), "label_space is no text")
+        _require(isinstance(self.known, KnownAnswers), "known is something else")
 
 
 class SharedOracle:
@@ -87,6 +122,12 @@ class SharedOracle:
         with self._lock:
             self.requests += 1
         return oracle.label(question.request)
+
+    def restore(self, given: Knowledge) -> LedgerRepair:
+        """Put back into the ledger what a run knows. Raises as `label`."""
+        known = given.known
+        request = LabelRequest("", known.experiment, 0, list(known.sample_ids), list(known.content_hashes))
+        return self._oracle(Question(given.label_space, request, None, None)).restore(known)
 
     def _oracle(self, question: Question) -> Oracle:
         """One oracle an experiment: requests of an experiment follow each other, experiments don't wait."""

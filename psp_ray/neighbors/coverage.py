@@ -21,7 +21,7 @@ own doubt, `1 - max_c p(c | x)`. Before anything is labeled all weights are 1.
 
 Larger pools are judged on `coverage_limit` unlabeled samples, drawn anew each round, and on at most half as many
 labeled ones; the other labeled ones stand with the nearest of all these. O(m^3) time for m samples, once a run where
-these are the whole pool, and about 20 m^2 bytes.
+these are the whole pool, and about 24 m^2 bytes.
 """
 
 from __future__ import annotations
@@ -146,7 +146,16 @@ class Coverage:
         positions = np.arange(self.pool.n, dtype=np.int64) if whole else positions
         places, encodings = self._embed(positions)
         graph = neighbor_graph(places)
-        similar = reach(graph) if self.settings.coverage_kernel == "reach" else self._by_distance(places)
+        kernels = []
+        if self.settings.coverage_kernel != "distance":
+            kernels.append(reach(graph))
+        if self.settings.coverage_kernel != "reach":
+            kernels.append(self._by_distance(places))
+        similar = kernels[0]
+        for kernel in kernels:
+            kernel /= np.float32(max(float(kernel.mean(dtype=np.float64)), 1e-12))
+        for other in kernels[1:]:
+            similar += other
         scene = Scene(positions, places, encodings, graph, similar)
         self._whole = scene if whole else None
         return scene

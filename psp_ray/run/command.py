@@ -86,17 +86,18 @@ def run(
     limit_threads(config.runtime.threads)
     out = Path(config.output.out) if config.output.out else default_out(config)
     check_out(config, out)
-    if config.output.storage is not None and RunMirror(Storage(config.output.storage), out).restore(
-        config.output.resume
-    ):
-        events.note(f"restored {out} from {config.output.storage}")
+    mirror = None if config.output.storage is None else RunMirror(Storage(config.output.storage), out, events.note)
     title = (
         f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
         f"seed {config.runtime.seed} -> {out}"
     )
     events.note(title)
-    prepared = prepare(config, begun=has_run(out))
+    prepared = prepare(config, begun=has_run(out) or (mirror is not None and config.output.resume))
     config = prepared.config
+    if mirror is not None and mirror.restore(config.output.resume, config.identity()):
+        events.note(f"restored {out} from {config.output.storage}")
+    if not has_run(out):
+        check_budget(config, prepared.dataset)
     require_labels(config, prepared.dataset)
     with alone(out, wait) as locked:
         if not locked:
@@ -104,6 +105,8 @@ def run(
         if continuing:
             note_changes(out, config)
         experiment_id = open_out(config, out, events.warn)
+        if mirror is not None and config.output.resume:
+            mirror.take_up()
         finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
@@ -181,7 +184,7 @@ class Rounds:
     def __post_init__(self) -> None:
         config, storage = self.config, self.config.output.storage
         self.names: PoolNames = pool_names(self.data)
-        self.mirror = None if storage is None else RunMirror(Storage(storage), self.out)
+        self.mirror = None if storage is None else RunMirror(Storage(storage), self.out, self.events.note)
         if evaluation_split(config, self.data) is None:
             self.events.note(
                 f"no {config.data.evaluate_on} images: accuracy is estimated from the draws alone; the larger "

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from psp_ray.config.base import option_name
-from psp_ray.config.config import RUN_ONLY, Config, section_of
+from psp_ray.config.config import Config, section_of
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.folder import CONFIG, MAY_CHANGE, change_identity, finished_summary, has_run, read_run, read_summary
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import unseal_finished as unseal
-from psp_ray.run.loop import CHECKPOINTS
 from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 
@@ -57,7 +57,7 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
                 f"{option_name(key)} {new[key]}: can't change from {old[key]} on the way, since "
                 f"{REASONS[section_of(key)]}; leave it out, or start another run with --out and --initial-labels "
                 f"{out / 'labels.parquet'} (what may change: "
-                f"{', '.join(option_name(name) for name in sorted(CHANGEABLE | RUN_ONLY - {'out', 'resume'}))})"
+                f"{', '.join(option_name(name) for name in sorted(CHANGEABLE))}, and where and how it is run)"
             )
     done = latest_round(out / CHECKPOINTS)
     if config.labels.rounds < done:

@@ -15,6 +15,7 @@ from psp_ray.config.base import option_name
 from psp_ray.config.config import Config
 from psp_ray.core.errors import OutputError, UserError
 from psp_ray.core.files import LOCK, make_folder, write_text
+from psp_ray.core.ours import mark
 from psp_ray.core.sealed import (
     DamagedFile,
     Document,
@@ -124,6 +125,7 @@ def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda tex
     # Unique for ever, and readable in the ledger's account.
     experiment = f"{out.absolute().name[:20]}-{uuid.uuid4().hex[:12]}"
     make_folder(out)
+    mark(out)
     # First what makes the folder a run: killed after it, the run can be resumed.
     _write_run(out, RunRecord(experiment=experiment, identity=config.identity(), folder=os.getcwd()))
     write_text(out / CONFIG, config.to_yaml())
@@ -154,12 +156,12 @@ def read_run(out: Path, warn: Callable[[str], None] | None = None) -> RunRecord:
             failed.append(error)
     if found is None:
         raise failed[0]
-    for error in failed if warn is not None else ():
+    for damaged in failed if warn is not None else ():
         assert warn is not None
-        make_folder(error.path.parent)
-        write_sealed(error.path, found.model_dump())
-        if error.path == places[0]:
-            warn(f"{error.path} {error.reason}; written anew from its copy")
+        make_folder(damaged.path.parent)
+        write_sealed(damaged.path, found.model_dump())
+        if damaged.path == places[0]:
+            warn(f"{damaged.path} {damaged.reason}; written anew from its copy")
     return found
 
 

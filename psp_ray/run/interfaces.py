@@ -26,6 +26,7 @@ from psp_ray.core.records import (
     StateDict,
     TextState,
 )
+from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.service import LabelRequest, LabelResponse
 from psp_ray.run.learner import Agreement
 from psp_ray.run.views import ViewProgress
@@ -87,6 +88,7 @@ class LabelSource(Protocol):
     """Answers which class images have (`psp_ray.labels.service.Oracle`, or a shared one)."""
 
     def label(self, request: LabelRequest) -> Future[LabelResponse]: ...
+    def restore(self, known: KnownAnswers) -> Future[LedgerRepair]: ...
 
 
 @dataclass(frozen=True)

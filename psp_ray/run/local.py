@@ -24,6 +24,7 @@ from psp_ray.core.records import (
     StateDict,
     TextState,
 )
+from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.service import LabelRequest, LabelResponse, Oracle
 from psp_ray.run.learner import Agreement, LearnerComponent
 from psp_ray.run.pseudo_labeler import PseudoLabelerComponent
@@ -144,3 +145,6 @@ class LocalLabelSource:
 
     def label(self, request: LabelRequest) -> Done[LabelResponse]:
         return call(self._oracle.label, request)
+
+    def restore(self, known: KnownAnswers) -> Done[LedgerRepair]:
+        return call(self._oracle.restore, known)

@@ -19,8 +19,8 @@ from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.opened import open_cached
 from psp_ray.run.checkpoint import newest
 from psp_ray.run.finish import pool_names
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import RUN_FILE, SUMMARY
-from psp_ray.run.loop import CHECKPOINTS
 from psp_ray.run.picks import PICKS
 from psp_ray.run.prepare import prepare
 from psp_ray.run.state import RunState
@@ -92,7 +92,7 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
 def _find_data(config: Config) -> tuple[FeaturizedDataset | None, str]:
     """Images and cached features of the run's settings, or None and why not; nothing is encoded."""
     try:
-        prepared = prepare(config)
+        prepared = prepare(config, begun=True)
         cache = FeatureCache.open(prepared.config.runtime.cache)
         if prepared.spec is None:
             data: FeaturizedDataset | None = import_embeddings(prepared.dataset, cache)

@@ -11,17 +11,20 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.records import Int32Array, Int64Array, LearnRequest, PseudoLabels
+from psp_ray.labels.restore import KnownAnswers
 from psp_ray.report.round_report import Next
 from psp_ray.run.ahead import Ahead
 from psp_ray.run.checkpoint import load_latest, save_checkpoint
 from psp_ray.run.context import RunContext
 from psp_ray.run.crossfitted import CrossFitted, Line
-from psp_ray.run.folder import KEPT as CHECKPOINTS
+from psp_ray.run.folder import KEPT
 from psp_ray.run.judging import folds_of
 from psp_ray.run.round import Played, Round, why_stopped
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, to_checkpoint
 from psp_ray.run.stopping import outlook
+
+CHECKPOINTS = KEPT
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,36 @@ class Experiment:
         else:  # what a strategy remembers is about positions in the pool
             self.context.components.sampler.load_state_dict(checkpoint.tensors["sampler"]).result()
         self.context.components.learner.load_state_dict(checkpoint.tensors["learner"]).result()
+        self._mend_ledger(state)
         self.context.events.restored(state.reports, state.zero_shot)
         return state
+
+    def _mend_ledger(self, state: RunState) -> None:
+        """A ledger that lost labels of this run (missing, older, emptied) gets them back from the checkpoint."""
+        rows = np.flatnonzero(state.asked_in > 0)
+        if not len(rows):
+            return
+        names, asked = self.context.names, state.asked[rows]
+        known = KnownAnswers(
+            self.context.experiment_id,
+            [names.sample_ids[i] for i in asked],
+            [names.content_hashes[i] for i in asked],
+            state.asked_in[rows],
+            state.answers[rows],
+            state.labels_paid,
+        )
+        repair = self.context.components.oracle.restore(known).result()
+        if repair.restored:
+            self.context.events.warn(
+                f"ledger {repair.ledger}: lacked {repair.restored:,} answers that the checkpoints know (is it another "
+                f"one, older, or emptied?); they are in it again, {repair.paid:,} of them as paid by this run"
+            )
+        if repair.differing:
+            self.context.events.warn(
+                f"ledger {repair.ledger}: says otherwise than the checkpoints of {len(repair.differing):,} samples, "
+                f"without a correction ({repair.differing[0]}); the run keeps what it was told, see `psp-ray oracle "
+                "check`"
+            )
 
     def _tell(self, played: Played, state: RunState) -> None:
         events, report = self.context.events, state.reports[-1]

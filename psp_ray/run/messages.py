@@ -17,6 +17,8 @@ from psp_ray.run.events import Events
 from psp_ray.run.folder import SUMMARY
 from psp_ray.run.state import PoolNames, RunState
 
+MORE_ROUNDS = 2
+"""Rounds that the last lines of a run suggest to go on with."""
 MOST_SHOWN = 5
 """Corrections that are named."""
 
@@ -69,6 +71,8 @@ def say_goodbye(events: Events, config: Config, summary: dict[str, Any], state: 
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
     if config.output.pictures:
         events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
+    if state.round >= config.labels.rounds:
+        events.note(f"more:    psp-ray continue {out} --rounds {config.labels.rounds + MORE_ROUNDS}")
     events.note(f"next:    psp-ray predict --run {out} IMAGES...   or   psp-ray export --run {out} --folders DIR")
 
 

@@ -117,6 +117,9 @@ def answer(run: LookedAt) -> str:
     state, status = run.state, run.summary.get("status")
     awaiting = run.summary.get("awaiting") or {}
     waits = f"{awaiting['missing']:,} labels of round {awaiting['round']} are waited for" if awaiting else ""
+    if state is None and run.summary.get("zero_shot_accuracy") is not None and status == "finished":
+        told = percent(run.summary["zero_shot_accuracy"])
+        return f"Zero-shot gets {told} of the {run.config.data.evaluate_on} images right; no label was bought."
     if state is None or not state.reports:
         return f"Nothing has been learned yet{f': {waits}' if waits and status == 'awaiting_labels' else ''}."
     text = f"{reached(state, run.config)} with {len(state.labeled):,} labels"

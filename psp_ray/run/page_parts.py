@@ -22,8 +22,8 @@ from psp_ray.report.figures import PoolMap
 from psp_ray.report.looking import Plane, confusion, moves, nearest_cosine, share_nearer
 from psp_ray.report.run_page import Change, ClassRow, Confusion, Pick, PickedRound, Share
 from psp_ray.run.checkpoint import text_after
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.looked_at import LookedAt
-from psp_ray.run.loop import CHECKPOINTS
 from psp_ray.run.state import RunState
 
 MOST_PLACES = 4000
@@ -231,12 +231,11 @@ def pseudo_of(run: LookedAt) -> list[tuple[str, Share]]:
     if run.picks is None:
         return []
     table = run.picks
-    sure = table["pseudo_confidence"].to_numpy(zero_copy_only=False)
+    sure = table["pseudo_confidence"].to_numpy(zero_copy_only=False).astype(np.float64)
     said, answer_ = table["pseudo_label"].to_pylist(), table["label"].to_pylist()
-    known = np.array(
-        [one is not None and other not in ("skip", "ignore") for one, other in zip(said, answer_, strict=True)]
-    )
-    right = np.array([one == other for one, other in zip(said, answer_, strict=True)])
+    answers = list(zip(said, answer_, strict=True))
+    known = np.array([one is not None and other not in ("skip", "ignore") for one, other in answers], bool)
+    right = np.array([one == other for one, other in answers], bool)
     found = []
     for low, high in BINS:
         rows = known & (sure >= low) & ((sure < high) | (high == 1.0))

@@ -29,7 +29,8 @@ from psp_ray.core.records import (
     Proposal,
     PseudoLabels,
 )
-from psp_ray.labels.service import LabelRequest
+from psp_ray.labels.orders import request_id
+from psp_ray.labels.service import LabelRequest, LabelResponse
 from psp_ray.posterior.accuracy import recent_estimate
 from psp_ray.report.round_report import RoundReport, StageSeconds, known
 from psp_ray.run.context import RunContext
@@ -126,14 +127,14 @@ class Round:
         response = labeling.result()
         self._took(label=labeling.seconds)
         logits = np.float32(state.text.logit_scale) * cosines
-        after = state.with_answers(proposal, logits, response, run.names)
+        after = _with_left(run, state, self.number, response).with_answers(proposal, logits, response, run.names)
         tell_corrections(run.events, state, after, run.names)
         pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
-            pseudo = training.finish(scores, after.known, proposal.positions)
+            pseudo = training.finish(scores, after.known, after.asked[len(state.asked) :])
             soft = training.soft_labels(after.known)
             self._took(pseudo_label=training.seconds)
-        return Answered(after, after.answers[len(state.asked) :], pseudo, soft)
+        return Answered(after, after.answers[len(after.asked) - len(proposal.positions) :], pseudo, soft)
 
     def learn(self, answered: Answered) -> LearnOutcome:
         """The student, from all labels and the pseudo-labels."""
@@ -234,12 +235,13 @@ class Round:
         sample_ids = [names.sample_ids[i] for i in proposal.positions]
         part = "" if len(sample_ids) == self._n_query else f"-{_digest(sample_ids)}"
         return LabelRequest(
-            request_id=f"{experiment}/round-{self.number:03d}{part}",
+            request_id=f"{request_id(experiment, self.number)}{part}",
             experiment=experiment,
             round=self.number,
             sample_ids=sample_ids,
             content_hashes=[names.content_hashes[i] for i in proposal.positions],
             suggestions=[names.classes[c] for c in predicted] if self.run.config.labels.suggest_labels else [],
+            replaces=True,  # the pool may have changed since the round was asked first
         )
 
     def _report(self, proposal: Proposal, answered: Answered, outcome: LearnOutcome, judged: Judged) -> RoundReport:
@@ -309,3 +311,14 @@ def _updates_table(number: int, observation: Observation) -> pa.Table:
     length = len(next(iter(observation.updates.values())))
     columns = {"round": np.full(length, number, np.int32), "step": np.arange(length, dtype=np.int32)}
     return pa.table({**columns, **observation.updates})
+
+
+def _with_left(run: RunContext, state: RunState, number: int, response: LabelResponse) -> RunState:
+    """The state with what was answered to an earlier query set of the round: known, but drawn by no plan."""
+    positions, labels = state.left_of(response, run.names)
+    if not len(positions):
+        return state
+    run.events.note(f"{len(positions):,} answers to an earlier query set of round {number} are taken as known")
+    cosines = run.components.learner.cosines(state.text, positions).result()
+    logits = np.float32(state.text.logit_scale) * cosines
+    return state.with_volunteered(positions, labels, logits, response.labels_paid)

@@ -156,6 +156,15 @@ class RunState:
             labels_paid=response.labels_paid,
         )
 
+    def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array]:
+        """Positions (k,) and answers (k,) of the round to an earlier query set, as far as they are news."""
+        here = {name: place for place, name in enumerate(names.sample_ids)} if response.left_ids else {}
+        known = set(self.asked.tolist())
+        pairs = zip(response.left_ids, response.left_labels.tolist(), strict=True)
+        left = [(here[name], label) for name, label in pairs if name in here and here[name] not in known]
+        positions, labels = [place for place, _ in left], [label for _, label in left]
+        return np.array(positions, np.int64), np.array(labels, np.int32)
+
     def with_volunteered(
         self, positions: Int64Array, labels: Int32Array, logits: Float32Array, labels_paid: int
     ) -> RunState:

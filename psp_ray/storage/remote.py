@@ -3,14 +3,16 @@
 S3 and Google's storage go through pyarrow's own clients, with the usual variables for credentials (`AWS_ACCESS_KEY_ID`,
 ...) and `AWS_ENDPOINT_URL` for S3-compatible servers; other schemes need their fsspec package. Under the URI:
 
-    runs/NAME/     a copy of the output folder, made after every round: what --resume restores on a new machine
-    cache/...      features, so that nodes without a shared folder can fetch them
+    runs/NAME/EXPERIMENT/   copies of the output folder, one generation a round: what --resume restores on a new machine
+    cache/...               features, so that nodes without a shared folder can fetch them
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +22,13 @@ import pyarrow as pa
 from pyarrow import fs
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import files_under
+from psp_ray.core.files import files_under, write_bytes, write_with
+from psp_ray.core.writing import writing
 
 _CHUNK = 4 * 2**20
+_TRIES = 12
+CLAIM_SECONDS = 600.0
+"""How long a writer's claim on a name keeps others off: far longer than any one file takes to write."""
 
 
 class Storage:
@@ -46,11 +52,71 @@ class Storage:
         self.__init__(state["uri"])  # type: ignore[misc]
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole. Raises OutputError."""
+        """Write a file whole: a reader sees the old content or the new. Raises OutputError."""
         with _failing(self.uri, "written"):
             self._make_parent(name)
+            if self._is_local:
+                write_bytes(Path(self._path(name)), data)
+                return
             with self._fs.open_output_stream(self._path(name)) as stream:
                 stream.write(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that nobody has written yet; false where somebody has. Of several writers, one succeeds.
+
+        Local folders do this by a hard link. Object stores list what was written: every writer first leaves a claim
+        beside the name and goes on only where it sees no other; whoever sees one withdraws and tries again. Claims of
+        the dead end after `CLAIM_SECONDS` by the store's clock.
+
+        Raises:
+            OutputError: it can't be written, or others claim the name for ever.
+        """
+        if self._is_local:
+            return self._create_here(Path(self._path(name)), data)
+        for attempt in range(_TRIES):
+            if self._exists(name):
+                return False
+            claim = f"{name}.claims/{uuid.uuid4().hex}"
+            self.write(claim, b"1")
+            try:
+                if self._alone(claim):
+                    if self._exists(name):
+                        return False
+                    self.write(name, data)
+                    return True
+            finally:
+                self.delete(claim)
+            time.sleep(random.uniform(0.05, 0.2) * (attempt + 1))
+        raise OutputError(f"--storage {self.uri}: other machines write {name} at this moment; run the command again")
+
+    def _create_here(self, path: Path, data: bytes) -> bool:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+            write_bytes(aside, data)
+            try:
+                os.link(aside, path)
+            except FileExistsError:
+                return False
+            finally:
+                aside.unlink(missing_ok=True)
+        return True
+
+    def _alone(self, claim: str) -> bool:
+        """Whether no other living claim lies beside ours."""
+        folder, _, own = claim.rpartition("/")
+        with _failing(self.uri, "read"):
+            found = self._fs.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
+        times = {info.path.rpartition("/")[2]: info.mtime for info in found if info.type == fs.FileType.File}
+        mine = times.pop(own, None)
+        # Where a store tells no times, a claim never ends by itself.
+        return all(
+            mine is not None and at is not None and (mine - at).total_seconds() > CLAIM_SECONDS for at in times.values()
+        )
+
+    def _exists(self, name: str) -> bool:
+        with _failing(self.uri, "read"):
+            return bool(self._fs.get_file_info(self._path(name)).type == fs.FileType.File)
 
     def read(self, name: str) -> bytes:
         """A file's content. Raises OutputError."""
@@ -63,9 +129,10 @@ class Storage:
         with _failing(self.uri, "read"):
             base = self._path(prefix)
             found = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
-        return {
+        names = {
             info.path[len(base) :].lstrip("/"): int(info.size or 0) for info in found if info.type == fs.FileType.File
         }
+        return {name: size for name, size in names.items() if not name.endswith(".tmp")}
 
     def delete(self, name: str) -> None:
         with _failing(self.uri, "written"):
@@ -73,9 +140,12 @@ class Storage:
 
     def push(self, local: Path, name: str) -> None:
         """Copy a local file there."""
-        with _failing(self.uri, "written"):
+        with _failing(self.uri, "written"), open(local, "rb") as source:
             self._make_parent(name)
-            with open(local, "rb") as source, self._fs.open_output_stream(self._path(name)) as target:
+            if self._is_local:
+                write_with(Path(self._path(name)), lambda target: shutil.copyfileobj(source, target, _CHUNK))
+                return
+            with self._fs.open_output_stream(self._path(name)) as target:
                 shutil.copyfileobj(source, target, _CHUNK)
 
     def pull(self, name: str, local: Path) -> None:
@@ -107,11 +177,15 @@ class Storage:
             self.pull(f"{prefix}/{name}", local / name)
         return len(new)
 
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._fs, fs.LocalFileSystem)
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
     def _make_parent(self, name: str) -> None:
-        if isinstance(self._fs, fs.LocalFileSystem):
+        if self._is_local:
             self._fs.create_dir(os.path.dirname(self._path(name)), recursive=True)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, Interrupted
 from psp_ray.core.files import alone, write_text
+from psp_ray.core.ours import mark
 from psp_ray.core.threads import limit_threads
 from psp_ray.report.progress import Reporter
 from psp_ray.run.folder import finished_summary
@@ -90,6 +91,7 @@ def carry_out(
     )
     with alone(plan.out):
         set_aside(plan, changed)
+        mark(plan.out)
         write_text(plan.out / STUDY_FILE, plan.study.to_yaml())
         try:
             failed = _run(plan, where, request.parallel, console, tracker)
@@ -146,12 +148,12 @@ def _write(plan: Plan, command: str, report: str | None, console: Console, extra
     write_csv(plan.out, results, curves)
     paragraphs = extra(results) if extra else []
     paths = write_documents(plan, results, curves, command, Path(report) if report else None, paragraphs)
+    console.print(f"results: {plan.out / RESULTS}, {plan.out / CURVES}", markup=False)
+    console.print(f"tables and pictures: {', '.join(map(str, paths))}", markup=False)
     if (results.status == "finished").any():
         from psp_ray.studies.page import write_comparison_page
 
-        paths.append(write_comparison_page(plan.out))
-    console.print(f"results: {plan.out / RESULTS}, {plan.out / CURVES}", markup=False)
-    console.print(f"tables and pictures: {', '.join(map(str, paths))}", markup=False)
+        console.print(f"report: {write_comparison_page(plan.out)}", markup=False)
     bad = results[results.status != "finished"]
     for row in bad.itertuples():
         said = f"{row.status}: {row.dataset} {row.strategy}:{row.self_training} seed {row.seed}: {row.error}"

@@ -99,17 +99,15 @@ def answer(results: pd.DataFrame, curves: pd.DataFrame) -> str:
     other = random if random is not None else others[0] if others else None
     if other is None:
         return f"{text}."
-    found = paired_difference(final[best], final[other])
-    if found is None:
+    gap = paired_difference(final[best], final[other])
+    if gap is None:
         return f"{text}; no seed has finished for both it and {_named(other, means)} yet."
-    ahead = f"{100 * found.mean:.1f} points more than {_named(other, means)}"
-    if found.low is None or found.high is None:
-        seeds = "1 seed" if found.n == 1 else f"{found.n} seeds"
+    ahead = f"{100 * gap.mean:.1f} points more than {_named(other, means)}"
+    if gap.low is None or gap.high is None:
+        seeds = "1 seed" if gap.n == 1 else f"{gap.n} seeds"
         return f"{text}, {ahead} ({seeds}: too few to tell that from chance)."
-    verdict = "" if found.low > 0 else ", so it may be chance"
-    return (
-        f"{text}, {ahead} (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, {found.n} seeds{verdict})."
-    )
+    verdict = "" if gap.low > 0 else ", so it may be chance"
+    return f"{text}, {ahead} (95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, {gap.n} seeds{verdict})."
 
 
 def _named(key: tables.Key, among: Mapping[tables.Key, float]) -> str:

@@ -85,6 +85,7 @@ def store(tmp_path, monkeypatch):
     return tmp_path / "store"
 
 
+@pytest.mark.slow
 def test_a_run_in_mlflow_goes_on_where_it_was(store, tmp_path, tiny_model, tiny_folder, cache_folder):
     given = {"dataset": str(tiny_folder), "model": tiny_model, "cache": str(cache_folder), "runner": "inline"}
     given |= {"rounds": 1, "labels_per_round": 3, "strategy": "random", "out": str(tmp_path / "run")}

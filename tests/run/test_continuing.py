@@ -68,7 +68,10 @@ def test_more_rounds_are_those_of_a_longer_run(options, tmp_path):
     assert "already finished" in heard.getvalue()
 
 
-@pytest.mark.parametrize("strategy", ["psp", "bandit"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("bandit", "el2n-policy", "cbsq+pcb", "psp-id")]
+
+
+@pytest.mark.parametrize("strategy", ["psp", *OTHERS])
 def test_query_sets_may_change_their_size(options, tmp_path, strategy):
     before = begin(options, tmp_path / "run", strategy=strategy)
     after = go_on(tmp_path / "run", rounds=4, labels_per_round=5)

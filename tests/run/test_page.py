@@ -21,6 +21,7 @@ from psp_ray.run.events import Silent
 from psp_ray.run.looked_at import look_at
 from psp_ray.run.page import KeptPage, make_page, write_page
 from psp_ray.run.page_parts import Pictures
+from psp_ray.run.references import run_zero_shot
 from psp_ray.run.resolve import resolve
 from psp_ray.run.watching import Watched
 from tests.conftest import COLORS, paint
@@ -145,6 +146,20 @@ def test_without_images_the_page_says_what_is_missing(finished, tmp_path):
     expected = confusion_matrix(rows.label, rows.guess, labels=names)
     assert np.array(page.confusion.counts).sum() == expected.sum() == 12
     assert write_page(folder).read_text(encoding="utf-8").count("no picture") == 12
+
+
+def test_before_anything_was_learned(tmp_path, tiny_model, tiny_folder, cache_folder):
+    given = {"dataset": str(tiny_folder), "model": tiny_model, "cache": str(cache_folder), "runner": "inline"}
+    waiting = {**given, "oracle": "file", "labels_per_round": 3, "out": str(tmp_path / "waiting")}
+    run(resolve(waiting), Silent(), watchers=[KeptPage()])
+    page = Parsed((tmp_path / "waiting" / "report.html").read_text(encoding="utf-8"))
+    assert "Nothing has been learned yet: 3 labels of round 1 are waited for." in page.words
+    summary = run_zero_shot(resolve({**given, "strategy": "zero-shot", "out": str(tmp_path / "zero")}))
+    told = make_page(look_at(tmp_path / "zero"), Pictures()).answer
+    assert (
+        told
+        == f"Zero-shot gets {100 * summary['zero_shot_accuracy']:.1f} % of the test images right; no label was bought."
+    )
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):

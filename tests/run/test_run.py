@@ -193,7 +193,7 @@ def test_a_pool_may_change_after_a_checkpoint(options, tiny_folder, tmp_path):
         row["sample_id"]: row["sample_id"].split("/")[0] for row in table
     }, "every label is still that of its image"
     assert asked[0] not in {row["sample_id"] for row in table}
-    assert len(table) == 3 * ROUNDS - 1
+    assert len(table) >= 3 * ROUNDS - 1, "answers to the first query set of round 2 are known, too"
 
 
 def test_a_labeled_image_that_was_replaced_is_named(options, tiny_folder, tmp_path):
@@ -324,7 +324,8 @@ def signaled(options, out, round, number, *more):
     """The command line in a process of its own, which a signal reaches while it learns in a round."""
     words = [sys.executable, "-c", SIGNALED.format(round=round, signal=int(number)), "run", "--out", str(out)]
     for key, value in options.items():
-        words += [f"--{key.replace('_', '-')}", str(value)]
+        name = key.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run([*words, *more], env=environment, capture_output=True, text=True, check=False)
 
@@ -338,7 +339,7 @@ def test_killed_and_terminated_processes_resume_to_the_bit(options, uninterrupte
 
     ended = signaled(options, out, 3, signal.SIGTERM, "--resume")
     assert ended.returncode == 143
-    assert "--resume" in ended.stdout
+    assert f"go on with: psp-ray continue {out}" in ended.stdout
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert [row["round"] for row in summary["rounds"]] == [1, 2]

@@ -280,7 +280,7 @@ def test_a_run_goes_on(session, settings):
     session.extend(1)
     answer(session)
     session.close()
-    with pytest.raises(ConfigError, match="--seed 5: the rounds that are done used 0"):
+    with pytest.raises(ConfigError, match="--seed 5: can't change from 0 on the way"):
         psp_ray.Session.load(session.out, seed=5)
     with pytest.raises(ConfigError, match="3 rounds are done"):
         psp_ray.Session.load(session.out, rounds=2)

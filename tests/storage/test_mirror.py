@@ -1,7 +1,9 @@
 """Storage on a folder, on S3 (moto's server) and through fsspec: files, mirrors of runs, one-line errors."""
 
+import json
 import shutil
 import sqlite3
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from psp_ray.run.folder import check_out
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.pool_source import PoolSource
 from psp_ray.run.resolve import resolve
+from psp_ray.storage.generations import Generations, Moved
 from psp_ray.storage.remote import Storage
 
 
@@ -61,7 +64,7 @@ def test_immutable_folders_are_copied_once(storage, tmp_path):
 
 def a_run(out, rounds):
     out.mkdir(exist_ok=True)
-    (out / "run.json").write_text("{}")
+    (out / "run.json").write_text('{"experiment": "mine-1", "identity": {}}')
     for round in rounds:
         save_checkpoint(out / "checkpoints", Checkpoint(round, {"round": round}))
         (out / "rounds.csv").write_text(f"{round}")
@@ -129,7 +132,7 @@ def test_a_restore_that_is_killed_starts_anew(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     a_run(tmp_path / "here" / "mine", [1, 2])
     RunMirror(place, tmp_path / "here" / "mine").save()
-    files = len(place.list("runs/mine"))
+    files = len(Generations(place, "runs/mine/mine-1").newest().files)
     whole = Storage.pull
     config = resolve({"dataset": "digits", "resume": True})
     for killed_at in range(files):
@@ -157,8 +160,95 @@ def test_a_restore_that_is_killed_starts_anew(tmp_path, monkeypatch):
     shutil.rmtree(taken)
     taken.mkdir()
     (taken / ".hidden").write_text("")
-    with pytest.raises(OutputError, match="can't be restored there"):
+    with pytest.raises(OutputError, match=r"can.t be written .*empty the folder or choose another place"):
         RunMirror(place, taken).restore(resume=True)
+
+
+def test_of_many_writers_of_a_name_one_succeeds(storage):
+    """On every kind of storage: exactly one content is there in the end, and its writer knows."""
+    for turn in range(3):
+        barrier, won = threading.Barrier(4), []
+
+        def write(number, turn=turn, barrier=barrier, won=won):
+            barrier.wait()
+            if storage.create(f"race/{turn}", str(number).encode()):
+                won.append(number)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert storage.read(f"race/{turn}") == str(won[0]).encode()
+        assert not storage.create(f"race/{turn}", b"late")
+    assert [name for name in storage.list("race") if "claims" in name] == []
+
+
+def test_a_machine_that_was_overtaken_writes_nothing(storage, tmp_path):
+    for machine in ("here", "there"):
+        (tmp_path / machine).mkdir()
+    here, there = (RunMirror(storage, tmp_path / machine / "mine") for machine in ("here", "there"))
+    a_run(here.out, [1])
+    here.save()
+    assert there.restore(resume=True)
+    a_run(there.out, [2])
+    there.save()
+    a_run(here.out, [2])
+    before = storage.list("runs/mine")
+    with pytest.raises(Moved, match="another machine has written generation 2 of runs/mine/mine-1; run the same"):
+        here.save()
+    assert storage.list("runs/mine") == before
+    here.take_up()
+    a_run(here.out, [3])
+    here.save()
+    there.take_up()
+    assert load_latest(there.out / "checkpoints").state == {"round": 3}
+
+
+def test_runs_of_one_name_keep_apart(storage, tmp_path):
+    """The experiment is part of the key: neither replaces the other, and the settings tell which one is meant."""
+    mirrors = []
+    for number in (1, 2):
+        out = tmp_path / str(number) / "mine"
+        out.mkdir(parents=True)
+        (out / "run.json").write_text(json.dumps({"experiment": f"mine-{number}", "identity": {"seed": number}}))
+        save_checkpoint(out / "checkpoints", Checkpoint(number, {"round": number}))
+        mirrors.append(RunMirror(storage, out))
+        mirrors[-1].save()
+    for number in (1, 2):
+        new = RunMirror(storage, tmp_path / f"new{number}" / "mine")
+        assert new.restore(resume=True, identity={"seed": number})
+        assert load_latest(new.out / "checkpoints").state == {"round": number}
+    with pytest.raises(OutputError, match=r"holds 2 runs runs/mine \(mine-1, mine-2\), and none has the settings"):
+        RunMirror(storage, tmp_path / "new3" / "mine").restore(resume=True, identity={"seed": 3})
+
+
+def test_generations_before_the_newest_go(storage, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    mirror = RunMirror(storage, out)
+    for number in range(1, 8):
+        a_run(out, [number])
+        mirror.save()
+    names = storage.list("runs/mine/mine-1")
+    assert sorted(name for name in names if name.startswith("generations/")) == [
+        f"generations/{number:08d}.json" for number in (5, 6, 7)
+    ]
+    rounds = {name.split("/")[3] for name in names if "/checkpoints/round_" in name}
+    assert rounds == {"round_004", "round_005", "round_006", "round_007"}, "what the kept generations name"
+
+
+def test_damage_on_storage_is_found(storage, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    a_run(out, [1])
+    RunMirror(storage, out).save()
+    key = next(name for name in storage.list("runs/mine/mine-1") if name.endswith("state.json"))
+    storage.write(f"runs/mine/mine-1/{key}", b'{"round": 7}')
+    with pytest.raises(OutputError, match=r"state\.json is damaged; restore it"):
+        RunMirror(storage, tmp_path / "new" / "mine").restore(resume=True)
+    assert not (tmp_path / "new" / "mine").exists()
 
 
 def test_what_cannot_work_is_one_line(s3_server, monkeypatch, tmp_path):

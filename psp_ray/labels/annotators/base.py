@@ -46,7 +46,8 @@ class AnnotatorInput:
     `classes` in the order of the labels. `truth`: {sample_id: class index} of the pool's images whose class is known,
     empty where nobody knows one. `pool`: its images, columns `sample_id`, `path` (null where the data set holds the
     bytes) and `image` (null where there is a path). `folder`: the run's output folder. `settings_file`: what
-    `--annotators` names. `ledger`, `experiment`: where votes are kept, and under which name.
+    `--annotators` names. `ledger`, `experiment`: where votes are kept, and under which name. `content_hashes`:
+    {sample_id: hash} of the pool's images, where they are known.
     """
 
     classes: Sequence[str]
@@ -56,6 +57,7 @@ class AnnotatorInput:
     settings_file: str | None = None
     ledger: Ledger | None = None
     experiment: str = ""
+    content_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Annotator(ABC):
@@ -96,6 +98,13 @@ class RevisingAnnotator(Annotator):
     @abstractmethod
     def revisions(self, told: Mapping[str, int]) -> Mapping[str, int]:
         """Given {sample_id: answer} of all earlier requests: the answers that are different now."""
+
+    def volunteered(self, told: Mapping[str, int], asked: Sequence[str]) -> Sequence[tuple[Item, int]]:
+        """Answers to samples that are neither `told` nor `asked` now: an earlier query set had them.
+
+        Raises OracleError for an answer to what is no sample of the pool.
+        """
+        return []
 
     @abstractmethod
     def settled(self) -> None:

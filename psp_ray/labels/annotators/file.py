@@ -25,9 +25,20 @@ from psp_ray.core.errors import OracleError
 from psp_ray.core.files import read_json, write_json
 from psp_ray.labels.annotators.base import ANNOTATORS, AnnotatorInput, Item, RevisingAnnotator
 from psp_ray.labels.layout import Layout
-from psp_ray.labels.query import CORRECTIONS, QUERY, query_files, read_answers, read_table, round_folder, write_table
+from psp_ray.labels.query import (
+    CORRECTIONS,
+    QUERY,
+    Line,
+    SampleNames,
+    query_files,
+    read_answers,
+    read_table,
+    round_folder,
+    write_table,
+)
 
 TAKEN = "answers_taken.json"
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 @ANNOTATORS.register("file")
@@ -37,6 +48,7 @@ class FileAnnotator(RevisingAnnotator):
     Args:
         folder: the files lie below it. class_names: what people may write.
         manifest: the pool's images (`sample_id`, `path`, `image`).
+        content_hashes: {sample_id: hash} of these images; without it an answer to what isn't asked now is refused.
     """
 
     def __init__(
@@ -47,17 +59,21 @@ class FileAnnotator(RevisingAnnotator):
         *,
         cost: float = 1.0,
         name: str = "file",
+        content_hashes: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.cost = float(cost)
         self._folder, self._classes, self._layout = Path(folder), list(class_names), Layout(manifest)
+        self._hashes = dict(content_hashes or {})
+        self._pool = manifest["sample_id"].to_pylist()
+        self._names = SampleNames(self._pool)
         self._revised: dict[str, int | None] = {}
 
     @classmethod
     def of(cls, given: AnnotatorInput) -> Self:
         if given.pool is None:
             raise OracleError("--oracle file: the pool's images are not known here; start a run")
-        return cls(given.folder, given.classes, given.pool)
+        return cls(given.folder, given.classes, given.pool, content_hashes=given.content_hashes)
 
     def answer(self, items: Sequence[Item]) -> list[int | None]:
         """Answers that are filled in; lays the query set out where that has not been done.
@@ -70,10 +86,12 @@ class FileAnnotator(RevisingAnnotator):
         self.place = str(file)
         if not file.exists():
             self._layout.write(folder, items)
-        given = {line.sample_id: line.label for line in read_answers(file, self._classes)}
+        given = {line.sample_id: line.label for line in self._read(file)}
         lost = [item for item in items if item.sample_id not in given]
         if lost:
             self._restore_lines(file, lost)
+        if any(given.get(item.sample_id) is None for item in items):
+            self._refuse_spreadsheets(folder, file)
         answers = [given.get(item.sample_id) for item in items]
         self._take({item.sample_id: answer for item, answer in zip(items, answers, strict=True) if answer is not None})
         return answers
@@ -85,12 +103,10 @@ class FileAnnotator(RevisingAnnotator):
         """
         now: dict[str, int] = {}
         for file in query_files(self._folder):
-            now.update(
-                {line.sample_id: line.label for line in read_answers(file, self._classes) if line.label is not None}
-            )
+            now.update({line.sample_id: line.label for line in self._read(file, told) if line.label is not None})
         file = self._folder / CORRECTIONS
-        for line in read_answers(file, self._classes) if file.exists() else ():
-            if line.sample_id not in told and line.sample_id not in now:
+        for line in self._read(file, told) if file.exists() else ():
+            if line.sample_id not in told and line.sample_id not in now and line.sample_id not in self._names:
                 raise OracleError(f"{file}:{line.number}: {line.sample_id!r} was never asked; correct the sample_id")
             if line.label is not None:
                 now[line.sample_id] = line.label
@@ -99,10 +115,43 @@ class FileAnnotator(RevisingAnnotator):
         self._revised = {sample: now.get(sample) for sample in told if taken.get(sample) != now.get(sample)}
         return {sample: label for sample, label in self._revised.items() if label is not None and told[sample] != label}
 
+    def volunteered(self, told: Mapping[str, int], asked: Sequence[str]) -> list[tuple[Item, int]]:
+        """Answers to samples of the pool that an earlier query set had, or that `corrections.csv` names.
+
+        Raises OracleError, with file and line, for an answer to what is no image of the pool.
+        """
+        known = {*told, *asked}
+        found: dict[str, tuple[Item, int]] = {}
+        files = [*query_files(self._folder), self._folder / CORRECTIONS]
+        for file in files:
+            number = int(file.parent.name.removeprefix("round_")) if file.name == QUERY else 0
+            for line in self._read(file, told) if file.exists() else ():
+                if line.label is None or line.sample_id in known:
+                    continue
+                content = self._hashes.get(line.sample_id)
+                if content is None:
+                    raise OracleError(
+                        f"{file}:{line.number}: an answer for {line.sample_id!r}, but the pool has no such image now; "
+                        "restore the image or its name, or clear the line"
+                    )
+                found[line.sample_id] = Item(line.sample_id, content, number), line.label
+        return list(found.values())
+
     def settled(self) -> None:
         """What `revisions` said last is in the ledger: from here on, it is what the files said before."""
         self._take(self._revised)
         self._revised = {}
+
+    def _read(self, file: Path, told: Mapping[str, int] | None = None) -> list[Line]:
+        """Answers in a file, for samples of the pool and those told before."""
+        more = [name for name in told or () if name not in self._names]
+        return read_answers(file, self._classes, SampleNames([*self._pool, *more]) if more else self._names)
+
+    def _refuse_spreadsheets(self, folder: Path, file: Path) -> None:
+        """Answers saved beside the table, in a spreadsheet's own form, would be waited for for ever."""
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SPREADSHEETS and not path.name.startswith((".", "~")):
+                raise OracleError(f"{path}: is not read; save it as CSV in UTF-8 with the name {file}, and remove it")
 
     def _taken(self) -> dict[str, int]:
         file = self._folder / TAKEN

@@ -24,6 +24,7 @@ from psp_ray.config.base import option_name
 from psp_ray.config.config import Config, fields
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import make_folder, write_json
+from psp_ray.core.ours import mark
 from psp_ray.core.sealed import read_record
 from psp_ray.core.writing import writing
 from psp_ray.run.resolve import resolve
@@ -120,6 +121,7 @@ def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
         raise OutputError(f"--out {folder}: is not an empty folder; choose another one")
     with writing(f"--out {folder}", "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
+        mark(folder)
         write_json(path, asdict(plan))
 
 

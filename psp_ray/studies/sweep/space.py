@@ -46,7 +46,7 @@ class Dimension:
         """
         key = key.strip().replace("-", "_")
         if key != BUDGET and key not in fields():
-            raise ConfigError(f"--vary {key}: not a setting; see `psp-ray run --help`")
+            raise ConfigError(f"--vary {key}: not a setting; see `psp-ray run --help-all`")
         text = text.strip()
         if ".." not in text:
             choices = tuple(parse_value(item) for item in text.split(",") if item.strip())

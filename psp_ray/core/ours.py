@@ -1,0 +1,30 @@
+"""Folders that psp-ray writes: whatever lies below a data set's folder, they are never read as a part of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from psp_ray.core.files import write_text
+
+MARK = ".psp-ray"
+_TEXT = "psp-ray wrote this folder; it is left out where a folder above it is read as a data set.\n"
+
+
+def mark(folder: Path) -> None:
+    """Mark a folder as written by psp-ray. Raises OutputError where it can't be written."""
+    if not (folder / MARK).exists():
+        write_text(folder / MARK, _TEXT)
+
+
+def is_ours(folder: str | os.PathLike[str]) -> bool:
+    """Whether psp-ray wrote the folder: it is marked, or it is a run's."""
+    path = os.fspath(folder)
+    return os.path.exists(os.path.join(path, MARK)) or (
+        os.path.exists(os.path.join(path, "run.json")) and os.path.isdir(os.path.join(path, "checkpoints"))
+    )
+
+
+def below_ours(path: Path, root: Path) -> bool:
+    """Whether one of the folders between `root` and the file `path` is ours; `root` itself may be."""
+    return any(is_ours(folder) for folder in path.parents if folder != root and root in folder.parents)

@@ -1,0 +1,19 @@
+"""The short form of the drill (`python -m tests.drill`): nothing ends in a traceback or another result."""
+
+import pytest
+
+from tests.drill import drill
+
+
+def test_a_short_drill(tmp_path):
+    world = drill(tmp_path, kills=2, writes=2, damage=2, mutations=300)
+    assert not world.failures, "\n".join(world.failures)
+    assert sum(world.table.values()) == 306
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_long_drill(tmp_path):
+    world = drill(tmp_path, kills=200, writes=200, damage=300, mutations=10_000, seed=1)
+    print(world.show())
+    assert not world.failures, "\n".join(world.failures)
