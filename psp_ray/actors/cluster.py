@@ -42,7 +42,7 @@ def start_ray(address: str | None, include_log: bool = False) -> bool:
         folder = temporary_folder()
         if folder is not None:
             common["_temp_dir"] = folder
-        with on_loopback(), joining("local", "--ray-address"):
+        with joining("local", "--ray-address"), on_loopback():
             ray.init(address="local", include_dashboard=False, _node_ip_address=ADDRESS, **common)
         return True
     name = "--ray-address" if address else "RAY_ADDRESS"

@@ -64,7 +64,7 @@ def read_table(data: bytes | str, delimiter: str | None = None) -> TextTable:
         TableError: not text, or not CSV, as behind a quote that is never closed.
     """
     text = data if isinstance(data, str) else read_text(data)
-    first = re.match(r"sep=(.)\r?\n", text)  # Excel's own line
+    first = re.match(r"(?i)sep=(.)\r?\n", text)  # Excel's own line
     if first is not None:
         delimiter, text = first.group(1), "\n" + text[first.end() :]
     delimiter = delimiter or _delimiter(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
-from psp_ray.core.ours import is_ours
+from psp_ray.core.ours import MARK, is_ours
 from psp_ray.core.words import short
 from psp_ray.data.images import ImageError, check_header, image_extensions, may_be_image
 
@@ -116,8 +116,8 @@ def image_files(root: Path, *, any_name: bool = False) -> Listing:
 
 
 def _is_output(names: set[str]) -> bool:
-    """Whether a folder is one that a run left: its pictures are no data."""
-    return "run.json" in names and ("config.yaml" in names or "checkpoints" in names)
+    """Whether a folder is one that psp-ray wrote: its pictures are no data."""
+    return MARK in names or ("run.json" in names and ("config.yaml" in names or "checkpoints" in names))
 
 
 def _is_utf8(name: str) -> bool:

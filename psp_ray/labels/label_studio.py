@@ -21,7 +21,7 @@ from psp_ray.core.answers import SKIP, WORDS, AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_json, write_text
 from psp_ray.core.paths import local_path
-from psp_ray.core.tables import plain_cell, read_text
+from psp_ray.core.tables import read_text
 from psp_ray.core.words import printable, same_text, short
 from psp_ray.core.writing import writing
 from psp_ray.labels.annotations import CANCELLED, CONTROL, Export, Unreadable, read_export
@@ -192,7 +192,7 @@ def _fill(folder: Path, run: str | os.PathLike[str], answers: dict[str, str], an
         touched = False
         for _, record in records:
             record += [""] * (len(header) - len(record))
-            cell = plain_cell(record[place])
+            cell = record[place]
             sample = cell if cell in answers else alike.get(same_text(cell), cell)
             known.add(sample)
             if sample in answers and record[label] != answers[sample]:
@@ -206,13 +206,13 @@ def _fill(folder: Path, run: str | os.PathLike[str], answers: dict[str, str], an
             f"{annotations}: {short(strange[0])!r} was never asked in {run}; give the run's own annotations"
         )
     for query, delimiter, rows in tables:
-        write_table(query, [[plain_cell(value) for value in row] for row in rows], delimiter)
+        write_table(query, rows, delimiter)
     return changed
 
 
 def _rows(query: Path) -> list[dict[str, str]]:
     _, header, records = read_table(query)
     return [
-        {name: plain_cell(record[place]) if place < len(record) else "" for place, name in enumerate(header)}
+        {name: record[place] if place < len(record) else "" for place, name in enumerate(header)}
         for _, record in records
     ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -16,7 +14,8 @@ from typing import Any
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_text
-from psp_ray.core.tables import csv_text, plain_cell
+from psp_ray.core.tables import TableError, csv_text
+from psp_ray.core.tables import read_table as read_csv
 from psp_ray.core.words import short
 
 QUERY = "query.csv"
@@ -86,8 +85,8 @@ def read_answers(file: Path, class_names: Sequence[str], names: SampleNames | No
     found: dict[str, Line] = {}
     read = AnswerReader(class_names)
     for number, record in records:
-        cell = plain_cell(record[place]) if place < len(record) else ""
-        text = plain_cell(record[answer]) if answer < len(record) else ""
+        cell = record[place] if place < len(record) else ""
+        text = record[answer] if answer < len(record) else ""
         sample = (names.find(cell) if names is not None else None) or cell.strip()
         if any(extra.strip() for extra in record[len(header) :]):
             raise OracleError(
@@ -124,23 +123,11 @@ def read_text(file: Path) -> str:
 
 def read_table(file: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]:
     """(delimiter, header, (line number, record) of each line that is not empty) of a query or corrections file."""
-    text = read_text(file)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    told = re.fullmatch(r"sep=(.)", first.strip(), re.IGNORECASE)  # how a spreadsheet names its delimiter
-    delimiter = told[1] if told else max(",;\t|", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header: list[str] = []
-    records: list[tuple[int, list[str]]] = []
     try:
-        for record in reader:
-            if told and reader.line_num == 1:
-                continue
-            if not header:
-                header = [cell.strip().lower() for cell in record]
-            elif any(cell.strip() for cell in record):
-                records.append((reader.line_num, record))
-    except csv.Error as error:
-        raise OracleError(f"{file}:{reader.line_num}: not readable as CSV ({error}); repair the line") from None
+        table = read_csv(read_text(file))
+    except TableError as error:
+        raise OracleError(f"{file}:{error.line}: {error}") from None
+    delimiter, header, records = table.delimiter, table.header, table.records
     for column in ("sample_id", "label"):
         if column not in header:
             shown = short(" ".join(", ".join(header).split()) or "none", 120)
