@@ -10,22 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from psp_ray.core.errors import OracleError
-from psp_ray.core.tables import plain_cell
+from psp_ray.core.words import normalize_name
 from psp_ray.labels.query import CORRECTIONS, QUERY, SampleNames, query_files, read_table, write_table
 
 Cells = dict[str, str]
 """{sample_id: what stands in column `label`}."""
 
 
-def cells_of(file: Path) -> Cells:
-    """What a query or corrections file says. Raises OracleError as `read_table`."""
+def cells_of(file: Path, origin: str = "") -> Cells:
+    """What a query or corrections file says. Raises OracleError as `read_table`; with `origin`, which names the file in
+    the message, also where two lines answer differently for one sample."""
     _, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
     found: Cells = {}
-    for _, record in records:
+    for number, record in records:
         if place < len(record) and record[place].strip():
-            sample, text = plain_cell(record[place]), plain_cell(record[answer]).strip() if answer < len(record) else ""
-            found[sample] = text or found.get(sample, "")
+            sample, text = record[place], record[answer].strip() if answer < len(record) else ""
+            before = found.get(sample, "")
+            if origin and text and before and normalize_name(text) != normalize_name(before):
+                raise OracleError(f"{origin}:{number}: {sample!r} is {before!r} on an earlier line; keep one answer")
+            found[sample] = text or before
     return found
 
 
@@ -52,7 +56,7 @@ def take_up(
         raise OracleError(f"{origin}: holds answers, but {file} is gone; restore it, or clear them there")
     delimiter, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
-    rows = {plain_cell(record[place]): (number, record) for number, record in records if place < len(record)}
+    rows = {record[place]: (number, record) for number, record in records if place < len(record)}
     names = SampleNames(rows)
     done = 0
     for cell, text in changes.items():

@@ -19,7 +19,8 @@ from psp_ray.labels.query import QUERY, write_table
 
 IMAGES = "images"
 INDEX = "shown.json"
-"""In a round's folder: the file in `images/` that shows each sample. Tables go to people and come back; this stays."""
+"""In a round's folder: the file in `images/` that shows each sample asked for, empty where it has no picture. Tables go
+to people and come back; this stays."""
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
@@ -29,12 +30,24 @@ def laid_out(folder: Path) -> dict[str, Path]:
     A file outside of `images/` is in none of it, whatever the record says.
     """
     images = folder / IMAGES
+    return {sample: images / name for sample, name in _index(folder).items() if name and Path(name).name == name}
+
+
+def asked_for(folder: Path) -> list[str]:
+    """The samples that the table of a round's folder asks for, by our own record; empty where there is none."""
+    return list(_index(folder))
+
+
+def also_ask(folder: Path, samples: Sequence[str]) -> None:
+    """Note that the table has lines for more samples. Raises OutputError."""
+    write_json(folder / INDEX, dict.fromkeys(samples, "") | _index(folder))
+
+
+def _index(folder: Path) -> dict[str, str]:
     try:
-        index = read_json(folder / INDEX)
-        names = {str(sample): str(name) for sample, name in index.items()}
+        return {str(sample): str(name) for sample, name in read_json(folder / INDEX).items()}
     except (OSError, ValueError, AttributeError):
         return {}
-    return {sample: images / name for sample, name in names.items() if name and Path(name).name == name}
 
 
 class Layout:
@@ -55,9 +68,9 @@ class Layout:
         for number, item in enumerate(items, 1):
             link, path = self._show(folder / IMAGES, f"{number:0{width}d}", item.sample_id)
             lines.append([item.sample_id, path, f"{IMAGES}/{link.name}" if link is not None else ""])
+            index[item.sample_id] = link.name if link is not None else ""
             if link is not None:
                 pictures.append((f"{number:0{width}d}", link))
-                index[item.sample_id] = link.name
         write_contact_sheets(folder, pictures)
         write_json(folder / INDEX, index)
         suggested = any(item.suggestion for item in items)

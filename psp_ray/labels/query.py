@@ -44,9 +44,14 @@ class Line:
 
 
 class SampleNames:
-    """Which sample a cell means: its exact name, else the only one that a spreadsheet would turn into that cell."""
+    """Which sample a cell means: its exact name, else the only one that a spreadsheet would turn into that cell.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    `rest`: samples that are meant where none of `names` is. (A table that asks for 007 and comes back with 7 means 007,
+    also where the pool has a 7.)
+    """
+
+    def __init__(self, names: Iterable[str], rest: SampleNames | None = None) -> None:
+        self._rest = rest
         self._exact = set(names)
         self._loose: dict[str, set[str]] = {}
         for name in self._exact:
@@ -60,6 +65,8 @@ class SampleNames:
         if cell in self._exact:
             return cell
         found = self._loose.get(_loose(cell), set())
+        if not found and self._rest is not None:
+            return self._rest.find(cell)
         return next(iter(found)) if len(found) == 1 else None
 
 

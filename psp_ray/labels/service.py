@@ -175,6 +175,17 @@ class Oracle:
         with self._lock:
             return self._revise(self._order(LabelRequest("", experiment, 0, (), ())))
 
+    def volunteered(self, experiment: str) -> int:
+        """How many answers to samples of the pool wait that `experiment` was never told.
+
+        The next request takes them up.
+
+        Raises OracleError for an answer to what is no sample of the pool.
+        """
+        if not isinstance(self.annotator, RevisingAnnotator):
+            return 0
+        return self.annotator.waiting({use.sample_id: use.label for use in self.ledger.history(experiment)})
+
     def status(self) -> dict[str, Any]:
         """Counts of the ledger and of each experiment, with this oracle's annotator and label space."""
         return self.ledger.status() | {

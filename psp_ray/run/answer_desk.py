@@ -26,8 +26,9 @@ class AnswerDesk:
     place: str
     out: Path
 
-    def read(self) -> dict[str, Cells]:
-        """The cells of each table (`round_03/query.csv`, `corrections.csv`). Raises OracleError, OutputError."""
+    def read(self, strict: bool = False) -> dict[str, Cells]:
+        """The cells of each table (`round_03/query.csv`, `corrections.csv`). Raises OracleError, with `strict` also for
+        two answers for one sample in a file; OutputError."""
         found: dict[str, Cells] = {}
         with TemporaryDirectory(prefix="psp-ray-") as scratch:
             for name in sorted(self.storage.list(self.place)):
@@ -36,8 +37,9 @@ class AnswerDesk:
                     continue
                 copy = Path(scratch) / name.replace("/", "_")
                 self.storage.pull(f"{self.place}/{name}", copy)
+                said = cells_of(copy, f"{self.storage.uri}/{self.place}/{name}" if strict else "")
                 cells = found.setdefault(f"{match[1] or ''}{match[2]}.csv", {})
-                cells.update({sample: text or cells.get(sample, "") for sample, text in cells_of(copy).items()})
+                cells.update({sample: text or cells.get(sample, "") for sample, text in said.items()})
         return found
 
     def take_up(self, now: Mapping[str, Cells], before: Sequence[Mapping[str, Mapping[str, str]]]) -> int:

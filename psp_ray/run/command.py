@@ -236,7 +236,7 @@ class Rounds:
         seal_finished(out)
         self._ended(finished=True)
         self._copy()
-        say_goodbye(self.events, config, summary, state, out)
+        say_goodbye(self.events, config, summary, state, out, images=self.data.dataset.embeddings is None)
         return summary
 
     def _saved(self, state: RunState) -> None:
@@ -287,14 +287,18 @@ class Rounds:
 
 
 def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, events: Events) -> bool:
-    """Whether a finished run is to be taken up again: a label was corrected since. Its last round is then repeated."""
+    """Whether a finished run is to be taken up again: a label was corrected since, or an image answered that it never
+    asked about. Its last round is then repeated."""
     if config.labels.oracle not in ASKED:
         return False
     oracle = build_oracle(oracle_input(config, dataset, out, experiment=experiment_id))
     try:
         changed = oracle.revise(experiment_id)
-        if not changed and not any(
-            c.corrected_at > (out / SUMMARY).stat().st_mtime for c in oracle.ledger.corrections()
+        more = oracle.volunteered(experiment_id)
+        if (
+            not changed
+            and not more
+            and not any(c.corrected_at > (out / SUMMARY).stat().st_mtime for c in oracle.ledger.corrections())
         ):
             return False
     finally:
@@ -303,5 +307,6 @@ def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, eve
     summary = read_summary(out)
     drop_checkpoint(out / CHECKPOINTS, len(summary["rounds"]))
     write_json(out / SUMMARY, summary | {"status": "interrupted"})
-    events.note("labels were corrected since the run finished: repeating its last round")
+    what = "more images were labeled" if more else "labels were corrected"
+    events.note(f"{what} since the run finished: repeating its last round")
     return True

@@ -59,8 +59,10 @@ def tell_corrections(events: Events, before: RunState, after: RunState, names: P
     events.note(f"took up {labels} of earlier rounds: {'; '.join(shown)}{more}")
 
 
-def say_goodbye(events: Events, config: Config, summary: dict[str, Any], state: RunState, out: Path) -> None:
-    """The table of rounds, what was reached, and where to go from here."""
+def say_goodbye(
+    events: Events, config: Config, summary: dict[str, Any], state: RunState, out: Path, images: bool = True
+) -> None:
+    """The table of rounds, what was reached, and where to go from here; `images`: the pool is of images."""
     events.finished(state.reports, config.data.evaluate_on)
     events.note(
         f"\n{accuracy_text(summary, config)} with {len(state.labeled):,} labels ({labels_text(state)}), "
@@ -73,7 +75,8 @@ def say_goodbye(events: Events, config: Config, summary: dict[str, Any], state: 
         events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
     if state.round >= config.labels.rounds:
         events.note(f"more:    psp-ray continue {out} --rounds {config.labels.rounds + MORE_ROUNDS}")
-    events.note(f"next:    psp-ray predict --run {out} IMAGES...   or   psp-ray export --run {out} --folders DIR")
+    inputs, sorting = ("IMAGES...", "--folders DIR") if images else ("TABLE", "--csv FILE")
+    events.note(f"next:    psp-ray predict --run {out} {inputs}   or   psp-ray export --run {out} {sorting}")
 
 
 def labels_text(state: RunState) -> str:

@@ -126,7 +126,7 @@ class RunMirror:
             self.told(f"took up generation {newest.number} of {self.place} from {self.storage.uri}")
             state = self._remember(self.out, experiment, newest, state.desk)
         desk = self._desk(experiment)
-        now = desk.read()
+        now = desk.read(strict=True)
         changed = desk.take_up(now, [state.desk, newest.desk if newest is not None else {}])
         if now != state.desk:
             write_sealed(self.out / STATE, {**state.model_dump(), "desk": {**state.desk, **now}})
@@ -188,7 +188,7 @@ class RunMirror:
                 else:
                     before = state.tables.get(name, {})
                     origin = f"{name} of generation {newest.number} in {self.storage.uri}"
-                    take_up(self.out, name, typed(cells_of(copy), [before]), [before], origin)
+                    take_up(self.out, name, typed(cells_of(copy, origin), [before]), [before], origin)
         if _newest_round(theirs) < latest_round(self.out / KEPT):
             return  # this folder is ahead: what is derived from its rounds stays
         rest = [name for name in theirs if name not in tables and name not in (LEDGER, RUN_FILE)]

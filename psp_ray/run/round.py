@@ -315,6 +315,7 @@ def _updates_table(number: int, observation: Observation) -> pa.Table:
 
 def _with_left(run: RunContext, state: RunState, number: int, response: LabelResponse) -> RunState:
     """The state with what was answered to an earlier query set of the round: known, but drawn by no plan."""
+    state = state.with_known_corrected(response, run.names)
     positions, labels = state.left_of(response, run.names)
     if not len(positions):
         return state

@@ -157,13 +157,22 @@ class RunState:
         )
 
     def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array]:
-        """Positions (k,) and answers (k,) of the round to an earlier query set, as far as they are news."""
+        """Positions (k,) and answers (k,) of the round to what its query set doesn't ask for, as far as they are news."""
         here = {name: place for place, name in enumerate(names.sample_ids)} if response.left_ids else {}
         known = set(self.asked.tolist())
         pairs = zip(response.left_ids, response.left_labels.tolist(), strict=True)
         left = [(here[name], label) for name, label in pairs if name in here and here[name] not in known]
         positions, labels = [place for place, _ in left], [label for _, label in left]
         return np.array(positions, np.int64), np.array(labels, np.int32)
+
+    def with_known_corrected(self, response: LabelResponse, names: PoolNames) -> RunState:
+        """What was known beforehand replaced by what people answered in this round."""
+        said = dict(zip(response.left_ids, response.left_labels.tolist(), strict=True))
+        now = [
+            said.get(names.sample_ids[place], answer) if number == 0 else answer
+            for place, number, answer in zip(self.asked.tolist(), self.asked_in.tolist(), self.answers, strict=True)
+        ]
+        return replace(self, answers=np.array(now, np.int32), labels_paid=response.labels_paid) if said else self
 
     def with_volunteered(
         self, positions: Int64Array, labels: Int32Array, logits: Float32Array, labels_paid: int

@@ -255,6 +255,20 @@ def test_what_is_known_beforehand(options, tmp_path, tiny_folder, plain_folder):
     assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert np.isfinite(done["calibration"]["temperature"])
     assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(done))
+    # People know better about one of these, and about an image that nobody asked about.
+    labels = pd.read_parquet(out / "labels.parquet").set_index("sample_id")
+    known = predictions.sample_id[predictions.source == "initial"].iloc[0]
+    unasked = next(name for name in predictions.sample_id if name not in labels.index)
+    other = "red" if labels.loc[known].label != "red" else "blue"
+    (out / "corrections.csv").write_text(f"sample_id,label\n{known},{other}\n{unasked},green\n")
+    heard = io.StringIO()
+    again = go(options, heard, **extra, resume=True)
+    assert "more images were labeled since the run finished: repeating its last round" in heard.getvalue()
+    assert f"took up 1 corrected label of earlier rounds: {known} " in heard.getvalue()
+    labels = pd.read_parquet(out / "labels.parquet").set_index("sample_id")
+    assert labels.loc[[known, unasked]].label.tolist() == [other, "green"]
+    assert (again["labels_initial"], again["labels_used"]) == (4, 9)
+    assert go(options, **extra, resume=True)["wall_seconds"] == again["wall_seconds"], "nothing to do"
 
 
 def test_a_stopping_criterion_ends_a_run(options, tmp_path, tiny_folder):

@@ -106,6 +106,11 @@ class RevisingAnnotator(Annotator):
         """
         return []
 
+    def waiting(self, told: Mapping[str, int]) -> int:
+        """How many samples have an answer that was never `told`, counted without their contents. Raises OracleError as
+        `volunteered`."""
+        return 0
+
     @abstractmethod
     def settled(self) -> None:
         """The revisions are durable in the ledger: an annotator that must tell its own changes from those made

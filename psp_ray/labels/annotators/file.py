@@ -24,7 +24,7 @@ import pyarrow as pa
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import read_json, write_json
 from psp_ray.labels.annotators.base import ANNOTATORS, AnnotatorInput, Item, RevisingAnnotator
-from psp_ray.labels.layout import Layout
+from psp_ray.labels.layout import Layout, also_ask, asked_for
 from psp_ray.labels.query import (
     CORRECTIONS,
     QUERY,
@@ -86,13 +86,15 @@ class FileAnnotator(RevisingAnnotator):
         self.place = str(file)
         if not file.exists():
             self._layout.write(folder, items)
-        given = {line.sample_id: line.label for line in self._read(file)}
+        given = {line.sample_id: line.label for line in self._read(file, self._names)}
         lost = [item for item in items if item.sample_id not in given]
         if lost:
             self._restore_lines(file, lost)
-        if any(given.get(item.sample_id) is None for item in items):
+        # An older table may hold the answer, or `corrections.csv` another word.
+        said = {sample: line.label for sample, line in self._said().items()}
+        if any(said.get(item.sample_id) is None for item in items):
             self._refuse_spreadsheets(folder, file)
-        answers = [given.get(item.sample_id) for item in items]
+        answers = [said.get(item.sample_id) for item in items]
         self._take({item.sample_id: answer for item, answer in zip(items, answers, strict=True) if answer is not None})
         return answers
 
@@ -101,15 +103,14 @@ class FileAnnotator(RevisingAnnotator):
 
         Raises OracleError for a correction of a sample that was never asked.
         """
-        now: dict[str, int] = {}
-        for file in query_files(self._folder):
-            now.update({line.sample_id: line.label for line in self._read(file, told) if line.label is not None})
-        file = self._folder / CORRECTIONS
-        for line in self._read(file, told) if file.exists() else ():
-            if line.sample_id not in told and line.sample_id not in now and line.sample_id not in self._names:
-                raise OracleError(f"{file}:{line.number}: {line.sample_id!r} was never asked; correct the sample_id")
-            if line.label is not None:
-                now[line.sample_id] = line.label
+        said = self._said(told)
+        for line in said.values():
+            known = line.sample_id in told or line.sample_id in self._names
+            if line.file.name == CORRECTIONS and not known:
+                raise OracleError(
+                    f"{line.file}:{line.number}: {line.sample_id!r} was never asked; correct the sample_id"
+                )
+        now = {sample: line.label for sample, line in said.items()}
         taken = self._taken()
         # A sample that isn't told yet may be answered already: then the answer first taken up is what it is told next.
         self._revised = {sample: now.get(sample) for sample in told if taken.get(sample) != now.get(sample)}
@@ -121,31 +122,48 @@ class FileAnnotator(RevisingAnnotator):
         Raises OracleError, with file and line, for an answer to what is no image of the pool.
         """
         known = {*told, *asked}
-        found: dict[str, tuple[Item, int]] = {}
-        files = [*query_files(self._folder), self._folder / CORRECTIONS]
-        for file in files:
-            number = int(file.parent.name.removeprefix("round_")) if file.name == QUERY else 0
-            for line in self._read(file, told) if file.exists() else ():
-                if line.label is None or line.sample_id in known:
-                    continue
-                content = self._hashes.get(line.sample_id)
-                if content is None:
-                    raise OracleError(
-                        f"{file}:{line.number}: an answer for {line.sample_id!r}, but the pool has no such image now; "
-                        "restore the image or its name, or clear the line"
-                    )
-                found[line.sample_id] = Item(line.sample_id, content, number), line.label
-        return list(found.values())
+        found = []
+        for line in self._said(told).values():
+            if line.label is None or line.sample_id in known:
+                continue
+            content = self._hashes.get(line.sample_id)
+            if content is None:
+                raise self._gone(line)
+            number = int(line.file.parent.name.removeprefix("round_")) if line.file.name == QUERY else 0
+            found.append((Item(line.sample_id, content, number), line.label))
+        return found
+
+    def waiting(self, told: Mapping[str, int]) -> int:
+        lines = [line for line in self._said(told).values() if line.sample_id not in told]
+        for line in lines:
+            if line.sample_id not in self._names:
+                raise self._gone(line)
+        return len(lines)
+
+    @staticmethod
+    def _gone(line: Line) -> OracleError:
+        return OracleError(
+            f"{line.file}:{line.number}: an answer for {line.sample_id!r}, but the pool has no such image now; "
+            "restore the image or its name, or clear the line"
+        )
 
     def settled(self) -> None:
         """What `revisions` said last is in the ledger: from here on, it is what the files said before."""
         self._take(self._revised)
         self._revised = {}
 
-    def _read(self, file: Path, told: Mapping[str, int] | None = None) -> list[Line]:
-        """Answers in a file, for samples of the pool and those told before."""
+    def _said(self, told: Mapping[str, int] | None = None) -> dict[str, Line]:
+        """What all files say now, the newest table's word before an older one's and `corrections.csv` last."""
+        files = [*query_files(self._folder), self._folder / CORRECTIONS]
         more = [name for name in told or () if name not in self._names]
-        return read_answers(file, self._classes, SampleNames([*self._pool, *more]) if more else self._names)
+        names = SampleNames([*self._pool, *more]) if more else self._names
+        lines = [line for file in files if file.exists() for line in self._read(file, names)]
+        return {line.sample_id: line for line in lines if line.label is not None}
+
+    def _read(self, file: Path, names: SampleNames) -> list[Line]:
+        """Answers in a file, for what its table asks, else for samples of `names`."""
+        asked = SampleNames(asked_for(file.parent), names) if file.name == QUERY else names
+        return read_answers(file, self._classes, asked)
 
     def _refuse_spreadsheets(self, folder: Path, file: Path) -> None:
         """Answers saved beside the table, in a spreadsheet's own form, would be waited for for ever."""
@@ -182,4 +200,5 @@ class FileAnnotator(RevisingAnnotator):
             if "path" in header:
                 line[header.index("path")] = self._layout.path_of(item.sample_id)
             records.append((0, line))
+        also_ask(file.parent, [item.sample_id for item in lost])
         write_table(file, [header, *(record for _, record in records)], delimiter)
