@@ -109,7 +109,7 @@ def test_caps_versions_and_contradictions(started, monkeypatch, tmp_path):
     with pytest.raises(OracleError, match="runs already, with other annotators"):
         started("caps", group=SimulatedGroup(annotators=[{"name": "ann"}]))
     (tmp_path / "garbage").write_text("not a database, and longer than a header of one would be: " * 10)
-    with pytest.raises(OracleError, match=r"oracle broken: can't be started .*can't be opened"):
+    with pytest.raises(OracleError, match=r"oracle broken: can't be started .*is damaged .*put a backup"):
         shared.start_oracle("broken", str(tmp_path / "garbage"))
     assert "broken" not in shared.oracle_names()
     monkeypatch.setattr(shared, "PROTOCOL", 99)
@@ -180,5 +180,7 @@ def test_a_run_joins_the_cluster_of_its_oracle_before_it_does_anything(local_ray
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match="--oracle somebody: unknown annotator; known: file, ground-truth, shared"):
+    with pytest.raises(
+        ConfigError, match="--oracle somebody: unknown annotator; known: file, ground-truth, people, shared, simulated"
+    ):
         prepare(resolve({"oracle": "somebody"}))
