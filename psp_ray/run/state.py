@@ -157,7 +157,7 @@ class RunState:
         )
 
     def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array]:
-        """Positions (k,) and answers (k,) of the round to what its query set doesn't ask for, as far as they are news."""
+        """Positions (k,) and answers (k,) of the round to what its query set doesn't ask for, if they are news."""
         here = {name: place for place, name in enumerate(names.sample_ids)} if response.left_ids else {}
         known = set(self.asked.tolist())
         pairs = zip(response.left_ids, response.left_labels.tolist(), strict=True)

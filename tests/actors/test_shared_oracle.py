@@ -181,6 +181,6 @@ def test_a_run_joins_the_cluster_of_its_oracle_before_it_does_anything(local_ray
 
 def test_settings_are_checked():
     with pytest.raises(
-        ConfigError, match="--oracle somebody: unknown annotator; known: file, ground-truth, people, shared, simulated"
+        ConfigError, match=r"somebody: unknown annotator; known: file, ground-truth, people, shared, simulated"
     ):
         prepare(resolve({"oracle": "somebody"}))
