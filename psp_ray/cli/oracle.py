@@ -204,15 +204,31 @@ def backup_command(name: str | None, ledger: str | None, ray_address: str | None
 
 @oracle.command("check")
 @_which
-def check_command(name: str | None, ledger: str | None, ray_address: str | None) -> None:
-    """Look whether the ledger is whole: its file, and what its tables say of each other.
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="does the ledger have every answer that DIR's checkpoints know? (default: of the run that --ledger lies in)",
+)
+def check_command(name: str | None, ledger: str | None, ray_address: str | None, runs: tuple[Path, ...]) -> None:
+    """Look whether the ledger is whole: its file, and what its tables say of each other and of runs.
 
     What a run lost is put back when it is resumed, from its checkpoints.
     """
     from psp_ray.core.errors import OracleError
+    from psp_ray.run.folder import has_run
+    from psp_ray.run.ledger_check import lost_answers
 
+    if runs and ledger is None:
+        raise ConfigError("--run: give --ledger, too: the ledger that the run uses")
     with _accounting(name, ledger, ray_address) as accounting:
         lines, found = accounting.check(), accounting.status()
+    if ledger is not None:
+        beside = Path(found["ledger"]).parent
+        known = runs or ((beside,) if has_run(beside) else ())
+        lines += [line for run in known for line in lost_answers(run, ledger)]
     for line in lines:
         click.echo(line)
     if lines:
@@ -221,6 +237,9 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None)
             "move it away and resume the runs that use it"
         )
     count = len(found["experiments"])
+    if not count and not found["labels_bought"] + found["labels_imported"]:
+        click.echo(f"ledger {found['ledger']}: empty; where it held labels, put a backup in its place")
+        return
     click.echo(
         f"ledger {found['ledger']}: whole ({found['labels_bought'] + found['labels_imported']:,} labels, "
         f"{count:,} experiment{'s'[: count != 1]})"
@@ -261,7 +280,10 @@ def _accounting(name: str | None, ledger: str | None, address: str | None) -> It
 
 def _must_exist(ledger: str) -> None:
     """A mistyped path must not become a new, empty ledger."""
-    if "://" not in ledger and not Path(ledger).expanduser().is_file():
+    from psp_ray.labels import resolve_ledger_url
+
+    url = resolve_ledger_url(ledger)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise ConfigError(f"--ledger {ledger}: no such file")
 
 

@@ -1,6 +1,7 @@
 """Whole runs on embeddings: without a tower by a head, with a text tower that fits, by people, and what is refused."""
 
 import csv
+import io
 import json
 from dataclasses import replace
 
@@ -95,7 +96,14 @@ def test_people_label_rows_that_have_no_image(files, tmp_path):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    assert go(files, oracle="file", rounds=1, resume=True)["status"] == "finished"
+    heard = io.StringIO()
+    config = resolve({**files, "oracle": "file", "rounds": 1, "resume": True})
+    done = run(config, Reporter(1, Console(file=heard, width=200, soft_wrap=True)))
+    assert done["status"] == "finished"
+    said = heard.getvalue()
+    assert "predict --run" in said
+    assert "IMAGES" not in said, "there are none"
+    assert "--folders" not in said
     with Ledger(tmp_path / "run" / "ledger.sqlite") as ledger:
         assert ledger.status()["labels_bought"] == 6
 

@@ -16,9 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
-from psp_ray.cli.main import main
+from psp_ray.cli.main import cli, main
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import read_tensors
 from psp_ray.features.quota import entries, show
@@ -79,6 +80,10 @@ def fill_in(file, answer=lambda row: row["sample_id"].split("-")[0], keep=lambda
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def check_ledger(file, *more):
+    return CliRunner().invoke(cli, ["oracle", "check", "--ledger", file, *more])
 
 
 def files_of(out):
@@ -164,6 +169,14 @@ def test_skip_ignore_and_corrections(options, tmp_path):
     assert predictions["class"].isna().sum() == predictions.probability.isna().sum() == 1
     with Ledger(out / "ledger.sqlite") as ledger:
         assert sorted((c.previous, c.label) for c in ledger.corrections()) == [(-1, 1), (0, 2)]
+
+    # A ledger that lost what the checkpoints know is not called whole.
+    file = str(out / "ledger.sqlite")
+    assert f"ledger {file}: whole (8 labels" in check_ledger(file).output.replace("\n", " ")
+    (tmp_path / "other.sqlite").touch()
+    lost = check_ledger(str(tmp_path / "other.sqlite"), "--run", str(out))
+    assert "8 of 8 answers that the checkpoints of" in lost.output
+    assert "1 problem" in str(lost.exception)
 
     # Even when all is done a correction counts: the last round is repeated.
     with open(out / "corrections.csv", "a") as file:
