@@ -29,7 +29,7 @@ def read_classes(given: str) -> ClassList:
     Raises:
         DatasetError: the file can't be read; fewer than two names; a name twice.
     """
-    if is_file(given) or ("," not in given and re.search(r"[/\\]|\.\w{1,4}$", given)):
+    if is_file(given) or (not re.search(r"[,\r\n]", given) and re.search(r"[/\\]|\.\w{1,4}$", given)):
         try:
             lines = read_text(local_path(given).read_bytes()).splitlines()
         except (OSError, ValueError) as error:
@@ -40,7 +40,7 @@ def read_classes(given: str) -> ClassList:
         entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"]
     else:
         source = "--classes"
-        entries = [(0, part) for part in given.split(",") if part.strip()]
+        entries = [(0, part) for part in re.split(r"[,\r\n]", given) if part.strip()]
     names: list[str] = []
     descriptions: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
