@@ -6,6 +6,7 @@ The actor keeps nothing that matters (`psp_ray.labels.shared`), so Ray may resta
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -362,4 +363,4 @@ class RemoteAccounting:
 
 def last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return re.sub(r"^psp_ray[\w.]*Error: ", "", lines[-1]) if lines else type(error).__name__

@@ -45,6 +45,11 @@ class Storage:
         except (ImportError, ValueError, OSError, pa.ArrowException) as error:
             raise OutputError(f"--storage {uri}: can't be used ({_reason(error)})") from None
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that this is, where it is one of this machine."""
+        return Path(self._root) if self._is_local else None
+
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
 

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import OracleError
+from psp_ray.core.ours import is_ours
 from psp_ray.core.sealed import digest_of
 from psp_ray.labels import GroundTruthAnnotator, Oracle
 from psp_ray.labels.orders import request_id
@@ -324,6 +325,7 @@ def test_two_machines_that_went_on_apart_know_the_same_in_the_end():
             assert all(cells(machines.out(m) / "round_01" / "query.csv")[SAMPLES[0]] == "dog" for m in "ab")
             assert {kind for kind, *_ in a} == {"bought", "told", "corrected"}
             machines.generations_are_whole()
+        assert is_ours(machines.root / "storage"), "no data set has its pictures as a part"
     finally:
         machines.teardown()
 
