@@ -29,7 +29,6 @@ from pydantic import Field
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import LOCK, files_under, make_folder, remove_tree, sync_folder
-from psp_ray.core.ours import mark
 from psp_ray.core.sealed import DamagedFile, Document, file_digest, fitting, parse_object, read_document, write_sealed
 from psp_ray.core.writing import writing
 from psp_ray.labels.desk_files import cells_of, tables_of, take_up, typed
@@ -144,9 +143,7 @@ class RunMirror:
         state, generations = self._state(experiment), self._generations(experiment)
         newest = generations.newest()
         base = newest if newest is not None and newest.number == state.number else None
-        if self.storage.folder is not None:  # it may lie in a data set's folder
-            make_folder(self.storage.folder)
-            mark(self.storage.folder)
+        self.storage.mark()
         with self._to_push() as files:
             desk = {**state.desk, **self._desk(experiment).publish(files, state.desk)}
             if base is None or _differs(base, files, desk):

@@ -22,7 +22,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import files_under, write_bytes, write_with
+from psp_ray.core.files import files_under, make_folder, write_bytes, write_with
+from psp_ray.core.ours import mark
 from psp_ray.core.writing import writing
 
 _CHUNK = 4 * 2**20
@@ -45,10 +46,11 @@ class Storage:
         except (ImportError, ValueError, OSError, pa.ArrowException) as error:
             raise OutputError(f"--storage {uri}: can't be used ({_reason(error)})") from None
 
-    @property
-    def folder(self) -> Path | None:
-        """The folder that this is, where it is one of this machine."""
-        return Path(self._root) if self._is_local else None
+    def mark(self) -> None:
+        """Mark a folder of this machine as ours, for it may lie in a data set's. Raises OutputError."""
+        if self._is_local:
+            make_folder(Path(self._root))
+            mark(Path(self._root))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
