@@ -21,6 +21,7 @@ from psp_ray.run.runtime import OpenRuntime, inline
 from psp_ray.run.session.answering import Answering
 from psp_ray.run.session.beliefs import Beliefs
 from psp_ray.run.session.classifying import Encoder, Images
+from psp_ray.run.session.given import text_of, whole
 from psp_ray.run.session.opening import open_rounds, session_settings
 from psp_ray.run.session.queries import Queries
 from psp_ray.run.session.records import Advice, Doubt, QuerySet, rounds_html
@@ -85,6 +86,7 @@ class Session:
 
     def _open(self, config: Config, events: Events, open_runtime: OpenRuntime, watchers: Sequence[Watcher]) -> None:
         self.rounds, self._stack = open_rounds(config, events, open_runtime, watchers)
+        self._closed = False
         self.classes_ = np.array(self.rounds.names.classes)
         self._answering = Answering(self.rounds.names)
         self.beliefs = Beliefs(self.rounds)
@@ -128,12 +130,14 @@ class Session:
     def propose(self, n: int | None = None) -> QuerySet:
         """The images to label next, the same until `learn` unless another `n` is asked for. Raises UserError where the
         run is over."""
-        return self.queries.propose(n)
+        self._open_still()
+        return self.queries.propose(None if n is None else whole("n", n, 1))
 
     def ahead(self, n: int) -> QuerySet:
         """At most `n` images outside of the query set, chosen as BADGE does, worth labeling while `learn` is at
         work. Answers to them come in when the next round begins."""
-        return self.queries.ahead(n)
+        self._open_still()
+        return self.queries.ahead(whole("n", n, 0))
 
     def alike(self, queries: QuerySet) -> list[int]:
         """Which images of a query set look alike: a number (n,) for each, the same for those that do."""
@@ -147,11 +151,12 @@ class Session:
 
         Raises UserError for a name of no class or no image; then nothing is written.
         """
+        self._open_still()
         if self.rounds.people is None:
             raise UserError(f"oracle {self.rounds.config.labels.oracle}: it knows the labels; just learn()")
         queries = self.propose() if not self.over else None
-        said = self._answering.said(answers, {} if queries is None else queries.beliefs, way)
-        self.rounds.people.answers.write(person, said, uuid.uuid4().hex)
+        said = self._answering.said(answers, {} if queries is None else queries.beliefs, text_of("way", way))
+        self.rounds.people.answers.write(text_of("person", person), said, uuid.uuid4().hex)
         return 0 if queries is None else len(self.queries.still_open(queries))
 
     def learn(self, part: bool = False) -> RoundReport:
@@ -159,6 +164,7 @@ class Session:
 
         Raises AwaitingLabels where labels are missing. Whatever it raises, the round can be tried again.
         """
+        self._open_still()
         self.queries.learn(part)
         self.beliefs.forget()
         if self.over:
@@ -185,7 +191,7 @@ class Session:
     def top(self, images: Images = None, k: int = 3) -> list[list[tuple[str, float]]]:
         """The `k` likeliest classes of each image with their probabilities, the likeliest first."""
         chances = self.predict_proba(images)
-        order = np.argsort(-chances, axis=1, kind="stable")[:, :k]
+        order = np.argsort(-chances, axis=1, kind="stable")[:, : whole("k", k, 1)]
         return [[(str(self.classes_[c]), float(chances[i, c])) for c in row] for i, row in enumerate(order)]
 
     def confusion(self) -> pd.DataFrame:
@@ -194,12 +200,18 @@ class Session:
 
     def doubtful(self, n: int = 20, folds: int = DOUBT_FOLDS) -> list[Doubt]:
         """The bought labels that all other evidence speaks against, the most doubtful first: likely label errors."""
+        n, folds = whole("n", n, 0), whole("folds", folds, 2)
         return self.beliefs.doubtful(folds)[:n]
 
     def extend(self, rounds: int) -> None:
-        """Add rounds to the run. A run that a `stop` criterion has ended goes on without that criterion."""
-        if rounds < 1:
-            raise ConfigError(f"rounds {rounds}: give at least 1")
+        """Add rounds to the run. A run that a `stop` criterion has ended goes on without that criterion.
+
+        Raises ConfigError for more rounds than there are images left to ask about.
+        """
+        self._open_still()
+        rounds, left = whole("rounds", rounds, 1), len(self.rounds.names.sample_ids) - len(self.state.asked)
+        if rounds > left:
+            raise ConfigError(f"rounds {rounds}: there are {left} images left to ask about; give at most as many")
         changes: dict[str, Any] = {"rounds": max(self.rounds.config.labels.rounds, self.round) + rounds}
         if self.state.stopped:
             changes["stop"] = None
@@ -210,6 +222,7 @@ class Session:
     def save(self) -> Path:
         """Write predictions, class vectors and pictures as they are now, as a finished run has them; returns the run's
         folder. Answers and rounds are always saved."""
+        self._open_still()
         self.rounds.finished()
         if not self.over:
             unseal_finished(self.out)
@@ -217,7 +230,8 @@ class Session:
         return self.rounds.out
 
     def close(self) -> None:
-        """Leave the run to others; idempotent."""
+        """Leave the run to others; idempotent. What is known is still told, nothing more is written."""
+        self._closed = True
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -235,3 +249,8 @@ class Session:
         return f"Session({str(self.out)!r}, round {self.round} of {self.rounds.config.labels.rounds})"
 
     # ---- what these are made of ----------------------------------------------------------------------------------
+
+    def _open_still(self) -> None:
+        """A closed session's run may be somebody else's by now."""
+        if self._closed:
+            raise UserError(f"this session is closed; go on with psp_ray.Session.load({str(self.out)!r})")
