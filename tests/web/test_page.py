@@ -176,6 +176,23 @@ def test_labeling(enter, desk):
     assert enter("Bob").get("/api/work?n=3").json()["items"][0]["position"] == 0
 
 
+@pytest.mark.parametrize(("asked", "given"), [("2", 2), ("0", 0), ("9" * 5000, 4), ("-1", 4), ("\u00b2", 4), ("", 4)])
+def test_as_many_as_are_asked_for_and_there(enter, asked, given):
+    answer = enter("you").get("/api/work", params={"n": asked})
+    assert answer.status_code == 200
+    assert len(answer.json()["items"]) == given
+
+
+def test_somebody_leads(enter, crew):
+    lead = enter("you")
+    answer = post(lead, "/api/people", {"name": "you", "role": "review"})
+    assert (answer.status_code, crew.people[0].role) == (400, "lead")
+    assert "nobody would lead" in answer.json()["error"]
+    post(lead, "/api/people", {"name": "Bob", "role": "lead"})
+    assert post(lead, "/api/people", {"name": "you", "role": "review"}).status_code == 200
+    assert lead.get("/api/state").json()["role"] == "review"
+
+
 def test_what_a_role_may(enter, steering, crew):
     label, review, lead = enter("Ann"), enter("Bob"), enter("you")
     wishes = [("/api/learn", {}), ("/api/extend", {"rounds": 2}), ("/api/people", {"name": "Eve", "role": "label"})]
@@ -235,6 +252,9 @@ def test_pictures(enter, tmp_path):
         "/image/-1",
         f"/image/{SIZE}",
         f"/image/{10**30}",
+        f"/image/{'9' * 5000}",
+        "/image/\u0663",
+        "/image/1.5",
         "/image/../ledger.sqlite",
         "/image/..%2fledger.sqlite",
         "/image/0?size=../../../ledger",
