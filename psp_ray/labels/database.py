@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from psp_ray.core.errors import OracleError
+from psp_ray.core.errors import LedgerError, OracleError
 from psp_ray.core.words import MASK, masked
 from psp_ray.labels.schema import MIGRATIONS, SCHEMA_VERSION, labels, metadata, schema_version
 
@@ -133,7 +133,7 @@ def _create_engine(url: URL) -> Engine:
     def _begin(connection: Connection) -> None:
         # A file that was removed or replaced is still written to, and gone when the program ends.
         if _identity(url) != opened[0]:
-            raise OracleError(
+            raise LedgerError(
                 f"ledger {shown(url)}: was removed or replaced while it was in use, nothing is saved any more; put the "
                 "file back if you have it, and start again: what checkpoints know is put back, too"
             )

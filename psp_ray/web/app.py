@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from psp_ray.core.errors import UserError
+from psp_ray.core.errors import LedgerError, UserError
 from psp_ray.web.crew import LABEL, LEAD, REVIEW, Crew, Person
 from psp_ray.web.desk import Desk, Given
 from psp_ray.web.guard import Guard, cookie_name, person_of
@@ -52,11 +52,13 @@ class OneAnswer(_Body):
 
 
 class Answers(_Body):
-    """One action: answers, and which of their images were shown with a suggestion."""
+    """One action: answers, and which of their images were shown with a suggestion. By its `id` it is known when it
+    comes again."""
 
     answers: list[OneAnswer] = Field(min_length=1, max_length=MOST)
     shown: list[int] = Field(default_factory=list, max_length=MOST)
     way: str = Field("", max_length=16)
+    id: str = Field("", pattern="^([0-9a-f]{32})?$")
 
 
 class Decision(_Body):
@@ -180,7 +182,7 @@ class Page:
 
     def _answer(self, body: Answers, person: Person) -> dict[str, Any]:
         given = [Given(item.position, item.label, item.seconds) for item in body.answers]
-        self._desk.answer(person, given, shown=body.shown, way=body.way)
+        self._desk.answer(person, given, shown=body.shown, way=body.way, action=body.id)
         return {"state": self._state(person)}
 
     def _undo(self, body: Nothing, person: Person) -> dict[str, Any]:
@@ -242,5 +244,7 @@ class Page:
             return JSONResponse({"error": f"this needs the role {role}; yours is {person.role}"}, 403)
         try:
             return JSONResponse(await run_in_threadpool(work, person))
+        except LedgerError as error:  # the page keeps what it sent, and sends it again
+            return JSONResponse({"error": str(error)}, 503)
         except UserError as error:
             return JSONResponse({"error": str(error)}, 400)

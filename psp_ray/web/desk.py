@@ -139,17 +139,22 @@ class Desk:
             self.leases.take(person.name, [t.position for t in chosen if self.leases.holder(t.position) != person.name])
             return self._handed(chosen, person)
 
-    def answer(self, person: Person, given: Sequence[Given], *, shown: Iterable[int] = (), way: str = "") -> int:
+    def answer(
+        self, person: Person, given: Sequence[Given], *, shown: Iterable[int] = (), way: str = "", action: str = ""
+    ) -> int:
         """Write answers down as one action; `shown`: positions whose suggestion the person saw. Returns how many.
 
-        Of an image that somebody else has answered it is a second opinion.
+        Of an image that somebody else has answered it is a second opinion. An `action` (32 hexadecimal digits) that is
+        in the book is not written again: the page sends it until it hears that it was heard, from every tab.
 
         Raises OracleError for an image or a label that there isn't; then nothing is written.
         """
         with self.changed:
+            if action and any(event.batch == action and event.person == person.name for event in self._events):
+                return 0
             saw = set(shown)
             said = [self._said(person, item, item.position in saw, way) for item in given]
-            self._note(self.book.write(person.name, said, uuid.uuid4().hex))
+            self._note(self.book.write(person.name, said, action or uuid.uuid4().hex))
             self.leases.renew(person.name)
             self.leases.give_back(person.name, [item.position for item in given])
             self.changed.notify_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -209,6 +210,33 @@ def test_what_a_role_may(enter, steering, crew):
     assert post(review, "/api/decide", {"position": 0, "label": 1}).status_code == 200
     assert "token" not in label.get("/api/state").text
     assert {person["name"] for person in lead.get("/api/state").json()["people"]} == {"you", "Ann", "Bob", "Eve"}
+
+
+def test_an_action_that_comes_again_is_written_once(enter, desk):
+    client, action = enter("Ann"), {"answers": [{"position": 0, "label": 2}], "id": "0123456789abcdef" * 2}
+    for _ in range(2):
+        assert post(client, "/api/answers", action).status_code == 200
+    assert [(event.person, event.label) for event in desk.standing] == [("Ann", 2)]
+    post(client, "/api/undo", {})
+    post(client, "/api/answers", action)  # from a tab that did not hear that it was heard
+    assert not desk.standing
+    post(enter("Bob"), "/api/answers", action)
+    assert [event.person for event in desk.standing] == ["Bob"]
+    assert post(client, "/api/answers", action | {"id": "x"}).status_code == 422
+
+
+def test_an_answer_that_can_t_be_written_now_is_not_refused(enter, desk, ledger):
+    """The page throws away what is refused (4xx) and sends the rest again (5xx)."""
+    client, action = enter("Ann"), {"answers": [{"position": 0, "label": 2}], "id": "0123456789abcdef" * 2}
+    place = Path(ledger.name)
+    aside = place.rename(place.with_suffix(".aside"))
+    answer = post(client, "/api/answers", action)
+    assert answer.status_code == 503
+    assert "removed or replaced" in answer.json()["error"]
+    assert not desk.standing
+    aside.rename(place)
+    assert post(client, "/api/answers", action).status_code == 200
+    assert len(desk.standing) == 1
 
 
 def test_review(enter):
