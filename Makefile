@@ -16,8 +16,11 @@ help:
 run: $(VENV)/.ready-run
 	$(BIN)/python -m psp_ray.main $(ARGS)
 
+# Two at a time; what is in one file runs in one process, since it shares fixtures.
+SIDE_BY_SIDE = -n auto --maxprocesses 2 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-all: lint
 	$(BIN)/python -m pytest -m "slow or browser or not slow" $(ARGS)

@@ -75,9 +75,9 @@ class World:
             self.failures.append(f"{fault}, {stage}: {what}")
 
     def show(self) -> str:
-        lines = [f"{'fault':14}{'stage':34}{'outcome':12}{'count':>7}"]
+        lines = [f"{'fault':14}{'stage':46}{'outcome':12}{'count':>7}"]
         rows = sorted(self.table.items())
-        lines += [f"{fault:14}{stage:34}{outcome:12}{count:>7,}" for (fault, stage, outcome), count in rows]
+        lines += [f"{fault:14}{stage:46}{outcome:12}{count:>7,}" for (fault, stage, outcome), count in rows]
         bad = sum(count for (_, _, outcome), count in self.table.items() if outcome.isupper())
         return "\n".join([*lines, f"{sum(self.table.values()):,} cases, {bad:,} of them bad"])
 
