@@ -144,9 +144,8 @@ class Desk:
     ) -> int:
         """Write answers down as one action; `shown`: positions whose suggestion the person saw. Returns how many.
 
-        Of an image that somebody else has answered it is a second opinion. An `action` (32 hexadecimal digits) that is
-        in the book is not written again: the page sends it until it hears that it was heard, from every tab.
-
+        Of an image that somebody else has answered it is a second opinion. A named `action` is written once, however
+        often the page sends it.
         Raises OracleError for an image or a label that there isn't; then nothing is written.
         """
         with self.changed:
@@ -244,9 +243,7 @@ class Desk:
         ]
 
     def _task(self, digest: str) -> Task:
-        if digest in self._tasks:
-            return self._tasks[digest]
-        return Task(self.pool.position_of[digest], digest, -1, 0.0)
+        return self._tasks.get(digest) or Task(self.pool.position_of[digest], digest, -1, 0.0)
 
     def _handed(self, tasks: Sequence[Task], person: Person) -> list[Handed]:
         cut, said = self.record.cut, opinions(self._standing)

@@ -12,7 +12,6 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, UserError
-from psp_ray.core.records import Float64Array
 from psp_ray.report.round_report import RoundReport
 from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events, Silent
@@ -20,22 +19,20 @@ from psp_ray.run.folder import unseal_finished
 from psp_ray.run.runtime import OpenRuntime, inline
 from psp_ray.run.session.answering import Answering
 from psp_ray.run.session.beliefs import Beliefs
-from psp_ray.run.session.classifying import Encoder, Images
+from psp_ray.run.session.classifying import Encoder
 from psp_ray.run.session.given import text_of, whole
 from psp_ray.run.session.opening import open_rounds, session_settings
 from psp_ray.run.session.queries import Queries
-from psp_ray.run.session.records import Advice, Doubt, QuerySet, rounds_html
+from psp_ray.run.session.records import Advice, QuerySet, rounds_html
+from psp_ray.run.session.telling import Telling
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watcher
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-DOUBT_FOLDS = 10
-"""The labels are doubted by evidence that leaves out one in so many at a time."""
+    pass
 
 
-class Session:
+class Session(Telling):
     """A run of rounds, driven by you: `propose`, `label`, `learn`, and again.
 
     >>> session = Session("photos", ["cat", "dog"], out="runs/mine")  # doctest: +SKIP
@@ -175,33 +172,6 @@ class Session:
     def advice(self) -> Advice:
         """Whether to go on, and what more rounds should bring."""
         return self.beliefs.advice()
-
-    def predict_proba(self, images: Images = None) -> Float64Array:
-        """Calibrated probabilities (n, C) of the classes, in the order of `classes_`, of images (files, encoded bytes,
-        PIL images), of embeddings (n, d) of the run's model, or of the whole pool (None).
-
-        Raises UserError for an image that can't be read.
-        """
-        return self.beliefs.probabilities(self._encode(images))
-
-    def predict(self, images: Images = None) -> np.ndarray:
-        """The likeliest class of each image, by name (n,); see `predict_proba`."""
-        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
-
-    def top(self, images: Images = None, k: int = 3) -> list[list[tuple[str, float]]]:
-        """The `k` likeliest classes of each image with their probabilities, the likeliest first."""
-        chances = self.predict_proba(images)
-        order = np.argsort(-chances, axis=1, kind="stable")[:, : whole("k", k, 1)]
-        return [[(str(self.classes_[c]), float(chances[i, c])) for c in row] for i, row in enumerate(order)]
-
-    def confusion(self) -> pd.DataFrame:
-        """Labels (rows) against what classifiers said that had not seen them (columns), in images."""
-        return self.beliefs.confusion()
-
-    def doubtful(self, n: int = 20, folds: int = DOUBT_FOLDS) -> list[Doubt]:
-        """The bought labels that all other evidence speaks against, the most doubtful first: likely label errors."""
-        n, folds = whole("n", n, 0), whole("folds", folds, 2)
-        return self.beliefs.doubtful(folds)[:n]
 
     def extend(self, rounds: int) -> None:
         """Add rounds to the run. A run that a `stop` criterion has ended goes on without that criterion.
