@@ -67,7 +67,7 @@ def label(
     out = Path(given["out"] if "out" in given else default_out(resolve(settings, config_file)))
     config = continued(out, given) if is_run(out) else resolve(settings, config_file)
     from psp_ray.run.session import Session
-    from psp_ray.web.serve import Serving, serve
+    from psp_ray.web.serve import Serving, bind, require_people, serve
     from psp_ray.web.worker import WebEvents
 
     events = WebEvents(config.labels.rounds)
@@ -78,5 +78,8 @@ def label(
         suggest_after=0 if always else Rules.suggest_after,
     )
     config = config.changed(out=str(out), resume=True)
-    session = Session.of(config, events, open_runtime, watchers_of(config, html=html, track=track))
-    serve(session, events, Serving(host, port, people, rules, ahead, not no_browser), click.echo)
+    # What can be wrong with the page is said before images are encoded, which takes its time.
+    require_people(config.labels.oracle)
+    with bind(host, port) as listener:
+        session = Session.of(config, events, open_runtime, watchers_of(config, html=html, track=track))
+        serve(listener, session, events, Serving(host, people, rules, ahead, not no_browser), click.echo)

@@ -27,6 +27,10 @@ class OracleError(UserError):
     """The ledger can't be opened, or holds labels of another label space."""
 
 
+class LedgerError(OracleError):
+    """The ledger can't be read or written now. Nothing is wrong with what was asked of it, which may be asked again."""
+
+
 class BudgetError(OracleError):
     """A label cap or a cost cap would be overrun."""
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from psp_ray.core.errors import OracleError
+from psp_ray.core.errors import LedgerError, OracleError
 from psp_ray.core.words import MASK, masked
 from psp_ray.labels.schema import MIGRATIONS, SCHEMA_VERSION, labels, metadata, schema_version
 
@@ -116,6 +116,7 @@ def _create_engine(url: URL) -> Engine:
         # READ COMMITTED: after waiting for another client's claim, the next statement must see it.
         return sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    opened: list[tuple[int, int]] = []
 
     @event.listens_for(engine, "connect")
     def _configure(connection, record):  # type: ignore[no-untyped-def]
@@ -125,13 +126,30 @@ def _create_engine(url: URL) -> Engine:
         _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchall())
         connection.execute("PRAGMA synchronous=EXTRA")
         connection.execute("PRAGMA foreign_keys=ON")
+        if not opened:
+            opened.append(_identity(url))
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
+        # A file that was removed or replaced is still written to, and gone when the program ends.
+        if _identity(url) != opened[0]:
+            raise LedgerError(
+                f"ledger {shown(url)}: was removed or replaced while it was in use, nothing is saved any more; put the "
+                "file back if you have it, and start again: what checkpoints know is put back, too"
+            )
         # The write lock is taken at once: two clients that both read "not bought" can't both go on to pay.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _identity(url: URL) -> tuple[int, int]:
+    """Which file it is, whatever its name; (0, 0) for none."""
+    try:
+        found = os.stat(str(url.database))
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _patiently(action: Callable[[], object]) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from psp_ray.core.answers import SKIP
-from psp_ray.core.errors import OracleError
+from psp_ray.core.errors import LedgerError
 from psp_ray.labels import claims, purchase
 from psp_ray.labels import corrections as correcting
 from psp_ray.labels import restore as restoring
@@ -253,7 +253,7 @@ class Ledger:
                 if attempt + 1 < _ATTEMPTS and _is_passing(error):
                     time.sleep(0.02 * 2**attempt)
                     continue
-                raise OracleError(
+                raise LedgerError(
                     f"ledger {self.name}: {one_line(error)}; labels bought so far are safe, run again with --resume"
                 ) from error
         raise AssertionError("unreachable")

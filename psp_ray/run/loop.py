@@ -90,10 +90,24 @@ class Experiment:
 
     @property
     def over(self) -> bool:
-        """Whether no round is left: all are done, a criterion has ended the run, or everybody was asked."""
+        """Whether no round is left."""
+        return bool(self.why_over)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every image of the pool was asked about."""
+        return len(self._now().asked) == self.context.n_pool
+
+    @property
+    def why_over(self) -> str:
+        """Why no round is left: a criterion has ended the run, every image was asked about, or all rounds are done; ""
+        while there is one."""
         state = self._now()
-        done = state.round >= self.context.config.labels.rounds
-        return done or bool(state.stopped) or len(state.asked) == self.context.n_pool
+        if state.stopped:
+            return state.stopped
+        if self.exhausted:
+            return "every image of the pool was asked about"
+        return "all its rounds are done" if state.round >= self.context.config.labels.rounds else ""
 
     def next_round(self, n_query: int | None = None) -> Round:
         """The round that follows, over a query set of `n_query` (default: as the settings say)."""

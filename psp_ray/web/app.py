@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from psp_ray.core.errors import UserError
+from psp_ray.core.errors import LedgerError, UserError
 from psp_ray.web.crew import LABEL, LEAD, REVIEW, Crew, Person
 from psp_ray.web.desk import Desk, Given
 from psp_ray.web.guard import Guard, cookie_name, person_of
@@ -27,6 +27,8 @@ from psp_ray.web.shown import agreement_of, disputed, doubted, examples, handed_
 HERE = Path(__file__).parent
 MOST = 500
 """Images that one request may ask for, or answer."""
+MANY = 12
+"""Images that a request gets that doesn't say how many."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -50,11 +52,13 @@ class OneAnswer(_Body):
 
 
 class Answers(_Body):
-    """One action: answers, and which of their images were shown with a suggestion."""
+    """One action: answers, and which of their images were shown with a suggestion. By its `id` it is known when it
+    comes again."""
 
     answers: list[OneAnswer] = Field(min_length=1, max_length=MOST)
     shown: list[int] = Field(default_factory=list, max_length=MOST)
     way: str = Field("", max_length=16)
+    id: str = Field("", pattern="^([0-9a-f]{32})?$")
 
 
 class Decision(_Body):
@@ -87,6 +91,11 @@ class Nothing(_Body):
     """A wish without details."""
 
 
+def whole(text: str) -> int | None:
+    """A number as a browser writes it; None for anything else. Python refuses to read thousands of digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 Work = Callable[[Request, Person], Any]
 
 
@@ -117,7 +126,7 @@ class Page:
         ]
         routes = [
             Route("/", self._home),
-            Route("/image/{position:int}", self._image),
+            Route("/image/{position}", self._image),
             Mount("/static", StaticFiles(directory=HERE / "static")),
             *calls,
         ]
@@ -151,10 +160,10 @@ class Page:
         return HTMLResponse(self._templates.get_template("stranger.html").render(), status_code=401)
 
     async def _image(self, request: Request) -> Response:
-        position, size = int(request.path_params["position"]), request.query_params.get("size", "thumb")
+        position, size = whole(request.path_params["position"]), request.query_params.get("size", "thumb")
         if person_of(request, self._crew) is None:
             return Response(status_code=401)
-        if not 0 <= position < len(self._desk.pool.ids) or size not in SIZES:
+        if position is None or position >= len(self._desk.pool.ids) or size not in SIZES:
             return Response(status_code=404)
         data = await run_in_threadpool(self._pictures.get, position, size)
         if data is None:
@@ -167,14 +176,13 @@ class Page:
         return state_of(self._desk, person, self._crew.people)
 
     def _work(self, request: Request, person: Person) -> dict[str, Any]:
-        asked = request.query_params.get("n", "12")
-        count = min(int(asked), MOST) if asked.isdecimal() else 12
-        handed = self._desk.hand_out(person, count)
+        asked = whole(request.query_params.get("n", ""))
+        handed = self._desk.hand_out(person, MANY if asked is None else min(asked, MOST))
         return {"items": handed_of(self._desk, handed), "state": self._state(person)}
 
     def _answer(self, body: Answers, person: Person) -> dict[str, Any]:
         given = [Given(item.position, item.label, item.seconds) for item in body.answers]
-        self._desk.answer(person, given, shown=body.shown, way=body.way)
+        self._desk.answer(person, given, shown=body.shown, way=body.way, action=body.id)
         return {"state": self._state(person)}
 
     def _undo(self, body: Nothing, person: Person) -> dict[str, Any]:
@@ -236,5 +244,7 @@ class Page:
             return JSONResponse({"error": f"this needs the role {role}; yours is {person.role}"}, 403)
         try:
             return JSONResponse(await run_in_threadpool(work, person))
+        except LedgerError as error:  # the page keeps what it sent, and sends it again
+            return JSONResponse({"error": str(error)}, 503)
         except UserError as error:
             return JSONResponse({"error": str(error)}, 400)

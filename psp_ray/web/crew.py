@@ -55,17 +55,15 @@ class Crew:
         """Somebody new, or a known person whose role is `role` from now on; the link of a known one stays.
 
         Raises:
-            ConfigError: no name, a longer one than is shown, or no such role.
+            ConfigError: no name, a longer one than is shown, no such role, or nobody left who leads.
         """
-        name = " ".join(name.split())
-        if not name or len(name) > LONGEST_NAME or not name.isprintable():
-            raise ConfigError(f"person {name[:LONGEST_NAME]!r}: give a name of 1 to {LONGEST_NAME} letters")
-        if role not in ROLES:
-            raise ConfigError(f"person {name}: role {role!r} is none; choose {', '.join(ROLES)}")
+        name = checked(name, role)
         with self._lock:
             known = next((person for person in self._people if person.name == name), None)
             person = Person(name, role, known.token if known else secrets.token_urlsafe(24))
             people = [person if item is known else item for item in self._people] if known else [*self._people, person]
+            if not any(item.role == LEAD for item in people) and any(item.role == LEAD for item in self._people):
+                raise ConfigError(f"person {name}: nobody would lead any more; make somebody else lead first")
             if people != self._people:
                 self._write(people)
                 self._people = people
@@ -87,7 +85,17 @@ class Crew:
             raise OutputError(f"{self._file}: can't be written ({error.strerror}); make room or free it") from None
 
 
+def checked(name: str, role: str) -> str:
+    """The name as it is kept. Raises ConfigError: no name, a longer one than is shown, or no such role."""
+    name = " ".join(name.split())
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise ConfigError(f"person {name[:LONGEST_NAME]!r}: give a name of 1 to {LONGEST_NAME} letters")
+    if role not in ROLES:
+        raise ConfigError(f"person {name}: role {role!r} is none; choose {', '.join(ROLES)}")
+    return name
+
+
 def read_people(given: str) -> list[tuple[str, str]]:
-    """`Ann,Bob:review` as (name, role); the role is `label` where none is said."""
+    """`Ann,Bob:review` as (name, role); the role is `label` where none is said. Raises ConfigError as `checked`."""
     pairs = (part.rpartition(":") if ":" in part else (part, ":", LABEL) for part in given.split(",") if part.strip())
-    return [(name.strip(), role.strip()) for name, _, role in pairs]
+    return [(checked(name, role.strip()), role.strip()) for name, _, role in pairs]

@@ -139,17 +139,21 @@ class Desk:
             self.leases.take(person.name, [t.position for t in chosen if self.leases.holder(t.position) != person.name])
             return self._handed(chosen, person)
 
-    def answer(self, person: Person, given: Sequence[Given], *, shown: Iterable[int] = (), way: str = "") -> int:
+    def answer(
+        self, person: Person, given: Sequence[Given], *, shown: Iterable[int] = (), way: str = "", action: str = ""
+    ) -> int:
         """Write answers down as one action; `shown`: positions whose suggestion the person saw. Returns how many.
 
-        Of an image that somebody else has answered it is a second opinion.
-
+        Of an image that somebody else has answered it is a second opinion. A named `action` is written once, however
+        often the page sends it.
         Raises OracleError for an image or a label that there isn't; then nothing is written.
         """
         with self.changed:
+            if action and any(event.batch == action and event.person == person.name for event in self._events):
+                return 0
             saw = set(shown)
             said = [self._said(person, item, item.position in saw, way) for item in given]
-            self._note(self.book.write(person.name, said, uuid.uuid4().hex))
+            self._note(self.book.write(person.name, said, action or uuid.uuid4().hex))
             self.leases.renew(person.name)
             self.leases.give_back(person.name, [item.position for item in given])
             self.changed.notify_all()
@@ -239,9 +243,7 @@ class Desk:
         ]
 
     def _task(self, digest: str) -> Task:
-        if digest in self._tasks:
-            return self._tasks[digest]
-        return Task(self.pool.position_of[digest], digest, -1, 0.0)
+        return self._tasks.get(digest) or Task(self.pool.position_of[digest], digest, -1, 0.0)
 
     def _handed(self, tasks: Sequence[Task], person: Person) -> list[Handed]:
         cut, said = self.record.cut, opinions(self._standing)

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from psp_ray.core.errors import ConfigError, UserError
+from psp_ray.run.people import ASKED
 from psp_ray.run.session import Session
 from psp_ray.web.app import Page
 from psp_ray.web.board import PoolView
@@ -36,7 +37,6 @@ class Serving:
     """Where the page is, who has a link besides `you`, and how images are handed out."""
 
     host: str = "127.0.0.1"
-    port: int | None = None
     people: Sequence[tuple[str, str]] = ()
     rules: Rules = field(default_factory=Rules)
     ahead: int | None = None
@@ -49,11 +49,8 @@ class Station:
 
     def __init__(self, session: Session, events: WebEvents, serving: Serving) -> None:
         people, names = session.rounds.people, session.rounds.names
-        if people is None:
-            raise UserError(
-                f"--oracle {session.rounds.config.labels.oracle}: this run asks nobody, its labels are known; label "
-                "with --oracle people in a new --out folder"
-            )
+        require_people(session.rounds.config.labels.oracle)
+        assert people is not None
         self.session, self.crew = session, Crew(session.out)
         self.crew.invite("you", LEAD)
         for name, role in serving.people:
@@ -73,31 +70,41 @@ class Station:
         return Page(self.desk, self.crew, self.pictures, self.worker, title).app(hosts)
 
 
-def serve(session: Session, events: WebEvents, serving: Serving, say: Callable[[str], None]) -> None:
-    """Serve until interrupted; every link is said. Raises UserError where the port can't be had."""
+def require_people(oracle: str) -> None:
+    """Raise UserError for a run whose labels are known: there is nobody for whom to show a page."""
+    if oracle not in ASKED:
+        raise UserError(
+            f"--oracle {oracle}: this run asks nobody, its labels are known; label with --oracle people in a new --out "
+            "folder"
+        )
+
+
+def serve(
+    listener: socket.socket, session: Session, events: WebEvents, serving: Serving, say: Callable[[str], None]
+) -> None:
+    """Serve on what `bind` gave until interrupted; every link is said."""
     station = Station(session, events, serving)
-    with bind(serving.host, serving.port) as listener:
-        address = f"http://{_shown(serving.host)}:{listener.getsockname()[1]}"
-        local = is_loopback(serving.host)
-        if not local:
-            say(f"warning: --host {serving.host}: whoever can reach this machine and has a link can label; links and")
-            say("  answers travel in the clear, so put a proxy with TLS in front where you don't trust the network")
-        for person in station.crew.people:
-            say(f"{person.name} ({person.role}): {address}/?token={person.token}")
-        say("Ctrl-C ends; every answer is saved at once")
-        station.worker.start()
-        if serving.browser and local:
-            webbrowser.open(f"{address}/?token={station.crew.people[0].token}")
-        hosts = ["127.0.0.1", "localhost", "[::1]"] if local else ["*"]
-        config = uvicorn.Config(station.app(hosts), log_level="warning", access_log=False, server_header=False)
-        try:
-            with suppress(KeyboardInterrupt):  # the usual way to end
-                uvicorn.Server(config).run(sockets=[listener])
-        finally:
-            station.worker.stop()
-            station.worker.join(LEAVING)
-            if not station.worker.is_alive():
-                leave(session)
+    address = f"http://{_shown(serving.host)}:{listener.getsockname()[1]}"
+    local = is_loopback(serving.host)
+    if not local:
+        say(f"warning: --host {serving.host}: whoever can reach this machine and has a link can label; links and")
+        say("  answers travel in the clear, so put a proxy with TLS in front where you don't trust the network")
+    for person in station.crew.people:
+        say(f"{person.name} ({person.role}): {address}/?token={person.token}")
+    say("Ctrl-C ends; every answer is saved at once")
+    station.worker.start()
+    if serving.browser and local:
+        webbrowser.open(f"{address}/?token={station.crew.people[0].token}")
+    hosts = ["127.0.0.1", "localhost", "[::1]"] if local else ["*"]
+    config = uvicorn.Config(station.app(hosts), log_level="warning", access_log=False, server_header=False)
+    try:
+        with suppress(KeyboardInterrupt):  # the usual way to end
+            uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        station.worker.stop()
+        station.worker.join(LEAVING)
+        if not station.worker.is_alive():
+            leave(session)
 
 
 def leave(session: Session) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from rich.console import Console
 
 from psp_ray.core.answers import AwaitingLabels
-from psp_ray.core.errors import UserError
+from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.report.progress import Reporter
 from psp_ray.report.round_report import RoundReport
 from psp_ray.run.people import People
@@ -120,7 +120,7 @@ class Worker(threading.Thread):
                 if wishes.stop:
                     return
                 if wishes.extend:
-                    self.session.extend(wishes.extend)
+                    self._extend(wishes.extend)
                 elif not self.session.over:
                     self._learn(part=wishes.learn)
         except UserError as error:
@@ -164,6 +164,12 @@ class Worker(threading.Thread):
                     return wishes
                 wishes.learn = False  # there is nothing to learn from yet
                 self.desk.changed.wait()
+
+    def _extend(self, rounds: int) -> None:
+        try:
+            self.session.extend(rounds)
+        except ConfigError as error:  # more than there is to ask about: the run is none the worse
+            self.desk.status.notes.append(str(error))
 
     def _learn(self, part: bool) -> None:
         self.desk.status.state = "learning"

@@ -336,6 +336,22 @@ def right_of(server):
     return sorted(KEYS)[said["Ann"]]
 
 
+def test_a_key_held_down_and_two_tabs_write_nothing_twice(serve_here, visit):
+    server = serve_here(labels_per_round=6)
+    page = visit(server)
+    page.wait_for_selector(".stage img")
+    for _ in range(5):  # from the second on the browser says that it is the same press
+        page.keyboard.down("1")
+    page.keyboard.up("1")
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_selector(".stage img")
+    with other.expect_response(lambda response: response.url.endswith("/api/answers")):
+        other.keyboard.press("2")
+    wait_for(page, "2 of 6")
+    assert len(server.answers()) == 2
+
+
 def test_the_server_is_killed_while_somebody_labels(serve, visit):
     words = ("--rounds", "1", "--labels-per-round", "6", "--ahead", "0")
     server = serve(*words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -176,6 +177,23 @@ def test_labeling(enter, desk):
     assert enter("Bob").get("/api/work?n=3").json()["items"][0]["position"] == 0
 
 
+@pytest.mark.parametrize(("asked", "given"), [("2", 2), ("0", 0), ("9" * 5000, 4), ("-1", 4), ("\u00b2", 4), ("", 4)])
+def test_as_many_as_are_asked_for_and_there(enter, asked, given):
+    answer = enter("you").get("/api/work", params={"n": asked})
+    assert answer.status_code == 200
+    assert len(answer.json()["items"]) == given
+
+
+def test_somebody_leads(enter, crew):
+    lead = enter("you")
+    answer = post(lead, "/api/people", {"name": "you", "role": "review"})
+    assert (answer.status_code, crew.people[0].role) == (400, "lead")
+    assert "nobody would lead" in answer.json()["error"]
+    post(lead, "/api/people", {"name": "Bob", "role": "lead"})
+    assert post(lead, "/api/people", {"name": "you", "role": "review"}).status_code == 200
+    assert lead.get("/api/state").json()["role"] == "review"
+
+
 def test_what_a_role_may(enter, steering, crew):
     label, review, lead = enter("Ann"), enter("Bob"), enter("you")
     wishes = [("/api/learn", {}), ("/api/extend", {"rounds": 2}), ("/api/people", {"name": "Eve", "role": "label"})]
@@ -192,6 +210,33 @@ def test_what_a_role_may(enter, steering, crew):
     assert post(review, "/api/decide", {"position": 0, "label": 1}).status_code == 200
     assert "token" not in label.get("/api/state").text
     assert {person["name"] for person in lead.get("/api/state").json()["people"]} == {"you", "Ann", "Bob", "Eve"}
+
+
+def test_an_action_that_comes_again_is_written_once(enter, desk):
+    client, action = enter("Ann"), {"answers": [{"position": 0, "label": 2}], "id": "0123456789abcdef" * 2}
+    for _ in range(2):
+        assert post(client, "/api/answers", action).status_code == 200
+    assert [(event.person, event.label) for event in desk.standing] == [("Ann", 2)]
+    post(client, "/api/undo", {})
+    post(client, "/api/answers", action)  # from a tab that did not hear that it was heard
+    assert not desk.standing
+    post(enter("Bob"), "/api/answers", action)
+    assert [event.person for event in desk.standing] == ["Bob"]
+    assert post(client, "/api/answers", action | {"id": "x"}).status_code == 422
+
+
+def test_an_answer_that_can_t_be_written_now_is_not_refused(enter, desk, ledger):
+    """The page throws away what is refused (4xx) and sends the rest again (5xx)."""
+    client, action = enter("Ann"), {"answers": [{"position": 0, "label": 2}], "id": "0123456789abcdef" * 2}
+    place = Path(ledger.name)
+    aside = place.rename(place.with_suffix(".aside"))
+    answer = post(client, "/api/answers", action)
+    assert answer.status_code == 503
+    assert "removed or replaced" in answer.json()["error"]
+    assert not desk.standing
+    aside.rename(place)
+    assert post(client, "/api/answers", action).status_code == 200
+    assert len(desk.standing) == 1
 
 
 def test_review(enter):
@@ -235,6 +280,9 @@ def test_pictures(enter, tmp_path):
         "/image/-1",
         f"/image/{SIZE}",
         f"/image/{10**30}",
+        f"/image/{'9' * 5000}",
+        "/image/\u0663",
+        "/image/1.5",
         "/image/../ledger.sqlite",
         "/image/..%2fledger.sqlite",
         "/image/0?size=../../../ledger",

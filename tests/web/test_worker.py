@@ -140,6 +140,17 @@ def test_what_goes_wrong_is_shown_and_costs_no_answer(tiny_folder, tmp_path, set
     leave(station.session)
 
 
+def test_too_many_rounds_are_said_and_break_nothing(tiny_folder, tmp_path, settings):
+    station = station_of(tiny_folder, tmp_path / "run", settings)
+    you = browser(station)
+    until(you, lambda state: state["state"] == "waiting")
+    you.post("/api/extend", json={"rounds": 1000}, headers=WRITE)
+    state = until(you, lambda state: state["notes"])
+    assert "images left to ask about" in state["notes"][-1]
+    assert until(you, lambda state: state["state"] == "waiting")["rounds"] == 2
+    end(station)
+
+
 def test_a_run_that_asks_nobody_has_no_page(tiny_folder, tmp_path, settings):
     events = WebEvents(2, Console(quiet=True))
     with (

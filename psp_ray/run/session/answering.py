@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from psp_ray.core.answers import IGNORE, AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.labels.answer_book import Said
+from psp_ray.run.session.given import answers_of, label_number
 from psp_ray.run.state import PoolNames
 
 
@@ -23,10 +24,10 @@ class Answering:
         """{id: class name or index, skip or ignore} as the book has it; `predicted`: (class, probability) by id, as
         far as known.
 
-        Raises OracleError for a name of no class or no image.
+        Raises OracleError for what is no answer, and for a name of no class or no image.
         """
         said = []
-        for name, given in answers.items():
+        for name, given in answers_of(answers).items():
             suggested, probability = predicted.get(name, (-1, 0.0))
             digest, label = self._hash(name), self._label(name, given)
             said.append(Said(digest, label, suggested=suggested, probability=probability, way=way))
@@ -39,9 +40,10 @@ class Answering:
 
     def _label(self, name: str, given: str | int) -> int:
         if not isinstance(given, str):
-            if not IGNORE <= int(given) < len(self._names.classes):
+            number = label_number(name, given)
+            if not IGNORE <= number < len(self._names.classes):
                 raise OracleError(f"{name!r}: {given} is no class; there are 0..{len(self._names.classes) - 1}")
-            return int(given)
+            return number
         try:
             label = self._read(given)
         except UnknownLabel as error:

@@ -14,6 +14,7 @@ from psp_ray.core.errors import DatasetError, UserError
 from psp_ray.data.images import ImageError, center_view, decode, read_file, upright_rgb
 from psp_ray.features.tower import backbone_spec, load_image_tower
 from psp_ray.run.command import Rounds
+from psp_ray.run.session.given import embeddings_of, images_of
 
 Images = Sequence["str | os.PathLike[str] | bytes | Image.Image"] | NDArray[Any] | None
 """Files, encoded bytes or PIL images; or embeddings (n, d)."""
@@ -31,29 +32,20 @@ class Encoder:
         """L2-normalized features (n, d) float32; None stays None.
 
         Raises:
-            DatasetError: an image that can't be read, or embeddings of another width. UserError: images, where the run
-                has embeddings and no model.
+            DatasetError: what is no image or can't be read; embeddings of another width, or of NaN or zeros.
+            UserError: images, where the run has embeddings and no model.
         """
         if images is None:
             return None
-        if isinstance(images, np.ndarray):
-            return self._normalized(images)
+        if isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":
+            return embeddings_of(images, self._rounds.data.pool.dim)
         if self._rounds.data.dataset.embeddings is not None and self._rounds.config.data.class_embeddings:
             raise UserError("this run has embeddings and no model: give embeddings (n, d) of the same kind")
+        sources = images_of(images)
         if self._tower is None:
             self._tower = load_image_tower(backbone_spec(self._rounds.config.model))[0]
-        sources = list(images)
         parts = [self._encode(sources[start : start + BATCH]) for start in range(0, len(sources), BATCH)]
         return np.concatenate(parts) if parts else np.zeros((0, self._rounds.data.pool.dim), np.float32)
-
-    def _normalized(self, embeddings: NDArray[Any]) -> NDArray[Any]:
-        if embeddings.ndim != 2 or embeddings.shape[1] != self._rounds.data.pool.dim:
-            raise DatasetError(
-                f"embeddings of shape {embeddings.shape}: those of this run have {self._rounds.data.pool.dim} numbers"
-            )
-        found: NDArray[Any] = embeddings.astype(np.float32)
-        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return found
 
     def _encode(self, sources: Sequence[Any]) -> NDArray[Any]:
         pixels = [center_view(_decoded(source), self._tower.preprocessing).transpose(2, 0, 1) for source in sources]

@@ -22,7 +22,7 @@ from psp_ray.run.people import ASKED
 from psp_ray.run.prepare import prepare, require_labels
 from psp_ray.run.resolve import resolve
 from psp_ray.run.runtime import OpenRuntime
-from psp_ray.run.session.sources import as_class_embeddings, as_classes, as_dataset
+from psp_ray.run.session.sources import Keeper, as_class_embeddings, as_classes, as_dataset
 from psp_ray.run.watching import Watcher
 from psp_ray.storage.remote import Storage
 
@@ -70,15 +70,18 @@ def session_settings(
         UserError: one line for what is wrong with them.
     """
     given = {"runner": "inline", **settings}
-    place = Path(out) if out is not None else Path("runs") / "session"
+    if out is not None and not (isinstance(out, str | os.PathLike) and os.fspath(out)):
+        raise ConfigError(f"out {out!r}: give the path of a folder, or leave it out")
+    keep = Keeper(None if out is None else Path(out))
     if images is not None:
-        given["dataset"] = as_dataset(images, ids, place)
-        given["classes"] = as_classes(classes, place)
-        given["class_embeddings"] = as_class_embeddings(class_embeddings, classes, place)
-    if is_run(place):
-        return _with_people(continued(place, given))
+        given["dataset"] = as_dataset(images, ids, keep)
+        given["classes"] = as_classes(classes, keep)
+        given["class_embeddings"] = as_class_embeddings(class_embeddings, classes, keep)
+    if out is not None and is_run(Path(out)):
+        return _with_people(continued(Path(out), given))
     if images is None:
-        raise ConfigError(f"{place}: holds no run yet; say which images are to be labeled")
+        place = "out: no folder is given" if out is None else f"{Path(out)}: holds no run yet"
+        raise ConfigError(f"{place}; say which images are to be labeled")
     given = {"oracle": "people", "resume": out is not None, **given, "out": None if out is None else str(out)}
     return _with_people(resolve(given))
 

@@ -75,8 +75,8 @@ class Queries:
     def _open(self, n: int | None) -> tuple[Round, Proposal]:
         experiment = self._rounds.experiment
         if experiment.over:
-            why = (experiment.state.stopped if experiment.state else "") or "all its rounds are done"
-            raise UserError(f"the run is over ({why}); add rounds with extend(), or start another one")
+            more = "" if experiment.exhausted else "add rounds with extend(), or "
+            raise UserError(f"the run is over ({experiment.why_over}); {more}start another one")
         if self._turn is None or n not in (None, len(self._turn[1].positions)):
             turn = experiment.next_round(n)
             self._turn = turn, turn.propose()

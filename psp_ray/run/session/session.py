@@ -12,7 +12,6 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, UserError
-from psp_ray.core.records import Float64Array
 from psp_ray.report.round_report import RoundReport
 from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events, Silent
@@ -20,21 +19,20 @@ from psp_ray.run.folder import unseal_finished
 from psp_ray.run.runtime import OpenRuntime, inline
 from psp_ray.run.session.answering import Answering
 from psp_ray.run.session.beliefs import Beliefs
-from psp_ray.run.session.classifying import Encoder, Images
+from psp_ray.run.session.classifying import Encoder
+from psp_ray.run.session.given import text_of, whole
 from psp_ray.run.session.opening import open_rounds, session_settings
 from psp_ray.run.session.queries import Queries
-from psp_ray.run.session.records import Advice, Doubt, QuerySet, rounds_html
+from psp_ray.run.session.records import Advice, QuerySet, rounds_html
+from psp_ray.run.session.telling import Telling
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watcher
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-DOUBT_FOLDS = 10
-"""The labels are doubted by evidence that leaves out one in so many at a time."""
+    pass
 
 
-class Session:
+class Session(Telling):
     """A run of rounds, driven by you: `propose`, `label`, `learn`, and again.
 
     >>> session = Session("photos", ["cat", "dog"], out="runs/mine")  # doctest: +SKIP
@@ -85,6 +83,7 @@ class Session:
 
     def _open(self, config: Config, events: Events, open_runtime: OpenRuntime, watchers: Sequence[Watcher]) -> None:
         self.rounds, self._stack = open_rounds(config, events, open_runtime, watchers)
+        self._closed = False
         self.classes_ = np.array(self.rounds.names.classes)
         self._answering = Answering(self.rounds.names)
         self.beliefs = Beliefs(self.rounds)
@@ -128,12 +127,14 @@ class Session:
     def propose(self, n: int | None = None) -> QuerySet:
         """The images to label next, the same until `learn` unless another `n` is asked for. Raises UserError where the
         run is over."""
-        return self.queries.propose(n)
+        self._open_still()
+        return self.queries.propose(None if n is None else whole("n", n, 1))
 
     def ahead(self, n: int) -> QuerySet:
         """At most `n` images outside of the query set, chosen as BADGE does, worth labeling while `learn` is at
         work. Answers to them come in when the next round begins."""
-        return self.queries.ahead(n)
+        self._open_still()
+        return self.queries.ahead(whole("n", n, 0))
 
     def alike(self, queries: QuerySet) -> list[int]:
         """Which images of a query set look alike: a number (n,) for each, the same for those that do."""
@@ -147,11 +148,12 @@ class Session:
 
         Raises UserError for a name of no class or no image; then nothing is written.
         """
+        self._open_still()
         if self.rounds.people is None:
             raise UserError(f"oracle {self.rounds.config.labels.oracle}: it knows the labels; just learn()")
         queries = self.propose() if not self.over else None
-        said = self._answering.said(answers, {} if queries is None else queries.beliefs, way)
-        self.rounds.people.answers.write(person, said, uuid.uuid4().hex)
+        said = self._answering.said(answers, {} if queries is None else queries.beliefs, text_of("way", way))
+        self.rounds.people.answers.write(text_of("person", person), said, uuid.uuid4().hex)
         return 0 if queries is None else len(self.queries.still_open(queries))
 
     def learn(self, part: bool = False) -> RoundReport:
@@ -159,6 +161,7 @@ class Session:
 
         Raises AwaitingLabels where labels are missing. Whatever it raises, the round can be tried again.
         """
+        self._open_still()
         self.queries.learn(part)
         self.beliefs.forget()
         if self.over:
@@ -170,36 +173,15 @@ class Session:
         """Whether to go on, and what more rounds should bring."""
         return self.beliefs.advice()
 
-    def predict_proba(self, images: Images = None) -> Float64Array:
-        """Calibrated probabilities (n, C) of the classes, in the order of `classes_`, of images (files, encoded bytes,
-        PIL images), of embeddings (n, d) of the run's model, or of the whole pool (None).
-
-        Raises UserError for an image that can't be read.
-        """
-        return self.beliefs.probabilities(self._encode(images))
-
-    def predict(self, images: Images = None) -> np.ndarray:
-        """The likeliest class of each image, by name (n,); see `predict_proba`."""
-        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
-
-    def top(self, images: Images = None, k: int = 3) -> list[list[tuple[str, float]]]:
-        """The `k` likeliest classes of each image with their probabilities, the likeliest first."""
-        chances = self.predict_proba(images)
-        order = np.argsort(-chances, axis=1, kind="stable")[:, :k]
-        return [[(str(self.classes_[c]), float(chances[i, c])) for c in row] for i, row in enumerate(order)]
-
-    def confusion(self) -> pd.DataFrame:
-        """Labels (rows) against what classifiers said that had not seen them (columns), in images."""
-        return self.beliefs.confusion()
-
-    def doubtful(self, n: int = 20, folds: int = DOUBT_FOLDS) -> list[Doubt]:
-        """The bought labels that all other evidence speaks against, the most doubtful first: likely label errors."""
-        return self.beliefs.doubtful(folds)[:n]
-
     def extend(self, rounds: int) -> None:
-        """Add rounds to the run. A run that a `stop` criterion has ended goes on without that criterion."""
-        if rounds < 1:
-            raise ConfigError(f"rounds {rounds}: give at least 1")
+        """Add rounds to the run. A run that a `stop` criterion has ended goes on without that criterion.
+
+        Raises ConfigError for more rounds than there are images left to ask about.
+        """
+        self._open_still()
+        rounds, left = whole("rounds", rounds, 1), len(self.rounds.names.sample_ids) - len(self.state.asked)
+        if rounds > left:
+            raise ConfigError(f"rounds {rounds}: there are {left} images left to ask about; give at most as many")
         changes: dict[str, Any] = {"rounds": max(self.rounds.config.labels.rounds, self.round) + rounds}
         if self.state.stopped:
             changes["stop"] = None
@@ -210,6 +192,7 @@ class Session:
     def save(self) -> Path:
         """Write predictions, class vectors and pictures as they are now, as a finished run has them; returns the run's
         folder. Answers and rounds are always saved."""
+        self._open_still()
         self.rounds.finished()
         if not self.over:
             unseal_finished(self.out)
@@ -217,7 +200,8 @@ class Session:
         return self.rounds.out
 
     def close(self) -> None:
-        """Leave the run to others; idempotent."""
+        """Leave the run to others; idempotent. What is known is still told, nothing more is written."""
+        self._closed = True
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -235,3 +219,8 @@ class Session:
         return f"Session({str(self.out)!r}, round {self.round} of {self.rounds.config.labels.rounds})"
 
     # ---- what these are made of ----------------------------------------------------------------------------------
+
+    def _open_still(self) -> None:
+        """A closed session's run may be somebody else's by now."""
+        if self._closed:
+            raise UserError(f"this session is closed; go on with psp_ray.Session.load({str(self.out)!r})")

@@ -30,7 +30,7 @@ async function call(path, options) {
   } catch {
     // no JSON: an error page
   }
-  if (response.status >= 500) throw new Error("the server failed; its terminal says why");
+  if (response.status >= 500) throw new Error(body.error || "the server failed; its terminal says why");
   if (!response.ok) throw new Refused(body.error || `refused (${response.status})`);
   if (body.state && body.state.person) tell("state", body.state);
   return body;
@@ -59,9 +59,19 @@ function keep(entries) {
   localStorage.setItem(BOX, JSON.stringify(entries));
 }
 
+// 32 hexadecimal digits; randomUUID is there for secure pages only.
+function random() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// What another tab has sent meanwhile is not the first of the box any more.
+function done(action) {
+  keep(box().filter((entry, row) => (action.id ? entry.id !== action.id : row > 0)));
+}
+
 // An action ({answers, shown, way}) that is certain to reach the server, in order.
 export function save(action) {
-  keep([...box(), action]);
+  keep([...box(), { ...action, id: random() }]);
   return flush();
 }
 
@@ -84,10 +94,10 @@ export async function flush() {
           return;
         }
         tell("problem", error.message);
-        keep(box().slice(1));
+        done(entries[0]);
         continue;
       }
-      keep(box().slice(1));
+      done(entries[0]);
       if (!box().length) tell("problem", "");
     }
   } finally {

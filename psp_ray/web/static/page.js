@@ -70,6 +70,10 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (event.key === "Escape" && event.target.matches?.("input")) event.target.blur();
   if (typing(event.target)) return;
+  if (event.repeat && !event.key.startsWith("Arrow")) {
+    event.preventDefault(); // a key held down would answer images that nobody has looked at
+    return;
+  }
   const other = { o: "one", g: "grid", v: "review" }[event.key];
   if (other) show(other);
   else if (event.key === "?") document.getElementById("help").showModal();
