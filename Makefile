@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-all lint bench setup clean
+.PHONY: help run test test-all lint bench gpu-check setup clean
 help:
 	@echo "make run       set up, then run PSP on the bundled digits (ARGS='--seed 1 …' adds options)"
 	@echo "make test      set up, then lint and run the tests"
 	@echo "make test-all  also the tests marked slow or browser"
 	@echo "make lint      ruff, mypy (strict), and whether the settings tables in docs/ are up to date"
 	@echo "make bench     the benchmarks (ratios within one run)"
+	@echo "make gpu-check  what a GPU here changes: numbers, speed, memory (8 minutes; writes gpu-check.md)"
 	@echo "make clean     remove the virtual environment and build files"
 
 run: $(VENV)/.ready-run
@@ -33,6 +34,10 @@ lint: $(VENV)/.ready-test
 
 bench: $(VENV)/.ready-test
 	for name in text_step softdtw sampler_memory ray_overhead protocols own_data; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+gpu-check: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 setup: $(VENV)/.ready-test
 

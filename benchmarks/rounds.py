@@ -12,6 +12,7 @@ and what is there is not done again; a table of all of it is printed: mean over 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.sampler_memory import FilePool
 from psp_ray.acquisition import create
+from psp_ray.acquisition.vssp import VSSP
 from psp_ray.config.config import Config
 from psp_ray.core.records import (
     Feedback,
@@ -70,14 +72,23 @@ def read(path: str, class_embeddings: str, logit_scale: float | None) -> Data:
 
 def play(data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, Any]) -> list[float]:
     """Test accuracy after zero labels and after each round."""
+    before = evaluate(data.teacher, [data.features[data.test]], data.labels[data.test]).accuracy
+    return [before, *(accuracy for _, accuracy in choices(data, strategy, seed, rounds, settings))]
+
+
+def choices(
+    data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, Any], device: str = "cpu"
+) -> Iterator[tuple[Int64Array, float]]:
+    """(positions chosen, test accuracy) of each round; `device`: where the policy's networks run."""
     config = Config(**{"strategy": strategy, "seed": seed, **settings})
     rows = np.sort(np.random.default_rng(seed).permutation(data.pool)[: round(POOL_SHARE * len(data.pool))])
     pool, truth = FilePool(data.features[rows], [data.names[i] for i in rows]), data.labels[rows]
     sampler = create(strategy, pool, config.policy)
+    if isinstance(sampler, VSSP):
+        sampler.device = device
     labeler, student = PseudoLabeler(pool, config.selftrain), Student(pool, config.learn, data.teacher, seed=seed)
     text, known, doubt = data.teacher, KnownLabels.none(), None
     test, wanted = data.features[data.test], data.labels[data.test]
-    accuracies = [evaluate(text, [test], wanted).accuracy]
     for number in range(1, rounds + 1):
         unlabeled = np.setdiff1d(np.arange(pool.n), known.positions)
         n_query = min(len(text.features), len(unlabeled))
@@ -97,8 +108,7 @@ def play(data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, 
         labels = truth[proposal.positions]
         sampler.observe(Feedback(state, proposal, labels, outcome, left, number == rounds or not len(left)))
         text, doubt = outcome.text, labeler.doubt(data.teacher, known)
-        accuracies.append(evaluate(text, [test], wanted).accuracy)
-    return accuracies
+        yield proposal.positions, evaluate(text, [test], wanted).accuracy
 
 
 def table(results: pd.DataFrame) -> str:

@@ -14,7 +14,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from tslearn.metrics import SoftDTW, SquaredEuclidean
 
 from psp_ray.policy.softdtw import mean_cost, value_and_grad
 from psp_ray.policy.softdtw_torch import softdtw_wavefront
@@ -40,6 +39,8 @@ def pair(n: int, removed: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tslearn_step(x: np.ndarray, y: np.ndarray, gamma: float) -> float:
+    from tslearn.metrics import SoftDTW, SquaredEuclidean  # only of the test environment
+
     distance = SquaredEuclidean(x[:, None], y[:, None])
     soft = SoftDTW(distance, gamma=gamma)
     value = soft.compute()

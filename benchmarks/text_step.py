@@ -24,13 +24,13 @@ from psp_ray.clip.text import TextTower
 from psp_ray.clip.tokens import learned_prompts
 
 
-def build_tower() -> TextTower:
-    """A random text tower of ViT-B/32's shapes (the image tower is a stub that is dropped)."""
+def build_tower(width: int = 512, layers: int = 12, device: str = "cpu") -> TextTower:
+    """A random text tower, by default of ViT-B/32's shapes (the image tower is a stub that is dropped)."""
     torch.manual_seed(0)
     vision = CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=32)
-    model = CLIP(512, vision, CLIPTextCfg(width=512, layers=12, heads=8), quick_gelu=True)
+    model = CLIP(512, vision, CLIPTextCfg(width=width, layers=layers, heads=width // 64), quick_gelu=True)
     model.visual = None
-    return TextTower(model, open_clip.SimpleTokenizer())
+    return TextTower(model.to(device), open_clip.SimpleTokenizer())
 
 
 def short_names(count: int) -> list[str]:
@@ -44,8 +44,8 @@ def make_step(tower: TextTower, names: list[str], shared: bool, path: str) -> Ca
     prompts = learned_prompts(tower.tokenizer, names, 16)
     plan = tower.plan(prompts, shared=shared, path=path, memory_mib=8192)
     generator = torch.Generator().manual_seed(1)
-    contexts = (torch.randn(plan.contexts_shape, generator=generator) * 0.02).requires_grad_()
-    direction = torch.randn(len(names), 512, generator=generator)
+    contexts = (torch.randn(plan.contexts_shape, generator=generator) * 0.02).to(tower.device).requires_grad_()
+    direction = torch.randn(len(names), 512, generator=generator).to(tower.device)
 
     def step() -> torch.Tensor:
         loss = (F.normalize(tower.encode(plan, contexts), dim=-1) * direction).sum()

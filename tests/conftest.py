@@ -23,6 +23,15 @@ TINY = {
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220)}
 
 
+def pytest_runtest_setup(item) -> None:
+    """Tests marked `gpu` are skipped where torch sees no card; torch is imported for those alone."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch sees no GPU here")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
     """`--model` value of a random two-layer CLIP, saved as an open_clip folder."""
