@@ -60,7 +60,7 @@ def test_strategy_data_set_rule_and_label_source_run_together(clone, tiny_model,
 def test_reward_runs(clone, tiny_model, cache_folder, tmp_path):
     done = psp_ray(
         *(clone, "run", "--dataset", "shapes", "--strategy", "vssp", "--reward-gap", "surprise", "--runner", "inline"),
-        *("--rounds", 2, "--labels-per-round", 2, "--learning-steps", 2, "--update-steps", 2),
+        *("--rounds", 2, "--labels-per-round", 2, "--learning-steps", 2, "--update-steps", 2, "--no-pictures"),
         *("--model", tiny_model, "--cache", cache_folder, "--out", tmp_path / "out"),
     )
     assert done.returncode == 0, done.stderr

@@ -105,7 +105,7 @@ class Crash(BaseException):
     """Stands in for a killed process: nothing in the program catches it."""
 
 
-@pytest.mark.parametrize("moment", [2, 17])
+@pytest.mark.parametrize("moment", [pytest.param(2, marks=pytest.mark.slow), 17])
 def test_a_crash_in_the_middle_changes_nothing(finished, start, tmp_path, monkeypatch, moment):
     out, left = tmp_path / "cut", [moment]
 
