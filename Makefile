@@ -11,7 +11,7 @@ help:
 	@echo "make test-all  also the tests marked slow or browser"
 	@echo "make lint      ruff, mypy (strict), and whether the settings tables in docs/ are up to date"
 	@echo "make bench     the benchmarks (ratios within one run)"
-	@echo "make gpu-check  what a GPU here changes: numbers, speed, memory (8 minutes; writes gpu-check.md)"
+	@echo "make gpu-check  what a GPU here changes: numbers, speed, memory (6 minutes; writes gpu-check.md)"
 	@echo "make clean     remove the virtual environment and build files"
 
 run: $(VENV)/.ready-run

@@ -22,7 +22,7 @@ class ModelSettings(Settings):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        "auto", description="precision of the image tower; auto: fp32 on a CPU, fp16 on a GPU"
+        "auto", description="precision of the image tower; auto: fp32 everywhere; fp16 and bf16 need a GPU"
     )
     views: str = Field(
         "cached:5",

@@ -104,7 +104,7 @@ class PolicySettings(Settings):
     sdtw_gamma: float = Field(0.01, gt=0, description="smoothing of Soft-DTW relative to the mean cost in the band")
     sdtw_band: bool = Field(True, description="align within the band that holds the true alignment")
     sdtw_backend: Literal["auto", "numba", "torch"] = Field(
-        "auto", description="Soft-DTW by numba on the CPU, or as a torch wavefront; auto: where the networks run"
+        "auto", description="Soft-DTW by numba on the CPU, or as a torch wavefront where the networks run; auto: numba"
     )
     sdtw_divergence: bool = Field(False, description="Soft-DTW divergence, which is 0 at equality")
     vae_code: int = Field(16, ge=1, description="length of the code of align vae")

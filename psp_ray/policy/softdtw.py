@@ -233,12 +233,14 @@ def softdtw_loss(
 
     `divergence`: `S(x, y) - S(x, x)/2 - S(y, y)/2` with one smoothing and one band for all three (Blondel, Mensch and
     Vert, "Differentiable divergences between time series", AISTATS 2021), which is 0 at x = y. `backend`: `numba`,
-    `torch` (the wavefront, where the tensors are), or `auto`: numba for tensors on the CPU, torch elsewhere.
+    `torch` (the wavefront, where the tensors are), or `auto`: numba, for tensors on a GPU too. A diagonal is too little
+    work for a card: on an H200 the wavefront took 7 times numba's time without a band and over 200 times within one
+    (docs/gpu.md); what travels is two sequences.
     """
     if not relative_gamma > 0:
         raise ValueError(f"sdtw_gamma must be positive, got {relative_gamma}")
     function = softdtw
-    if backend == "torch" or (backend == "auto" and x.device.type != "cpu"):
+    if backend == "torch":
         from psp_ray.policy.softdtw_torch import softdtw_wavefront
 
         function = softdtw_wavefront

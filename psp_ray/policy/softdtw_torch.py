@@ -1,4 +1,4 @@
-"""Soft-DTW as a wavefront over anti-diagonals in torch: for GPUs, and for many sequences at once.
+"""Soft-DTW as a wavefront over anti-diagonals in torch: for many sequences at once, and for what must stay on a GPU.
 
 The cells of one anti-diagonal don't depend on each other, so a diagonal is one vectorized step; a band only shortens
 the diagonals. Same values and gradients as `psp_ray.policy.softdtw` (1e-9 in float64), on any device.
