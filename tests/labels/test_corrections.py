@@ -133,8 +133,8 @@ def test_commands(asked, ledger_url, tmp_path):
     assert [line.split()[:5] for line in lines[1:]] == [["e", "1", "person", "4", "6"], ["g", "1", "person", "1", "7"]]
     each = call("account", "--ledger", ledger_url, "--experiment", "e", "--each").splitlines()
     assert [line.split()[:6] for line in each[1:]] == [
-        ["hash0", "cat", "person", "2", "e", "1"],
-        ["hash1", "cat", "person", "2", "e", "1"],
-        ["hash2", "dog", "person", "2", "e", "1"],
-        ["hash3", "skip", "person", "0", "e", "1"],
+        ["s0", "cat", "person", "2", "e", "1"],
+        ["s1", "cat", "person", "2", "e", "1"],
+        ["s2", "dog", "person", "2", "e", "1"],
+        ["s3", "skip", "person", "0", "e", "1"],
     ]
