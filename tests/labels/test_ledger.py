@@ -42,7 +42,7 @@ def test_folder_and_foreign_files_are_refused(tmp_path):
         Ledger(tmp_path)
     text = tmp_path / "notes.txt"
     text.write_text("not a database, but long enough to be read as one " * 20)
-    with pytest.raises(OracleError, match=r"can't be opened|is damaged"):
+    with pytest.raises(OracleError, match="is damaged"):
         Ledger(text)
     assert text.read_text().startswith("not a database")
     foreign = tmp_path / "foreign.db"
