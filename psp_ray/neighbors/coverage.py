@@ -119,11 +119,8 @@ class Coverage:
 
     def _typical(self, positions: Int64Array, similar: Float32Array) -> Float32Array:
         """`similar` (m, m) of samples at `positions` (m,) and a wide kernel on their plain encodings."""
-        rows = unit(finite(self.pool.rows(positions).astype(np.float32), positions))
-        distances = 1.0 - rows @ rows.T
-        np.maximum(distances, 0.0, out=distances)
-        width = self.settings.coverage_first_width * float(distances.mean(dtype=np.float64))
-        wide: Float32Array = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
+        distances = _distances(unit(finite(self.pool.rows(positions).astype(np.float32), positions)))
+        wide = _decay(distances, self.settings.coverage_first_width * float(distances.mean(dtype=np.float64)))
         spread = float((wide.mean(axis=1, dtype=np.float64) - wide.min(axis=1)).mean())
         wide /= np.float32(max(spread, 1e-6))
         share = np.float32(FIRST_REACH / max(float(similar.mean(dtype=np.float64)), 1e-12))
@@ -131,7 +128,9 @@ class Coverage:
         return wide
 
     def _nearest(self, scene: Scene, positions: Int64Array) -> Int64Array:
-        """For samples at `positions` (k,) that are not in a scene the nearest there, as rows of it."""
+        """Rows of a scene for samples at `positions` (k,): their own where it is the whole pool, else their nearest."""
+        if scene is self._whole:
+            return scene.rows(positions)
         found = [np.zeros(0, np.int64)]
         for start in range(0, len(positions), BLOCK_SIZE):
             places = self._embed(positions[start : start + BLOCK_SIZE])[0]
@@ -151,38 +150,45 @@ class Coverage:
             kernels.append(reach(graph))
         if self.settings.coverage_kernel != "reach":
             kernels.append(self._by_distance(places))
-        similar = kernels[0]
         for kernel in kernels:
             kernel /= np.float32(max(float(kernel.mean(dtype=np.float64)), 1e-12))
-        for other in kernels[1:]:
-            similar += other
+        similar = kernels.pop()
+        for kernel in kernels:
+            similar += kernel
         scene = Scene(positions, places, encodings, graph, similar)
         self._whole = scene if whole else None
         return scene
 
     def _by_distance(self, places: Float32Array) -> Float32Array:
-        distances = 1.0 - places @ places.T
-        np.maximum(distances, 0.0, out=distances)
+        distances = _distances(places)
         rank = min(SPREAD_NEIGHBOR, len(distances) - 1)
         near = np.partition(distances, rank, axis=1)[:, rank]
-        width = self.settings.coverage_width * float(near.mean(dtype=np.float64))
-        result: Float32Array = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
-        return result
+        return _decay(distances, self.settings.coverage_width * float(near.mean(dtype=np.float64)))
 
     def _embed(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
-        """Places in the image space and averaged encodings, each (k, d), of positions (k,)."""
+        """Places in the image space and averaged encodings, each (k, d), of positions (k,); all of a small pool's."""
         pool = self.pool
         small = pool.n <= self.settings.coverage_limit
         if self._space is None:
             self._space = ImageSpace.fit(pool, whitening=self.settings.coverage_whitening, views=small)
-        if small:
+        if small:  # asked for all of it, once
             views = self._space.views
-            rows = np.concatenate([averaged(pool.block(i, views=views), views) for i in range(pool.n_blocks)])[
-                positions
-            ]
+            rows = np.concatenate([averaged(pool.block(i, views=views), views) for i in range(pool.n_blocks)])
         else:  # views of scattered samples would mean reading all of them
             rows = finite(pool.rows(positions).astype(np.float32), positions)
         return self._space.place(rows), rows
+
+
+def _distances(rows: Float32Array) -> Float32Array:
+    """`1 - x . y` (m, m) of unit vectors (m, d), at least 0."""
+    distances = 1.0 - rows @ rows.T
+    return np.maximum(distances, 0.0, out=distances)
+
+
+def _decay(distances: Float32Array, width: float) -> Float32Array:
+    """`exp(-distances / width)`, in their place."""
+    result: Float32Array = np.exp(distances * np.float32(-1.0 / max(width, 1e-6)), out=distances)
+    return result
 
 
 def disagreement(
