@@ -181,8 +181,9 @@ class Coverage:
 
 def _distances(rows: Float32Array) -> Float32Array:
     """`1 - x . y` (m, m) of unit vectors (m, d), at least 0."""
-    distances = 1.0 - rows @ rows.T
-    return np.maximum(distances, 0.0, out=distances)
+    distances: Float32Array = 1.0 - rows @ rows.T
+    np.maximum(distances, 0.0, out=distances)
+    return distances
 
 
 def _decay(distances: Float32Array, width: float) -> Float32Array:

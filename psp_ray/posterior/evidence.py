@@ -26,7 +26,7 @@ from psp_ray.core.pool import block_spans
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
 from psp_ray.neighbors.graph import PoolGraph, class_masses
-from psp_ray.neighbors.space import ImageSpace
+from psp_ray.neighbors.space import ImageSpace, unit
 from psp_ray.posterior.members import Members, MemberSource
 from psp_ray.posterior.opinions import (
     TEACHER_SPREAD,
@@ -160,9 +160,7 @@ class Posterior:
         Teacher and means see the view; the graph, which knows images only, says the same of all of them.
         """
         k, n_views, dim = views.shape
-        flat = np.ascontiguousarray(views, np.float32).reshape(-1, dim)
-        length = np.linalg.norm(flat, axis=1, keepdims=True)
-        flat = np.divide(flat, length, out=np.zeros_like(flat), where=length > 0)
+        flat = unit(np.ascontiguousarray(views, np.float32).reshape(-1, dim))
         logits = self._logits(flat, self._source.space.place(flat), np.repeat(positions, n_views))
         return softmax(logits).reshape(k, n_views, -1)
 
