@@ -11,9 +11,18 @@ from psp_ray.config.config import Config, section_of
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.run.checkpoint import latest_round
-from psp_ray.run.folder import CONFIG, MAY_CHANGE, change_identity, finished_summary, has_run, read_run, read_summary
+from psp_ray.run.folder import (
+    CONFIG,
+    MAY_CHANGE,
+    SUMMARY,
+    change_identity,
+    finished_summary,
+    has_run,
+    read_run,
+    read_summary,
+    unseal_finished,
+)
 from psp_ray.run.folder import KEPT as CHECKPOINTS
-from psp_ray.run.folder import unseal_finished as unseal
 from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 
@@ -31,11 +40,6 @@ REASONS = {
 """Why a setting of a section can't change on the way."""
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run."""
-    return has_run(folder)
-
-
 def continued(out: Path, changes: Mapping[str, Any]) -> Config:
     """The settings of the run in `out`, with `changes` (None: as it is), for going on with it. Writes nothing.
 
@@ -43,7 +47,7 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
         OutputError: no run there. ConfigError: a setting that rounds that are done depend on, fewer rounds than are
             done, or another size for a query set that people have before them.
     """
-    if not is_run(out):
+    if not has_run(out):
         raise OutputError(f"{out}: holds no run; give the output folder of one")
     given = {key: value for key, value in changes.items() if value is not None}
     before = resolve({"out": str(out), "resume": True}, out / CONFIG)
@@ -69,7 +73,7 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
 
 def _refuse_open_query(out: Path, config: Config, done: int) -> None:
     """People have a query set before them: it keeps its size."""
-    summary = read_summary(out) if (out / "summary.json").is_file() else {}
+    summary = read_summary(out) if (out / SUMMARY).is_file() else {}
     waits = summary.get("awaiting") or {}
     if summary.get("status") == "awaiting_labels" and waits.get("round") == done + 1:
         raise ConfigError(
@@ -86,6 +90,6 @@ def note_changes(out: Path, config: Config) -> None:
     # In this order a crash in between repeats no more than the end of the run.
     summary = finished_summary(out)
     if summary is not None:
-        unseal(out)
-        write_json(out / "summary.json", summary | {"status": "interrupted"})
+        unseal_finished(out)
+        write_json(out / SUMMARY, summary | {"status": "interrupted"})
     change_identity(out, changed, config)

@@ -14,9 +14,9 @@ from psp_ray.core.errors import ConfigError
 from psp_ray.core.files import alone
 from psp_ray.core.threads import limit_threads
 from psp_ray.run.command import Rounds, made_ready
-from psp_ray.run.continuing import continued, is_run, note_changes
+from psp_ray.run.continuing import continued, note_changes
 from psp_ray.run.events import Events
-from psp_ray.run.folder import check_out, default_out, open_out
+from psp_ray.run.folder import check_out, default_out, has_run, open_out
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.people import ASKED
 from psp_ray.run.prepare import prepare, require_labels
@@ -45,7 +45,7 @@ def open_rounds(
     with ExitStack() as stack:
         if not stack.enter_context(alone(out)):
             events.warn(f"--out {out}: its file system has no locks; start no second process there")
-        if is_run(out):
+        if has_run(out):
             note_changes(out, prepared.config)
         experiment_id = open_out(prepared.config, out)
         runtime = stack.enter_context(open_runtime(prepared.config))
@@ -77,7 +77,7 @@ def session_settings(
         given["dataset"] = as_dataset(images, ids, keep)
         given["classes"] = as_classes(classes, keep)
         given["class_embeddings"] = as_class_embeddings(class_embeddings, classes, keep)
-    if out is not None and is_run(Path(out)):
+    if out is not None and has_run(Path(out)):
         return _with_people(continued(Path(out), given))
     if images is None:
         place = "out: no folder is given" if out is None else f"{Path(out)}: holds no run yet"
