@@ -26,7 +26,7 @@ from psp_ray.core.sealed import (
     write_sealed,
 )
 from psp_ray.core.writing import writing
-from psp_ray.run.checkpoint import load_latest
+from psp_ray.run.checkpoint import newest
 from psp_ray.run.prompts import PROMPTS
 
 RUN_FILE = "run.json"
@@ -180,7 +180,7 @@ def change_identity(out: Path, changes: dict[str, Any], config: Config) -> None:
 
 def _run_of_checkpoint(config: Config, out: Path, damaged: DamagedFile) -> RunRecord:
     """Whose run it is as its newest checkpoint says. Raises `damaged` where none does."""
-    checkpoint = load_latest(out / KEPT)
+    checkpoint = newest(out / KEPT)
     experiment = checkpoint.state.get("experiment_id") if checkpoint is not None else None
     if not isinstance(experiment, str):
         raise damaged

@@ -177,6 +177,12 @@ def test_skip_ignore_and_corrections(options, tmp_path):
     lost = check_ledger(str(tmp_path / "other.sqlite"), "--run", str(out))
     assert "8 of 8 answers that the checkpoints of" in lost.output
     assert "1 problem" in str(lost.exception)
+    damaged = max((out / "checkpoints").glob("round_*")) / "labels.parquet"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1])
+    assert "whole (8 labels" in check_ledger(file).output.replace("\n", " ")
+    assert damaged.read_bytes() == content[:-1], "who only looks removes nothing"
+    damaged.write_bytes(content)
 
     # Even when all is done a correction counts: the last round is repeated.
     with open(out / "corrections.csv", "a") as file:
