@@ -259,6 +259,11 @@ class RunMirror:
         return state
 
 
+def mirror_of(uri: str | None, out: Path, told: Callable[[str], None]) -> RunMirror | None:
+    """Who keeps the copies of the run in `out` at `--storage`; None where it has none. Raises OutputError."""
+    return None if uri is None else RunMirror(Storage(uri), out, told)
+
+
 def _differs(base: Generation, files: Mapping[str, Path], desk: Mapping[str, Mapping[str, str]]) -> bool:
     if desk != base.desk or files.keys() != base.files.keys():  # after a round it is: no file need be read for that
         return True
