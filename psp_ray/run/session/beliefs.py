@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from psp_ray.acquisition.base import create
 from psp_ray.core.probability import class_probabilities, softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolState, SoftLabels
+from psp_ray.posterior.audit import BoolArray
 from psp_ray.posterior.calibration import Unseen, calibrate, unseen_logits
 from psp_ray.run.command import Rounds
 from psp_ray.run.output import newest_estimate
@@ -54,8 +55,7 @@ class Beliefs:
         found: Float32Array = softmax(np.float32(state.text.logit_scale / self.temperature) * cosines)
         soft = self._posterior(state)
         if soft is not None and len(positions):
-            at = np.minimum(np.searchsorted(soft.positions, positions), len(soft.positions) - 1)
-            there = soft.positions[at] == positions
+            at, there = _rows(soft, positions)
             found[there] = soft.probabilities[at[there]]
         return found
 
@@ -164,9 +164,7 @@ class Beliefs:
             return None
         chances = np.full((len(state.labeled), len(self._rounds.names.classes)), np.nan, np.float32)
         for part in found.held_out:
-            wanted = state.labeled[part.rows]
-            at = np.minimum(np.searchsorted(found.soft.positions, wanted), len(found.soft.positions) - 1)
-            there = found.soft.positions[at] == wanted
+            at, there = _rows(found.soft, state.labeled[part.rows])
             chances[part.rows[there]] = part.probabilities[at[there]]
         return chances
 
@@ -176,3 +174,9 @@ class Beliefs:
         if labeler is None or not context.source.weighs_evidence or not len(state.labeled):
             return None
         return labeler.soft_labels(context.zero_shot, state.known, folds).result()
+
+
+def _rows(soft: SoftLabels, positions: Int64Array) -> tuple[Int64Array, BoolArray]:
+    """The rows (k,) of `positions` in a posterior, and which of them (k,) are really there."""
+    at = np.minimum(np.searchsorted(soft.positions, positions), len(soft.positions) - 1)
+    return at, soft.positions[at] == positions
