@@ -41,20 +41,15 @@ def plain_folder(tmp_path_factory, tiny_folder):
 
 
 @pytest.fixture
-def options(tiny_model, plain_folder, cache_folder, tmp_path):
+def options(tiny_settings, plain_folder, tmp_path):
     return {
+        **tiny_settings,
         "dataset": str(plain_folder),
         "classes": "red,green,blue",
-        "model": tiny_model,
-        "cache": str(cache_folder),
         "rounds": ROUNDS,
         "labels_per_round": 4,
         "learning_steps": 5,
         "update_steps": 2,
-        "views": "2",
-        "confidence_min": 0.0,
-        "uncertainty_max": 1.0,
-        "runner": "inline",
         "threads": 1,
         "out": str(tmp_path / "run"),
         "oracle": "file",
