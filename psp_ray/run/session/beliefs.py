@@ -35,14 +35,10 @@ class Beliefs:
 
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
-        self._soft: tuple[int, SoftLabels | None] | None = None
+        self._soft: tuple[RunState, SoftLabels | None] | None = None
         pool = rounds.data.dataset.pool
         self._paths: list[str | None] = pool["path"].to_pylist()
         self._images = pool["image"]
-
-    def forget(self) -> None:
-        """A round was learned from: what was believed before is out of date."""
-        self._soft = None
 
     @property
     def temperature(self) -> float:
@@ -152,9 +148,9 @@ class Beliefs:
 
     def _posterior(self, state: RunState) -> SoftLabels | None:
         """Over the pool's graph; None before the first label, or where the run has none."""
-        if self._soft is None or self._soft[0] != len(state.asked):
+        if self._soft is None or self._soft[0] is not state:
             found = self._infer(state, 0)
-            self._soft = len(state.asked), None if found is None else found.soft
+            self._soft = state, None if found is None else found.soft
         return self._soft[1]
 
     def _held_out(self, state: RunState, folds: int) -> Float32Array | None:

@@ -160,7 +160,6 @@ class Session(Telling):
         """
         self._open_still()
         self.queries.learn(part)
-        self.beliefs.forget()
         if self.over:
             self.rounds.finished()
         return self.reports[-1]
