@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from psp_ray.config.base import option_name
-from psp_ray.config.config import Config, section_of
+from psp_ray.config.config import CHANGEABLE, Config, section_of
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.folder import (
     CONFIG,
-    MAY_CHANGE,
     SUMMARY,
     change_identity,
     finished_summary,
@@ -26,8 +25,6 @@ from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 
-CHANGEABLE = frozenset({"rounds", "labels_per_round", "stop"}) | MAY_CHANGE
-"""Settings of the result that may change: they say what is still to come, and touch no round that is done."""
 REASONS = {
     "data": "images, classes and names are what the rounds so far are about",
     "model": "the features of the rounds so far are this model's",

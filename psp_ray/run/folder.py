@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from psp_ray.config.base import option_name
-from psp_ray.config.config import Config
+from psp_ray.config.config import RESUMABLE, Config
 from psp_ray.core.errors import OutputError, UserError
 from psp_ray.core.files import LOCK, make_folder, write_text
 from psp_ray.core.ours import mark
@@ -36,8 +36,6 @@ PREDICTIONS = "pool_predictions.parquet"
 KEPT = "checkpoints"
 """Where a copy of `run.json` lies, and the digests of a finished run's files."""
 FINISHED = "finished.json"
-MAY_CHANGE = frozenset({"exclude"})
-"""Settings that a run may be resumed with otherwise."""
 FILES = (
     SUMMARY,
     PROMPTS,
@@ -134,7 +132,7 @@ def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda tex
 
 def _free(identity: dict[str, Any]) -> dict[str, Any]:
     """What a run may be resumed with otherwise: the pool may shrink and grow between two rounds."""
-    return {key: value for key, value in identity.items() if key in MAY_CHANGE}
+    return {key: value for key, value in identity.items() if key in RESUMABLE}
 
 
 def read_run(out: Path, warn: Callable[[str], None] | None = None) -> RunRecord:
