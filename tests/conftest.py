@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,3 +72,16 @@ def tiny_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def cache_folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("feature-cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_model, cache_folder) -> Mapping[str, Any]:
+    """Settings of small runs in this process, in which every image that has views may get a pseudo-label."""
+    return {
+        "model": tiny_model,
+        "cache": str(cache_folder),
+        "views": "2",
+        "confidence_min": 0.0,
+        "uncertainty_max": 1.0,
+        "runner": "inline",
+    }

@@ -125,10 +125,7 @@ def disturbed(root: Path, at: int, strike):
     whole = {
         (builtins, "open"): builtins.open,
         (io, "open"): io.open,
-        **{
-            (os, name): getattr(os, name)
-            for name in ("open", "replace", "mkdir", "symlink", "link", "unlink", "rmdir", "fsync")
-        },
+        **{(os, name): getattr(os, name) for name in OPERATIONS},
     }
 
     def writes(name: str, arguments, keywords) -> bool:

@@ -148,7 +148,7 @@ class Asked:
 
     def result(self) -> LabelResponse:
         start = time.perf_counter()
-        packet = self.oracle.enrolled(lambda: self._wait())
+        packet = self.oracle.enrolled(self._wait)
         self.seconds = time.perf_counter() - start
         response: LabelResponse = unpack(packet)
         return response
@@ -198,14 +198,14 @@ class SharedOracleHandle:
 
         Raises NotEnrolled where some of the run's images have no class, or after `RESTARTS` restarts.
         """
-        for attempt in range(RESTARTS):
+        for _ in range(RESTARTS - 1):
             try:
                 return ask()
             except NotEnrolled:
-                if not self._complete or attempt + 1 == RESTARTS:
+                if not self._complete:
                     raise
             self.enroll()
-        raise AssertionError("unreachable")
+        return ask()
 
     def wait(self, reference: Any, what: str) -> Any:
         return wait_for(reference, f"oracle {self.name}.{what}", self.timeout)

@@ -11,9 +11,9 @@ import click
 
 from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, setting_options
 from psp_ray.cli.starting import run_options, start_run
-from psp_ray.config.config import RUN_ONLY
+from psp_ray.config.config import CHANGEABLE, RUN_ONLY
 
-SHOWN = frozenset({"rounds", "labels_per_round", "stop", "exclude"}) | RUN_ONLY
+SHOWN = CHANGEABLE | RUN_ONLY
 """Settings that may change; the others are taken, too, so that they can be refused with the reason."""
 
 

@@ -51,21 +51,21 @@ def label(
     goes on.
     """
     from psp_ray.actors.opening import open_runtime
-    from psp_ray.run.continuing import continued, is_run
-    from psp_ray.run.folder import default_out
+    from psp_ray.run.continuing import continued
+    from psp_ray.run.folder import default_out, has_run
     from psp_ray.web.crew import read_people
     from psp_ray.web.desk import Rules
 
     people = read_people(crew)
     given = {key: value for key, value in given.items() if value is not None}
-    if target is not None and is_run(Path(target)):
+    if target is not None and has_run(Path(target)):
         given["out"] = target
     elif target is not None:
         given["dataset"] = target
     given.setdefault("runner", "inline")
     settings = {"oracle": "people", **given, "resume": True}
     out = Path(given["out"] if "out" in given else default_out(resolve(settings, config_file)))
-    config = continued(out, given) if is_run(out) else resolve(settings, config_file)
+    config = continued(out, given) if has_run(out) else resolve(settings, config_file)
     from psp_ray.run.session import Session
     from psp_ray.web.serve import Serving, bind, require_people, serve
     from psp_ray.web.worker import WebEvents

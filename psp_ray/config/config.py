@@ -53,6 +53,10 @@ RUN_ONLY = frozenset(
     }
 )
 """Keys that say where and how a run is executed, not what it computes: they may change when it is resumed."""
+RESUMABLE = frozenset({"exclude"})
+"""Settings of the result that a run may be resumed with otherwise."""
+CHANGEABLE = frozenset({"rounds", "labels_per_round", "stop"}) | RESUMABLE
+"""Settings of the result that may change on the way: what is still to come, and no round that is done."""
 
 SECTIONS: dict[str, type[Settings]] = {
     "data": DataSettings,
@@ -150,4 +154,15 @@ def check_keys(keys: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: unknown setting '{key}'{did_you_mean(key, fields())}")
 
 
-__all__ = ["RUN_ONLY", "SECTIONS", "Config", "check_keys", "default_of", "fields", "option_name", "section_of"]
+__all__ = [
+    "CHANGEABLE",
+    "RESUMABLE",
+    "RUN_ONLY",
+    "SECTIONS",
+    "Config",
+    "check_keys",
+    "default_of",
+    "fields",
+    "option_name",
+    "section_of",
+]

@@ -45,9 +45,7 @@ class AnsweredAhead(Ahead):
             content_hashes=[names.content_hashes[i] for i in positions],
         )
         response = run.components.oracle.label(request).result()
-        cosines = run.components.learner.cosines(state.text, positions).result()
-        logits = np.float32(state.text.logit_scale) * cosines
-        return state.with_volunteered(positions, response.labels, logits, response.labels_paid)
+        return state.with_volunteered(positions, response.labels, run.logits(state, positions), response.labels_paid)
 
     def _positions(self, run: RunContext, state: RunState, until: int) -> Int64Array:
         """Positions (k,) of what had been answered at event `until`, in the order answered; one is left to be asked."""

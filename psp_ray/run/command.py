@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
-from psp_ray.run.mirror import RunMirror
+from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
 from psp_ray.run.people import ASKED, People
 from psp_ray.run.picks import write_picks
@@ -50,7 +51,6 @@ from psp_ray.run.prepare import Prepared, check_budget, prepare, require_labels,
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.watching import Watched, Watcher
-from psp_ray.storage.remote import Storage
 
 
 def dry_run(config: Config) -> str:
@@ -87,7 +87,7 @@ def run(
     limit_threads(config.runtime.threads)
     out = Path(config.output.out) if config.output.out else default_out(config)
     check_out(config, out)
-    mirror = None if config.output.storage is None else RunMirror(Storage(config.output.storage), out, events.note)
+    mirror = mirror_of(config.output.storage, out, events.note)
     title = (
         f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
         f"seed {config.runtime.seed} -> {out}"
@@ -100,14 +100,7 @@ def run(
     if not has_run(out):
         check_budget(config, prepared.dataset)
     require_labels(config, prepared.dataset)
-    with alone(out, wait) as locked:
-        if not locked:
-            events.warn(f"--out {out}: its file system has no locks; start no second process there")
-        if continuing:
-            note_changes(out, config)
-        experiment_id = open_out(config, out, events.warn)
-        if mirror is not None and config.output.resume:
-            mirror.take_up()
+    with entered(config, out, mirror, events, wait, continuing) as experiment_id:
         finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
@@ -118,6 +111,25 @@ def run(
                 return made_ready(prepared, runtime, out, experiment_id, heard, started, watchers=watchers).go()
         finally:
             events.stop()
+
+
+@contextmanager
+def entered(
+    config: Config, out: Path, mirror: RunMirror | None, events: Events, wait: float = 0.0, continuing: bool = False
+) -> Iterator[str]:
+    """Alone in the output folder, made or gone on with, and with what is newer on storage; gives the experiment's id.
+
+    `wait` and `continuing`: as for `run`.
+    """
+    with alone(out, wait) as locked:
+        if not locked:
+            events.warn(f"--out {out}: its file system has no locks; start no second process there")
+        if continuing:
+            note_changes(out, config)
+        experiment_id = open_out(config, out, events.warn)
+        if mirror is not None and config.output.resume:
+            mirror.take_up()
+        yield experiment_id
 
 
 def made_ready(
@@ -183,9 +195,9 @@ class Rounds:
     watchers: Sequence[Watcher] = ()
 
     def __post_init__(self) -> None:
-        config, storage = self.config, self.config.output.storage
+        config = self.config
         self.names: PoolNames = pool_names(self.data)
-        self.mirror = None if storage is None else RunMirror(Storage(storage), self.out, self.events.note)
+        self.mirror = mirror_of(config.output.storage, self.out, self.events.note)
         if evaluation_split(config, self.data) is None:
             self.events.note(
                 f"no {config.data.evaluate_on} images: accuracy is estimated from the draws alone; the larger "

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from psp_ray.config.config import Config
 from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.core import noise
-from psp_ray.core.records import Int64Array, TextState, UInt64Array
+from psp_ray.core.records import Float32Array, Int64Array, TextState, UInt64Array
 from psp_ray.posterior.audit import Answers, audit_order
 from psp_ray.run.events import Events
 from psp_ray.run.interfaces import Components
@@ -60,6 +62,11 @@ class RunContext:
     def audit_order(self) -> UInt64Array:
         """Each pool sample's word (n,) in the sequence that the audit draws from."""
         return audit_order(self.config.runtime.seed, noise.sample_keys(self.names.sample_ids))
+
+    def logits(self, state: RunState, positions: Int64Array) -> Float32Array:
+        """Logits (k, C) at `positions` of the classifier that `state` ends with."""
+        cosines = self.components.learner.cosines(state.text, positions).result()
+        return np.float32(state.text.logit_scale) * cosines
 
     def answers(self, state: RunState) -> Answers:
         """What estimates of the accuracy are made of."""

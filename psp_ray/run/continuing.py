@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from psp_ray.config.base import option_name
-from psp_ray.config.config import Config, section_of
+from psp_ray.config.config import CHANGEABLE, Config, section_of
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.run.checkpoint import latest_round
-from psp_ray.run.folder import CONFIG, MAY_CHANGE, change_identity, finished_summary, has_run, read_run, read_summary
+from psp_ray.run.folder import (
+    CONFIG,
+    SUMMARY,
+    change_identity,
+    finished_summary,
+    has_run,
+    read_run,
+    read_summary,
+    unseal_finished,
+)
 from psp_ray.run.folder import KEPT as CHECKPOINTS
-from psp_ray.run.folder import unseal_finished as unseal
 from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 
-CHANGEABLE = frozenset({"rounds", "labels_per_round", "stop"}) | MAY_CHANGE
-"""Settings of the result that may change: they say what is still to come, and touch no round that is done."""
 REASONS = {
     "data": "images, classes and names are what the rounds so far are about",
     "model": "the features of the rounds so far are this model's",
@@ -31,11 +37,6 @@ REASONS = {
 """Why a setting of a section can't change on the way."""
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run."""
-    return has_run(folder)
-
-
 def continued(out: Path, changes: Mapping[str, Any]) -> Config:
     """The settings of the run in `out`, with `changes` (None: as it is), for going on with it. Writes nothing.
 
@@ -43,7 +44,7 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
         OutputError: no run there. ConfigError: a setting that rounds that are done depend on, fewer rounds than are
             done, or another size for a query set that people have before them.
     """
-    if not is_run(out):
+    if not has_run(out):
         raise OutputError(f"{out}: holds no run; give the output folder of one")
     given = {key: value for key, value in changes.items() if value is not None}
     before = resolve({"out": str(out), "resume": True}, out / CONFIG)
@@ -69,7 +70,7 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
 
 def _refuse_open_query(out: Path, config: Config, done: int) -> None:
     """People have a query set before them: it keeps its size."""
-    summary = read_summary(out) if (out / "summary.json").is_file() else {}
+    summary = read_summary(out) if (out / SUMMARY).is_file() else {}
     waits = summary.get("awaiting") or {}
     if summary.get("status") == "awaiting_labels" and waits.get("round") == done + 1:
         raise ConfigError(
@@ -86,6 +87,6 @@ def note_changes(out: Path, config: Config) -> None:
     # In this order a crash in between repeats no more than the end of the run.
     summary = finished_summary(out)
     if summary is not None:
-        unseal(out)
-        write_json(out / "summary.json", summary | {"status": "interrupted"})
+        unseal_finished(out)
+        write_json(out / SUMMARY, summary | {"status": "interrupted"})
     change_identity(out, changed, config)

@@ -14,7 +14,7 @@ from psp_ray.core.probability import softmax
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.tower import backbone_spec
 from psp_ray.posterior.accuracy import share_of_none
-from psp_ray.posterior.calibration import Calibration, Unseen, calibrate, reliability, unseen_logits
+from psp_ray.posterior.calibration import Calibration, Reliability, Unseen, calibrate, reliability, unseen_logits
 from psp_ray.report.curve import plot_calibration
 from psp_ray.run.context import RunContext
 from psp_ray.run.output import write_curve, write_pool_predictions
@@ -74,17 +74,22 @@ def _draw_calibration(
     calibration: Calibration,
     unseen: Unseen,
 ) -> None:
-    curves = {}
-    if len(unseen.labels):
-        right = (unseen.logits.argmax(axis=1) == unseen.labels).astype(np.float64)
-        for name, temperature in (("labels, as it was", 1.0), ("labels, calibrated", calibration.temperature)):
-            curves[name] = reliability(softmax(unseen.logits / temperature).max(axis=1), right)
+    curves = label_curves(unseen, calibration.temperature) if len(unseen.labels) else {}
     table = run.components.learner.evaluation_confidence(state.text, calibration.temperature).result()
     if table.num_rows:
         tested = reliability(table["confidence"].to_numpy(), table["correct"].to_numpy())
         curves[f"{config.data.evaluate_on}, calibrated"] = tested
     title = f"{Path(config.data.dataset).name} · T = {calibration.temperature:.2f} from {calibration.n} labels"
     plot_calibration(out / "calibration.png", curves, title)
+
+
+def label_curves(unseen: Unseen, temperature: float) -> dict[str, Reliability]:
+    """Reliability on labels that the classifier had not seen, as it was and at `temperature`."""
+    right = (unseen.logits.argmax(axis=1) == unseen.labels).astype(np.float64)
+    return {
+        name: reliability(softmax(unseen.logits / divisor).max(axis=1), right)
+        for name, divisor in (("labels, as it was", 1.0), ("labels, calibrated", temperature))
+    }
 
 
 def pool_names(data: FeaturizedDataset) -> PoolNames:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from psp_ray.config.base import option_name
-from psp_ray.config.config import Config
+from psp_ray.config.config import RESUMABLE, Config
 from psp_ray.core.errors import OutputError, UserError
 from psp_ray.core.files import LOCK, make_folder, write_text
 from psp_ray.core.ours import mark
@@ -26,7 +26,7 @@ from psp_ray.core.sealed import (
     write_sealed,
 )
 from psp_ray.core.writing import writing
-from psp_ray.run.checkpoint import load_latest
+from psp_ray.run.checkpoint import newest
 from psp_ray.run.prompts import PROMPTS
 
 RUN_FILE = "run.json"
@@ -36,8 +36,6 @@ PREDICTIONS = "pool_predictions.parquet"
 KEPT = "checkpoints"
 """Where a copy of `run.json` lies, and the digests of a finished run's files."""
 FINISHED = "finished.json"
-MAY_CHANGE = frozenset({"exclude"})
-"""Settings that a run may be resumed with otherwise."""
 FILES = (
     SUMMARY,
     PROMPTS,
@@ -134,7 +132,7 @@ def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda tex
 
 def _free(identity: dict[str, Any]) -> dict[str, Any]:
     """What a run may be resumed with otherwise: the pool may shrink and grow between two rounds."""
-    return {key: value for key, value in identity.items() if key in MAY_CHANGE}
+    return {key: value for key, value in identity.items() if key in RESUMABLE}
 
 
 def read_run(out: Path, warn: Callable[[str], None] | None = None) -> RunRecord:
@@ -180,7 +178,7 @@ def change_identity(out: Path, changes: dict[str, Any], config: Config) -> None:
 
 def _run_of_checkpoint(config: Config, out: Path, damaged: DamagedFile) -> RunRecord:
     """Whose run it is as its newest checkpoint says. Raises `damaged` where none does."""
-    checkpoint = load_latest(out / KEPT)
+    checkpoint = newest(out / KEPT)
     experiment = checkpoint.state.get("experiment_id") if checkpoint is not None else None
     if not isinstance(experiment, str):
         raise damaged

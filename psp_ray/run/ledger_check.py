@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from psp_ray.labels.ledger import Ledger
-from psp_ray.run.checkpoint import load_latest
+from psp_ray.run.checkpoint import newest
 from psp_ray.run.folder import KEPT, read_run
 from psp_ray.run.state_files import recorded
 
@@ -17,7 +17,7 @@ def lost_answers(run: Path, ledger: Ledger | str) -> list[str]:
         OutputError: no run there, or another version's. OracleError: the ledger can't be read.
     """
     experiment = read_run(run).experiment
-    checkpoint = load_latest(run / KEPT)
+    checkpoint = newest(run / KEPT)
     if checkpoint is None or "sample_id" not in checkpoint.tables["labels"].column_names:
         return []
     asked_in = recorded(checkpoint, run)[1].asked_in.tolist()

@@ -19,14 +19,12 @@ from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.opened import open_cached
 from psp_ray.run.checkpoint import newest
 from psp_ray.run.finish import pool_names
+from psp_ray.run.folder import CONFIG, RUN_FILE, SUMMARY
 from psp_ray.run.folder import KEPT as CHECKPOINTS
-from psp_ray.run.folder import RUN_FILE, SUMMARY
 from psp_ray.run.picks import PICKS
 from psp_ray.run.prepare import prepare
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, recorded
-
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)

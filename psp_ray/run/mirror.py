@@ -259,9 +259,15 @@ class RunMirror:
         return state
 
 
+def mirror_of(uri: str | None, out: Path, told: Callable[[str], None]) -> RunMirror | None:
+    """Who keeps the copies of the run in `out` at `--storage`; None where it has none. Raises OutputError."""
+    return None if uri is None else RunMirror(Storage(uri), out, told)
+
+
 def _differs(base: Generation, files: Mapping[str, Path], desk: Mapping[str, Mapping[str, str]]) -> bool:
-    now = {name: file_digest(path) for name, path in files.items()}
-    return desk != base.desk or now != {name: stored.digest for name, stored in base.files.items()}
+    if desk != base.desk or files.keys() != base.files.keys():  # after a round it is: no file need be read for that
+        return True
+    return any(file_digest(path) != base.files[name].digest for name, path in files.items())
 
 
 def _gone(state: MirrorState) -> Generation:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from psp_ray.core import noise
 from psp_ray.core.probability import softmax
-from psp_ray.core.records import Float16Array, Float32Array, Float64Array, Int32Array, Int64Array, TextState
+from psp_ray.core.records import Float16Array, Float32Array, Float64Array, Int32Array, Int64Array
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.learn.evaluate import similarities
@@ -22,9 +22,11 @@ from psp_ray.report.figures import PoolMap
 from psp_ray.report.looking import Plane, confusion, moves, nearest_cosine, share_nearer
 from psp_ray.report.run_page import Change, ClassRow, Confusion, Pick, PickedRound, Share
 from psp_ray.run.checkpoint import text_after
+from psp_ray.run.finish import label_curves
 from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.looked_at import LookedAt
 from psp_ray.run.state import RunState
+from psp_ray.run.state_files import classifier
 
 MOST_PLACES = 4000
 """Images of the pool on the map, drawn by chance; picks are on it in any case."""
@@ -250,11 +252,7 @@ def change_of(run: LookedAt, names: list[str], seen: Seen) -> Change | None:
     stored = text_after(run.out / CHECKPOINTS, state.round - 1) if state.round > 1 else None
     if stored is None:
         return None
-    bias = stored.get("bias")
-    text = TextState(
-        stored["text_features"], float(stored["logit_scale"]), bias if bias is not None and bias.any() else None
-    )
-    before = similarities(text, seen.features).argmax(axis=1).astype(np.int64)
+    before = similarities(classifier(stored), seen.features).argmax(axis=1).astype(np.int64)
     changed = int((before != seen.predicted).sum())
     return Change(changed, len(before), moves(before, seen.predicted, names, MOST_MOVES))
 
@@ -269,11 +267,7 @@ def calibration_of(run: LookedAt, seen: Seen | None) -> tuple[dict[str, Reliabil
     told = Answers(state.asked, state.answers, state.asked_in, state.by_chance, order, state.logits)
     unseen = unseen_logits(told, state.judged.logits)
     temperature, n = calibrate(unseen).temperature, len(unseen.labels)
-    curves = {}
-    if n >= FEWEST_CALIBRATING:
-        right = (unseen.logits.argmax(axis=1) == unseen.labels).astype(np.float64)
-        for name, t in (("labels, as it was", 1.0), ("labels, calibrated", temperature)):
-            curves[name] = reliability(softmax(unseen.logits / t).max(axis=1), right)
+    curves = label_curves(unseen, temperature) if n >= FEWEST_CALIBRATING else {}
     if seen is not None and len(seen.truth):
         right = (seen.tested.argmax(axis=1) == seen.truth).astype(np.float64)
         chance = softmax(seen.tested.astype(np.float64) / temperature).max(axis=1)

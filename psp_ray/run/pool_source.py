@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import make_folder, read_tensors, write_tensors
+from psp_ray.core.records import StateDict
 from psp_ray.features.cache import FeatureStore
 from psp_ray.features.pool import CachedPool
 from psp_ray.storage.remote import Storage
@@ -37,7 +38,7 @@ class PoolSource:
         """Write the pool's manifest file, unless it is there already; with `storage`, put all its files there too."""
         digest = _digest(pool.hashes.tobytes(), pool.keys.tobytes())
         path = Path(cache_folder) / "pools" / f"{digest}.safetensors"
-        if not path.exists() or _digest_of(path) != digest:
+        if _read(path) is None:
             make_folder(path.parent)
             write_tensors(path, {"hashes": pool.hashes, "keys": pool.keys})
         views = pool.views.folder if pool.views is not None else None
@@ -61,19 +62,20 @@ class PoolSource:
         Raises:
             OutputError: this machine doesn't see the cache folder.
         """
+        arrays = _read(Path(self.manifest))
         if self.storage is not None:
             place = Storage(self.storage)
-            if not Path(self.manifest).exists() or _digest_of(Path(self.manifest)) != Path(self.manifest).stem:
+            if arrays is None:
                 place.pull(self._stored(self.manifest), Path(self.manifest))
+                arrays = _read(Path(self.manifest))
             for folder in self._folders():
                 place.pull_new(self._stored(folder), Path(folder))
         if not Path(self.manifest).exists():
             raise OutputError(
                 f"feature cache {self.manifest} is not there; every node must see the --cache folder, or give --storage"
             )
-        if _digest_of(Path(self.manifest)) != Path(self.manifest).stem:
+        if arrays is None:
             raise OutputError(f"feature cache {self.manifest}: is damaged; remove it and run the command again")
-        arrays = read_tensors(Path(self.manifest))
         views = None
         if self.views_folder is not None:
             views = FeatureStore(self.views_folder, "views", self.n_views * self.dim)
@@ -85,10 +87,11 @@ def _digest(hashes: bytes, keys: bytes) -> str:
     return hashlib.blake2b(hashes + keys, digest_size=12).hexdigest()
 
 
-def _digest_of(path: Path) -> str | None:
-    """What the manifest's file should be called by its content; None where it is no manifest."""
+def _read(path: Path) -> StateDict | None:
+    """The manifest's arrays; None where there is no such file, or its content is not what its name says."""
     try:
         arrays = read_tensors(path)
-        return _digest(arrays["hashes"].tobytes(), arrays["keys"].tobytes())
+        whole = _digest(arrays["hashes"].tobytes(), arrays["keys"].tobytes()) == path.stem
     except (OSError, ValueError, KeyError, SafetensorError):
         return None
+    return arrays if whole else None

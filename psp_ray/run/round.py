@@ -320,6 +320,4 @@ def _with_left(run: RunContext, state: RunState, number: int, response: LabelRes
     if not len(positions):
         return state
     run.events.note(f"{len(positions):,} answers to an earlier query set of round {number} are taken as known")
-    cosines = run.components.learner.cosines(state.text, positions).result()
-    logits = np.float32(state.text.logit_scale) * cosines
-    return state.with_volunteered(positions, labels, logits, response.labels_paid)
+    return state.with_volunteered(positions, labels, run.logits(state, positions), response.labels_paid)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.records import Evaluation, Float32Array, PseudoLabels, StateDict, TextState
+from psp_ray.core.records import Evaluation, PseudoLabels, StateDict, TextState
 from psp_ray.core.sealed import Document
 from psp_ray.report.round_report import RoundReport, estimate_from_json
 from psp_ray.run.checkpoint import Checkpoint
@@ -161,7 +161,7 @@ def _restored(checkpoint: Checkpoint) -> RunState:
     prompt, labels, pseudo = checkpoint.tensors["prompt"], tables["labels"], tables["pseudo"]
     estimate = record["zero_shot_estimate"]
     return RunState(
-        text=TextState(prompt["text_features"], float(prompt["logit_scale"]), _bias(prompt.get("bias"))),
+        text=classifier(prompt),
         contexts=prompt["contexts"],
         zero_shot=_evaluation(record["zero_shot"]),
         last=_evaluation(record["last"]),
@@ -187,9 +187,12 @@ def _restored(checkpoint: Checkpoint) -> RunState:
     )
 
 
-def _bias(stored: Float32Array | None) -> Float32Array | None:
-    """None for prompts, which have none: the same bits as before they were saved."""
-    return stored if stored is not None and stored.any() else None
+def classifier(prompt: StateDict) -> TextState:
+    """The classifier in a checkpoint's tensors of `prompt`; prompts have no bias, as before they were saved."""
+    bias = prompt.get("bias")
+    return TextState(
+        prompt["text_features"], float(prompt["logit_scale"]), bias if bias is not None and bias.any() else None
+    )
 
 
 def _evaluation(stored: dict[str, Any] | None) -> Evaluation | None:

@@ -20,20 +20,15 @@ from psp_ray.run.resolve import resolve
 
 
 @pytest.fixture
-def options(tiny_model, tiny_folder, cache_folder):
+def options(tiny_settings, tiny_folder):
     return {
+        **tiny_settings,
         "dataset": str(tiny_folder),
-        "model": tiny_model,
-        "cache": str(cache_folder),
         "rounds": 2,
         "labels_per_round": 3,
-        "views": "2",
-        "confidence_min": 0.0,
-        "uncertainty_max": 1.0,
         "update_steps": 2,
         "pictures": False,
         "learning_steps": 4,
-        "runner": "inline",
     }
 
 

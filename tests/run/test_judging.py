@@ -20,21 +20,16 @@ from psp_ray.run.resolve import resolve
 
 
 @pytest.fixture
-def options(tiny_model, tiny_folder, cache_folder, tmp_path):
+def options(tiny_settings, tiny_folder, tmp_path):
     return {
+        **tiny_settings,
         "dataset": str(tiny_folder),
-        "model": tiny_model,
-        "cache": str(cache_folder),
         "strategy": "entropy+audit",
         "audit_fraction": 0.4,
         "estimate_folds": 2,
         "rounds": 2,
         "labels_per_round": 6,
         "learning_steps": 5,
-        "views": "2",
-        "confidence_min": 0.0,
-        "uncertainty_max": 1.0,
-        "runner": "inline",
         "threads": 1,
         "out": str(tmp_path / "run"),
     }

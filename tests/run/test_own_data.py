@@ -41,20 +41,15 @@ def plain_folder(tmp_path_factory, tiny_folder):
 
 
 @pytest.fixture
-def options(tiny_model, plain_folder, cache_folder, tmp_path):
+def options(tiny_settings, plain_folder, tmp_path):
     return {
+        **tiny_settings,
         "dataset": str(plain_folder),
         "classes": "red,green,blue",
-        "model": tiny_model,
-        "cache": str(cache_folder),
         "rounds": ROUNDS,
         "labels_per_round": 4,
         "learning_steps": 5,
         "update_steps": 2,
-        "views": "2",
-        "confidence_min": 0.0,
-        "uncertainty_max": 1.0,
-        "runner": "inline",
         "threads": 1,
         "out": str(tmp_path / "run"),
         "oracle": "file",
@@ -177,6 +172,12 @@ def test_skip_ignore_and_corrections(options, tmp_path):
     lost = check_ledger(str(tmp_path / "other.sqlite"), "--run", str(out))
     assert "8 of 8 answers that the checkpoints of" in lost.output
     assert "1 problem" in str(lost.exception)
+    damaged = max((out / "checkpoints").glob("round_*")) / "labels.parquet"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1])
+    assert "whole (8 labels" in check_ledger(file).output.replace("\n", " ")
+    assert damaged.read_bytes() == content[:-1], "who only looks removes nothing"
+    damaged.write_bytes(content)
 
     # Even when all is done a correction counts: the last round is repeated.
     with open(out / "corrections.csv", "a") as file:

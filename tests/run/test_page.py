@@ -48,7 +48,7 @@ class Parsed(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_model, cache_folder):
+def finished(tmp_path_factory, tiny_settings):
     """A run of three rounds on class folders one of which has a name that would like to be HTML."""
     home = tmp_path_factory.mktemp("page")
     rng = np.random.default_rng(1)
@@ -56,16 +56,11 @@ def finished(tmp_path_factory, tiny_model, cache_folder):
         for number in range(20):
             paint(home / "pictures" / name / f"{number:02d}.png", color, rng)
     given = {
+        **tiny_settings,
         "dataset": str(home / "pictures"),
-        "model": tiny_model,
-        "cache": str(cache_folder),
         "rounds": 3,
         "labels_per_round": 4,
-        "views": "2",
-        "confidence_min": 0.0,
-        "uncertainty_max": 1.0,
         "update_steps": 2,
-        "runner": "inline",
         "out": str(home / "run"),
     }
     run(resolve(given), Silent(), watchers=[KeptPage()])

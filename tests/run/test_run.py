@@ -36,20 +36,15 @@ ROUNDS = 3
 
 
 @pytest.fixture
-def options(tiny_model, tiny_folder, cache_folder):
+def options(tiny_settings, tiny_folder):
     return {
+        **tiny_settings,
         "dataset": str(tiny_folder),
-        "model": tiny_model,
-        "cache": str(cache_folder),
         "rounds": ROUNDS,
         "labels_per_round": 3,
         "learning_steps": 6,
         "update_steps": 3,
         "pictures": False,
-        "views": "2",
-        "confidence_min": 0.0,
-        "uncertainty_max": 1.0,
-        "runner": "inline",
         "threads": 1,
     }
 
@@ -168,13 +163,23 @@ class CrashInRoundTwo(Reporter):
             raise Crash
 
 
-def test_a_pool_may_change_after_a_checkpoint(options, tiny_folder, tmp_path):
-    """Images added, renamed or gone, labeled or not: the run goes on with what it knows, and labels stay right."""
-    folder, out = tmp_path / "images", tmp_path / "run"
-    shutil.copytree(tiny_folder, folder)
-    options = {**options, "dataset": str(folder)}
+def begin_and_crash(options, out):
     with pytest.raises(Crash):
         run(resolve({**options, "out": str(out)}), CrashInRoundTwo(ROUNDS, Console(quiet=True)))
+
+
+@pytest.fixture
+def copied(options, tiny_folder, tmp_path):
+    """A folder of pictures that may be changed, and the options of a run on it."""
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_folder, folder)
+    return folder, {**options, "dataset": str(folder)}
+
+
+def test_a_pool_may_change_after_a_checkpoint(copied, tmp_path):
+    """Images added, renamed or gone, labeled or not: the run goes on with what it knows, and labels stay right."""
+    (folder, options), out = copied, tmp_path / "run"
+    begin_and_crash(options, out)
     asked = pq.read_table(out / "labels.parquet")["sample_id"].to_pylist()
     unlabeled = [name for name in load_dataset(str(folder)).pool["sample_id"].to_pylist() if name not in asked]
     (folder / asked[0]).unlink()
@@ -196,12 +201,9 @@ def test_a_pool_may_change_after_a_checkpoint(options, tiny_folder, tmp_path):
     assert len(table) >= 3 * ROUNDS - 1, "answers to the first query set of round 2 are known, too"
 
 
-def test_a_labeled_image_that_was_replaced_is_named(options, tiny_folder, tmp_path):
-    folder, out = tmp_path / "images", tmp_path / "run"
-    shutil.copytree(tiny_folder, folder)
-    options = {**options, "dataset": str(folder)}
-    with pytest.raises(Crash):
-        run(resolve({**options, "out": str(out)}), CrashInRoundTwo(ROUNDS, Console(quiet=True)))
+def test_a_labeled_image_that_was_replaced_is_named(copied, tmp_path):
+    (folder, options), out = copied, tmp_path / "run"
+    begin_and_crash(options, out)
     name = pq.read_table(out / "labels.parquet")["sample_id"][0].as_py()
     content = (folder / name).read_bytes()
     paint(folder / name, (1, 2, 3), np.random.default_rng(6))
@@ -211,22 +213,18 @@ def test_a_labeled_image_that_was_replaced_is_named(options, tiny_folder, tmp_pa
     assert start(options, out, resume=True)["status"] == "finished"
 
 
-def test_images_may_be_excluded_later(options, tiny_folder, tmp_path):
+def test_images_may_be_excluded_later(options, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(Crash):
-        run(resolve({**options, "out": str(out)}), CrashInRoundTwo(ROUNDS, Console(quiet=True)))
+    begin_and_crash(options, out)
     name = pq.read_table(out / "labels.parquet")["sample_id"][0].as_py()
     (tmp_path / "exclude.txt").write_text(f"{name}\n")
     assert start(options, out, resume=True, exclude=str(tmp_path / "exclude.txt"))["status"] == "finished"
     assert name not in pq.read_table(out / "labels.parquet")["sample_id"].to_pylist()
 
 
-def test_classes_of_another_run_are_named(options, tiny_folder, tmp_path):
-    folder, out = tmp_path / "images", tmp_path / "run"
-    shutil.copytree(tiny_folder, folder)
-    options = {**options, "dataset": str(folder)}
-    with pytest.raises(Crash):
-        run(resolve({**options, "out": str(out)}), CrashInRoundTwo(ROUNDS, Console(quiet=True)))
+def test_classes_of_another_run_are_named(copied, tmp_path):
+    (folder, options), out = copied, tmp_path / "run"
+    begin_and_crash(options, out)
     paint(folder / "gray" / "1.png", (90, 90, 90), np.random.default_rng(7))
     with pytest.raises(OutputError, match="class 'gray' is new; restore the classes"):
         start(options, out, resume=True)
@@ -379,8 +377,7 @@ def test_a_listener_stops_a_run_which_then_goes_on(options, uninterrupted, tmp_p
 
 def test_a_checkpoint_of_another_version_is_refused_in_one_line(options, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(Crash):
-        run(resolve({**options, "out": str(out)}), CrashInRoundTwo(ROUNDS, Console(quiet=True)))
+    begin_and_crash(options, out)
     path = out / "checkpoints" / "round_001" / "state.json"
     record = json.loads(path.read_text())
     record["rows"][0]["mood"] = "good"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -308,6 +309,20 @@ def test_a_round_that_failed_can_be_tried_again(tmp_path, tiny_folder, settings,
             answer(session)
             session.learn()
     assert what_it_computed(tmp_path / "run")[1:] == what_it_computed(by_truth)[1:]
+
+
+def test_a_session_takes_up_what_another_machine_did(tmp_path, tiny_folder, settings):
+    here, there = tmp_path / "here" / "run", tmp_path / "there" / "run"
+    with psp_ray.Session(tiny_folder, out=here, storage=str(tmp_path / "storage"), **settings) as session:
+        answer(session)
+        session.learn()
+    shutil.copytree(here, there)
+    with psp_ray.Session.load(there) as session:
+        answer(session)
+        session.learn()
+        asked = session.state.asked.tolist()
+    with psp_ray.Session.load(here) as session:
+        assert session.state.asked.tolist() == asked, "or it would be told that another machine went on"
 
 
 def test_one_at_a_time(session, tiny_folder, settings):

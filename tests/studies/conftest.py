@@ -24,18 +24,13 @@ def shades(tmp_path_factory):
 
 
 @pytest.fixture
-def settings(tiny_model, cache_folder):
+def settings(tiny_settings):
     return {
-        "model": tiny_model,
-        "cache": str(cache_folder),
+        **tiny_settings,
         "rounds": ROUNDS,
         "learning_steps": 6,
         "update_steps": 3,
         "pictures": False,
-        "views": "2",
-        "confidence_min": 0.0,
-        "uncertainty_max": 1.0,
-        "runner": "inline",
     }
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from psp_ray.acquisition.base import create
 from psp_ray.core.probability import class_probabilities, softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolState, SoftLabels
+from psp_ray.posterior.audit import BoolArray
 from psp_ray.posterior.calibration import Unseen, calibrate, unseen_logits
 from psp_ray.run.command import Rounds
 from psp_ray.run.output import newest_estimate
@@ -34,14 +35,10 @@ class Beliefs:
 
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
-        self._soft: tuple[int, SoftLabels | None] | None = None
+        self._soft: tuple[RunState, SoftLabels | None] | None = None
         pool = rounds.data.dataset.pool
         self._paths: list[str | None] = pool["path"].to_pylist()
         self._images = pool["image"]
-
-    def forget(self) -> None:
-        """A round was learned from: what was believed before is out of date."""
-        self._soft = None
 
     @property
     def temperature(self) -> float:
@@ -54,8 +51,7 @@ class Beliefs:
         found: Float32Array = softmax(np.float32(state.text.logit_scale / self.temperature) * cosines)
         soft = self._posterior(state)
         if soft is not None and len(positions):
-            at = np.minimum(np.searchsorted(soft.positions, positions), len(soft.positions) - 1)
-            there = soft.positions[at] == positions
+            at, there = _rows(soft, positions)
             found[there] = soft.probabilities[at[there]]
         return found
 
@@ -152,9 +148,9 @@ class Beliefs:
 
     def _posterior(self, state: RunState) -> SoftLabels | None:
         """Over the pool's graph; None before the first label, or where the run has none."""
-        if self._soft is None or self._soft[0] != len(state.asked):
+        if self._soft is None or self._soft[0] is not state:
             found = self._infer(state, 0)
-            self._soft = len(state.asked), None if found is None else found.soft
+            self._soft = state, None if found is None else found.soft
         return self._soft[1]
 
     def _held_out(self, state: RunState, folds: int) -> Float32Array | None:
@@ -164,9 +160,7 @@ class Beliefs:
             return None
         chances = np.full((len(state.labeled), len(self._rounds.names.classes)), np.nan, np.float32)
         for part in found.held_out:
-            wanted = state.labeled[part.rows]
-            at = np.minimum(np.searchsorted(found.soft.positions, wanted), len(found.soft.positions) - 1)
-            there = found.soft.positions[at] == wanted
+            at, there = _rows(found.soft, state.labeled[part.rows])
             chances[part.rows[there]] = part.probabilities[at[there]]
         return chances
 
@@ -176,3 +170,9 @@ class Beliefs:
         if labeler is None or not context.source.weighs_evidence or not len(state.labeled):
             return None
         return labeler.soft_labels(context.zero_shot, state.known, folds).result()
+
+
+def _rows(soft: SoftLabels, positions: Int64Array) -> tuple[Int64Array, BoolArray]:
+    """The rows (k,) of `positions` in a posterior, and which of them (k,) are really there."""
+    at = np.minimum(np.searchsorted(soft.positions, positions), len(soft.positions) - 1)
+    return at, soft.positions[at] == positions

@@ -13,6 +13,7 @@ from PIL import Image
 
 from psp_ray.core.errors import ConfigError, DatasetError, OracleError
 from psp_ray.core.records import Float32Array
+from psp_ray.data.embedded.classes import unit_rows
 
 SOURCES = (str, os.PathLike, bytes, Image.Image)
 
@@ -67,10 +68,5 @@ def embeddings_of(given: NDArray[Any], width: int) -> Float32Array:
         raise DatasetError(
             f"embeddings of shape {given.shape} ({given.dtype}): those of this run have {width} numbers in a row"
         )
-    found: Float32Array = given.astype(np.float32)
-    lengths = np.linalg.norm(found, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
-    if len(bad):
-        raise DatasetError(f"embeddings: row {bad[0]} (of {len(bad)}) holds NaN, infinity or only zeros; leave it out")
-    found /= lengths
+    found: Float32Array = unit_rows(given, range(len(given)), "embeddings").astype(np.float32)
     return found

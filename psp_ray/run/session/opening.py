@@ -11,20 +11,18 @@ from typing import Any
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
-from psp_ray.core.files import alone
 from psp_ray.core.threads import limit_threads
-from psp_ray.run.command import Rounds, made_ready
-from psp_ray.run.continuing import continued, is_run, note_changes
+from psp_ray.run.command import Rounds, entered, made_ready
+from psp_ray.run.continuing import continued
 from psp_ray.run.events import Events
-from psp_ray.run.folder import check_out, default_out, open_out
-from psp_ray.run.mirror import RunMirror
+from psp_ray.run.folder import check_out, default_out, has_run
+from psp_ray.run.mirror import mirror_of
 from psp_ray.run.people import ASKED
 from psp_ray.run.prepare import prepare, require_labels
 from psp_ray.run.resolve import resolve
 from psp_ray.run.runtime import OpenRuntime
 from psp_ray.run.session.sources import Keeper, as_class_embeddings, as_classes, as_dataset
 from psp_ray.run.watching import Watcher
-from psp_ray.storage.remote import Storage
 
 
 def open_rounds(
@@ -38,16 +36,14 @@ def open_rounds(
     limit_threads(config.runtime.threads)
     out = Path(config.output.out or default_out(config))
     check_out(config, out)
-    if config.output.storage is not None:
-        RunMirror(Storage(config.output.storage), out).restore(resume=True)
+    mirror = mirror_of(config.output.storage, out, events.note)
+    if mirror is not None:
+        mirror.restore(resume=True)
     prepared = prepare(config)
     require_labels(prepared.config, prepared.dataset)
     with ExitStack() as stack:
-        if not stack.enter_context(alone(out)):
-            events.warn(f"--out {out}: its file system has no locks; start no second process there")
-        if is_run(out):
-            note_changes(out, prepared.config)
-        experiment_id = open_out(prepared.config, out)
+        begun = has_run(out)
+        experiment_id = stack.enter_context(entered(prepared.config, out, mirror, events, continuing=begun))
         runtime = stack.enter_context(open_runtime(prepared.config))
         rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True, watchers=watchers)
         if rounds.people is not None:
@@ -77,7 +73,7 @@ def session_settings(
         given["dataset"] = as_dataset(images, ids, keep)
         given["classes"] = as_classes(classes, keep)
         given["class_embeddings"] = as_class_embeddings(class_embeddings, classes, keep)
-    if out is not None and is_run(Path(out)):
+    if out is not None and has_run(Path(out)):
         return _with_people(continued(Path(out), given))
     if images is None:
         place = "out: no folder is given" if out is None else f"{Path(out)}: holds no run yet"

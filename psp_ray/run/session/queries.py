@@ -10,6 +10,7 @@ import numpy as np
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import UserError
 from psp_ray.core.records import Int64Array, Proposal
+from psp_ray.posterior.audit import BoolArray
 from psp_ray.run.command import Rounds
 from psp_ray.run.round import Round, part_of
 from psp_ray.run.session.beliefs import Beliefs
@@ -38,19 +39,16 @@ class Queries:
 
     def learn(self, part: bool) -> None:
         """Learn from the query set, or from the part of it that is labeled, and keep the round; see `Session.learn`."""
-        queries = self.propose(None)
         turn, proposal = self._open(None)
-        missing = self.still_open(queries) if self._rounds.people is not None else []
-        if missing and (not part or len(missing) == len(queries)):
+        answered = self._answered(proposal.positions)
+        asked, missing = len(answered), int((~answered).sum())
+        if missing and (not part or missing == asked):
             raise AwaitingLabels(
-                f"{len(missing)} of {len(queries)} images of round {turn.number} are not labeled yet; label them first",
-                len(missing),
-                len(queries),
+                f"{missing} of {asked} images of round {turn.number} are not labeled yet; label them first",
+                missing,
+                asked,
             )
-        if missing:
-            gone = set(missing)
-            rows = [row for row, name in enumerate(queries.ids) if name not in gone]
-            proposal = part_of(proposal, np.array(rows, np.int64))
+        proposal = part_of(proposal, np.flatnonzero(answered))
         with self._as_before():
             self._rounds.experiment.keep(turn, turn.go_on(proposal))
         self._turn = None
@@ -66,6 +64,14 @@ class Queries:
             components.sampler.load_state_dict(sampler).result()
             components.learner.load_state_dict(learner).result()
             raise
+
+    def _answered(self, positions: Int64Array) -> BoolArray:
+        """Which of the images at `positions` (k,) are answered; all of them where nobody is asked."""
+        if self._rounds.people is None:
+            return np.ones(len(positions), bool)
+        hashes = [self._rounds.names.content_hashes[i] for i in positions]
+        known = self.known(hashes)
+        return np.array([digest in known for digest in hashes], bool)
 
     def still_open(self, queries: QuerySet) -> list[str]:
         """Those of a query set that nobody has answered by now."""

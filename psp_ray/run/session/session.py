@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -27,9 +27,6 @@ from psp_ray.run.session.records import Advice, QuerySet, rounds_html
 from psp_ray.run.session.telling import Telling
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watcher
-
-if TYPE_CHECKING:
-    pass
 
 
 class Session(Telling):
@@ -163,7 +160,6 @@ class Session(Telling):
         """
         self._open_still()
         self.queries.learn(part)
-        self.beliefs.forget()
         if self.over:
             self.rounds.finished()
         return self.reports[-1]

@@ -14,7 +14,7 @@ import numpy as np
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.files import write_bytes
 from psp_ray.core.tables import csv_text
-from psp_ray.run.continuing import is_run
+from psp_ray.run.folder import has_run
 
 
 class Keeper:
@@ -34,7 +34,7 @@ class Keeper:
         file = out.with_name(f"{out.name}-{ending}")
         if file.is_file() and file.read_bytes() == data:
             return str(file)
-        if is_run(out):
+        if has_run(out):
             raise ConfigError(
                 f"{out}: its run began with other {ending.partition('.')[0]} than these; leave them out "
                 f"(Session.load), or choose another folder"
