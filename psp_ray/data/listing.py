@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
-from psp_ray.core.ours import MARK, is_ours
+from psp_ray.core.ours import is_ours
 from psp_ray.core.words import short
 from psp_ray.data.images import ImageError, check_header, image_extensions, may_be_image
 
@@ -82,7 +82,7 @@ def image_files(root: Path, *, any_name: bool = False) -> Listing:
         empty: list[Parts] = []
         with os.scandir(folder) as scan:
             entries = list(scan)
-        if parts and (is_ours(folder) or _is_output({entry.name for entry in entries})):
+        if parts and is_ours(folder, {entry.name for entry in entries}):
             found.skip(parts, OUTPUT)
             return 1
         for entry in entries:
@@ -113,11 +113,6 @@ def image_files(root: Path, *, any_name: bool = False) -> Listing:
             f"folder {error.filename} can't be read ({error.strerror}); change its permissions"
         ) from None
     return found
-
-
-def _is_output(names: set[str]) -> bool:
-    """Whether a folder is one that psp-ray wrote: its pictures are no data."""
-    return MARK in names or ("run.json" in names and ("config.yaml" in names or "checkpoints" in names))
 
 
 def _is_utf8(name: str) -> bool:
