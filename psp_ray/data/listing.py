@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -121,12 +120,8 @@ def _is_utf8(name: str) -> bool:
 
 def _refused(entry: os.DirEntry[str], extensions: frozenset[str]) -> str:
     """Why a directory entry is no image; empty where it is one."""
-    try:
-        mode = entry.stat().st_mode
-    except FileNotFoundError:
-        return DANGLING
-    if not stat.S_ISREG(mode):
-        return NO_FILE
+    if not entry.is_file():  # known from the listing, without a look at each file
+        return DANGLING if entry.is_symlink() and not os.path.exists(entry.path) else NO_FILE
     ending = os.path.splitext(entry.name)[1].lower()
     if ending in extensions:
         return ""
