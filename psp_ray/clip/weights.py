@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psp_ray.core.errors import ModelError
+from psp_ray.core.words import reason_of
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -193,5 +194,6 @@ def _missing(path: str | Path) -> ModelError:
 
 
 def _unreadable(path: str | Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ModelError(f"--checkpoint {path} can't be read ({reason}); pass a safetensors file or a state dict")
+    return ModelError(
+        f"--checkpoint {path} can't be read ({reason_of(error)}); pass a safetensors file or a state dict"
+    )

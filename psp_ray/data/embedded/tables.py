@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import is_file
+from psp_ray.core.words import reason_of
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".jsonl", ".ndjson")
 _JSON_ROWS = 1000
@@ -157,8 +158,7 @@ def _readable(path: str) -> Iterator[None]:
     except DatasetError:
         raise
     except Exception as error:  # pyarrow, numpy and zipfile raise all kinds where a file is damaged
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DatasetError(f"{path}: can't be read ({reason}); write the file again") from None
+        raise DatasetError(f"{path}: can't be read ({reason_of(error)}); write the file again") from None
 
 
 def _record_batches(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
