@@ -64,7 +64,7 @@ def why_refused(url: str) -> str:
 
 def require_local(path: str, allowed: bool, where: str) -> None:
     """Raise a DatasetError for an address that could be read, unless that was asked for."""
-    if not allowed and is_url(path) and not path.lower().startswith("file://") and not why_refused(path):
+    if not allowed and is_url(path) and not why_refused(path):
         raise DatasetError(
             f"{masked(where)}: {short(masked(path))} is not on this machine; add --allow-remote to read addresses "
             "(http, https, s3, gs, az)"
