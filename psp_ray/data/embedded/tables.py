@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import is_file
+from psp_ray.core.tables import TableError, read_json_lines
 from psp_ray.core.words import reason_of
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".jsonl", ".ndjson")
@@ -187,23 +188,13 @@ def _json_records(path: str, rows: int) -> Iterator[list[dict[str, Any]]]:
     Raises:
         ValueError: a line is no object.
     """
-    records: list[dict[str, Any]] = []
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number}: {error}") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"line {number}: holds no object")
-            records.append(record)
-            if len(records) == rows:
+        lines = read_json_lines(file)
+        try:
+            while records := [record for _, record in islice(lines, rows)]:
                 yield records
-                records = []
-    if records:
-        yield records
+        except TableError as error:
+            raise ValueError(f"line {error.line}: {error}") from None
 
 
 def _json_schema(path: str) -> pa.Schema:
