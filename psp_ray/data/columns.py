@@ -50,6 +50,20 @@ def part_of_folder(name: str) -> str | None:
     return PART_OF[word] if word else None
 
 
+def distinct(schema: pa.Schema) -> pa.Schema:
+    """The schema, whose names are texts and distinct. Raises ValueError where they aren't."""
+    if len(set(schema.names)) != len(schema.names):
+        raise ValueError("two columns have one name")
+    return schema
+
+
+def whole(table: pa.Table) -> pa.Table:
+    """The table, whose texts are UTF-8 and whose offsets lie inside. Raises ArrowInvalid, or ValueError as `distinct`."""
+    distinct(table.schema)
+    table.validate(full=True)
+    return table
+
+
 def locate(place: str, base: str) -> str:
     """An absolute path or URL of a path in a table that lies in the folder `base`. `file://` addresses are paths."""
     if not is_file_address(place):

@@ -11,8 +11,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import local_path
 from psp_ray.core.tables import read_table
 from psp_ray.core.words import reason_of
-from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
-from psp_ray.data.manifest import whole
+from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS, whole
 
 ACCOUNT = {"sample_id", "class", "content_hash"}
 """Columns of an account; its `label` is the number of the class."""

@@ -33,6 +33,7 @@ from psp_ray.data.columns import (
     SPLIT_COLUMNS,
     class_label_names,
     locate,
+    whole,
 )
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.images import is_url, read_file
@@ -125,14 +126,6 @@ def read_manifest(name: str) -> Rows:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetError(f"manifest {name}: not a Parquet file ({reason_of(error)})") from None
     return from_tables(name, [("", table)], base)
-
-
-def whole(table: pa.Table) -> pa.Table:
-    """The table, whose names and texts are UTF-8. Raises ArrowInvalid or ValueError where they aren't."""
-    if len(set(table.column_names)) != table.num_columns:
-        raise ValueError("two columns have one name")
-    table.validate(full=True)
-    return table
 
 
 def from_csv(name: str, data: bytes, base: str) -> Rows:

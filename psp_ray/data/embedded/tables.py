@@ -20,6 +20,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import is_file
 from psp_ray.core.tables import TableError, read_json_lines
 from psp_ray.core.words import reason_of
+from psp_ray.data.columns import distinct, whole
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".jsonl", ".ndjson")
 _JSON_ROWS = 1000
@@ -52,13 +53,13 @@ def open_table(path: str | Path) -> TableFile:
     suffix = place.suffix.lower()
     with _readable(str(path)):
         if suffix in (".parquet", ".pq"):
-            return ParquetTable(str(path), _named(pq.read_schema(path)))
+            return ParquetTable(str(path), distinct(pq.read_schema(path)))
         if suffix in (".arrow", ".feather", ".ipc"):
-            return ArrowTable(str(path), _named(_arrow_schema(place)))
+            return ArrowTable(str(path), distinct(_arrow_schema(place)))
         if suffix == ".npz":
-            return NpzTable(str(path), _named(_npz_schema(place)))
+            return NpzTable(str(path), distinct(_npz_schema(place)))
         if suffix in (".jsonl", ".ndjson"):
-            return JsonTable(str(path), _named(_json_schema(str(path))))
+            return JsonTable(str(path), distinct(_json_schema(str(path))))
     raise DatasetError(f"{path}: tables are read from {', '.join(SUFFIXES)}; write it as one of these")
 
 
@@ -140,16 +141,7 @@ def read_columns(file: TableFile, columns: Sequence[str], rows: int = 1 << 16) -
     """Some columns of a whole file, in memory."""
     schema = pa.schema([file.schema.field(name) for name in columns])
     with _readable(file.path):
-        table = pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema)
-        table.validate(full=True)  # texts are UTF-8, offsets lie inside
-        return table
-
-
-def _named(schema: pa.Schema) -> pa.Schema:
-    """The schema, whose names are texts. Raises ValueError where they are none."""
-    if len(set(schema.names)) != len(schema.names):
-        raise ValueError("two columns have one name")
-    return schema
+        return whole(pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema))
 
 
 @contextmanager
