@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from psp_ray.core.errors import ModelError
+from psp_ray.core.words import reason_of
 
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -25,12 +26,17 @@ def file_hash(path: str | Path) -> str:
     Raises:
         ModelError: the file can't be read.
     """
+    return _hash_content(*_stamp(path))
+
+
+def _stamp(path: str | Path) -> tuple[str, int, int]:
+    """(path, size, modification time in ns): what is remembered of a file holds while these stay."""
     resolved = Path(path).resolve()
     try:
         info = resolved.stat()
     except OSError as error:
         raise _missing(path) from error
-    return _hash_content(str(resolved), info.st_size, info.st_mtime_ns)
+    return str(resolved), info.st_size, info.st_mtime_ns
 
 
 @lru_cache(maxsize=64)
@@ -94,12 +100,16 @@ def _unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def openai_form(path: str | Path) -> bool:
-    """Whether a checkpoint is of the form that OpenAI published: such weights were trained with QuickGELU.
+    """Whether a checkpoint is of the form that OpenAI published: such weights were trained with QuickGELU. Remembered.
 
     Raises:
         ModelError: as `read_checkpoint`.
     """
-    path = Path(path)
+    return _openai_form(Path(path), _stamp(path))
+
+
+@lru_cache(maxsize=64)
+def _openai_form(path: Path, stamp: tuple[str, int, int]) -> bool:
     if _kind(path) == "safetensors":
         from safetensors import safe_open
 
@@ -193,5 +203,6 @@ def _missing(path: str | Path) -> ModelError:
 
 
 def _unreadable(path: str | Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ModelError(f"--checkpoint {path} can't be read ({reason}); pass a safetensors file or a state dict")
+    return ModelError(
+        f"--checkpoint {path} can't be read ({reason_of(error)}); pass a safetensors file or a state dict"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import json
 import os
 import shutil
@@ -81,9 +80,7 @@ def link_or_copy(source: str, target: Path) -> None:
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
     """A matplotlib figure as a PNG file, whole or not at all. Raises OutputError as `writing`."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=dpi)
-    write_bytes(path, picture.getvalue())
+    write_with(path, lambda handle: figure.savefig(handle, format="png", dpi=dpi))
 
 
 def sync_folder(folder: Path) -> None:
@@ -122,9 +119,8 @@ def plain(value: Any) -> Any:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(path, sink.getvalue().to_pybytes())
+    """Raises OutputError as `writing`."""
+    write_with(path, lambda handle: pq.write_table(table, handle, compression="zstd"))
 
 
 def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str] | None = None) -> None:
@@ -164,11 +160,9 @@ def alone(folder: Path, wait: float = 0.0) -> Iterator[bool]:
     Raises:
         OutputError: another one is at work, or the folder can't be written.
     """
-    try:
+    with writing(f"--out {folder}", "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"--out {folder}: can't be written ({error.strerror}); choose another folder") from None
     try:
         deadline = time.monotonic() + wait
         while (locked := _locked(descriptor)) is False:

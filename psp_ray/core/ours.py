@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from psp_ray.core.files import write_text
@@ -17,12 +18,13 @@ def mark(folder: Path) -> None:
         write_text(folder / MARK, _TEXT)
 
 
-def is_ours(folder: str | os.PathLike[str]) -> bool:
-    """Whether psp-ray wrote the folder: it is marked, or it is a run's."""
-    path = os.fspath(folder)
-    return os.path.exists(os.path.join(path, MARK)) or (
-        os.path.exists(os.path.join(path, "run.json")) and os.path.isdir(os.path.join(path, "checkpoints"))
-    )
+def is_ours(folder: str | os.PathLike[str], names: Collection[str] | None = None) -> bool:
+    """Whether psp-ray wrote the folder: it is marked, or is a run's. `names`: what lies in it, where that is known."""
+
+    def has(name: str) -> bool:
+        return os.path.exists(os.path.join(folder, name)) if names is None else name in names
+
+    return has(MARK) or (has("run.json") and (has("config.yaml") or has("checkpoints")))
 
 
 def below_ours(path: Path, root: Path) -> bool:

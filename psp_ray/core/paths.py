@@ -13,10 +13,15 @@ from urllib.parse import unquote, urlsplit
 FILE_SCHEME = "file://"
 
 
+def is_file_address(text: str) -> bool:
+    """Whether a text is a `file://` address: a path on this machine, however it is written."""
+    return text[: len(FILE_SCHEME)].lower() == FILE_SCHEME
+
+
 def local_text(given: str | os.PathLike[str]) -> str:
     """A path on this machine as the text that the system takes: `~` expanded, `file:///a%20b` as `/a b`."""
     text = os.fspath(given)
-    if text[: len(FILE_SCHEME)].lower() == FILE_SCHEME:
+    if is_file_address(text):
         address = urlsplit(text)
         # A # or ? in a file's address is part of the name where nobody escaped it.
         name = unquote(address.path, errors="surrogateescape")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import plain, write_json
+from psp_ray.core.words import reason_of
 
 CHECKSUM = "checksum"
 
@@ -114,7 +115,7 @@ def read_record(path: Path, kind: type[T]) -> T:
     try:
         return TypeAdapter(kind).validate_python(content)
     except (ValidationError, ValueError, TypeError) as error:
-        raise DamagedFile(path, f"is damaged ({' '.join(str(error).split())[:160]})") from None
+        raise DamagedFile(path, f"is damaged ({reason_of(error, 160)})") from None
 
 
 def _checksum(content: dict[str, Any]) -> str:

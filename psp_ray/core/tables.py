@@ -1,10 +1,12 @@
-"""CSV as people and spreadsheets write it, and as no spreadsheet runs it: one reader and one writer for all tables."""
+"""CSV as people and spreadsheets write it, and as no spreadsheet runs it: one reader and one writer for all tables.
+JSON lines, too."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +88,24 @@ def read_table(data: bytes | str, delimiter: str | None = None) -> TextTable:
             f"not readable as CSV ({error}); repair the line, a quote may lack its other half", start
         ) from None
     return TextTable(delimiter, header, records)
+
+
+def read_json_lines(lines: Iterable[bytes | str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of JSON lines; empty lines are passed over.
+
+    Raises:
+        TableError: a line is no JSON object.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TableError(f"not JSON ({error})", number) from None
+        if not isinstance(record, dict):
+            raise TableError("holds no JSON object", number)
+        yield number, record
 
 
 def _delimiter(text: str) -> str:

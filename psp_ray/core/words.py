@@ -47,6 +47,11 @@ def short(name: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit - limit // 2 - 1) :]}"
 
 
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """What an error says, on one line of at most `limit` characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 def same_text(name: str) -> str:
     """What two spellings of a name have in common that look alike: composed characters (NFC), no space around."""
     return unicodedata.normalize("NFC", name).strip()

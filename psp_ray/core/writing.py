@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from psp_ray.core.errors import OutputError
+from psp_ray.core.words import reason_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -30,7 +31,7 @@ def writing(path: str | os.PathLike[str], remedy: str = "") -> Iterator[None]:
 
 def unwritable(path: str | os.PathLike[str], error: OSError, remedy: str = "") -> str:
     """One line: which path can't be written, why, and what helps."""
-    reason = error.strerror or " ".join(str(error).split())[:200] or type(error).__name__
+    reason = error.strerror or reason_of(error)
     if error.errno in _FULL:
         remedy = "make room there, then run the same command again (a run with --resume)"
     elif error.errno == errno.EIO:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from psp_ray.core.paths import local_text
+from psp_ray.core.paths import is_file_address, local_text
 from psp_ray.core.words import normalize_name
 from psp_ray.data.images import is_url
 
@@ -50,12 +50,27 @@ def part_of_folder(name: str) -> str | None:
     return PART_OF[word] if word else None
 
 
+def distinct(schema: pa.Schema) -> pa.Schema:
+    """The schema, whose names are texts and distinct. Raises ValueError where they aren't."""
+    if len(set(schema.names)) != len(schema.names):
+        raise ValueError("two columns have one name")
+    return schema
+
+
+def whole(table: pa.Table) -> pa.Table:
+    """The table, whose texts are UTF-8 and whose offsets lie inside. Raises ArrowInvalid, or ValueError as `distinct`."""
+    distinct(table.schema)
+    table.validate(full=True)
+    return table
+
+
 def locate(place: str, base: str) -> str:
     """An absolute path or URL of a path in a table that lies in the folder `base`. `file://` addresses are paths."""
-    if is_url(place) and not place.lower().startswith("file://"):
-        return place
-    if is_url(base) and not place.lower().startswith("file://"):
-        return posixpath.join(base, place.replace("\\", "/"))
+    if not is_file_address(place):
+        if is_url(place):
+            return place
+        if is_url(base):
+            return posixpath.join(base, place.replace("\\", "/"))
     return os.path.normpath(os.path.join(base, local_text(place)))
 
 

@@ -17,6 +17,8 @@ from psp_ray.core.records import Int32Array
 from psp_ray.data.embedded.source import EmbeddingSource
 
 PARTS = ("pool", "val", "test")
+TEST_PREFIX = "test/"
+"""What the names of test images from elsewhere (`--test`) begin with."""
 DEFAULT_TEMPLATES = ["a photo of a {}."]
 MANIFEST_SCHEMA = pa.schema(
     [("sample_id", pa.string()), ("path", pa.string()), ("image", pa.binary()), ("split", pa.string())]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import local_path
 from psp_ray.core.tables import read_table
-from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
-from psp_ray.data.manifest import whole
+from psp_ray.core.words import reason_of
+from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS, whole
 
 ACCOUNT = {"sample_id", "class", "content_hash"}
 """Columns of an account; its `label` is the number of the class."""
@@ -29,8 +29,7 @@ def known_table(given: str) -> list[tuple[int, str, str]] | None:
     try:
         table = whole(pq.read_table(path))
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DatasetError(f"--initial-labels {given}: can't be read ({reason})") from None
+        raise DatasetError(f"--initial-labels {given}: can't be read ({reason_of(error)})") from None
     if set(table.column_names) >= ACCOUNT:
         return _rows(given, table, "sample_id", "class")
     names = {name.lower(): name for name in table.column_names}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from psp_ray.core.errors import DatasetError
-from psp_ray.core.ours import MARK, is_ours
+from psp_ray.core.ours import is_ours
 from psp_ray.core.words import short
 from psp_ray.data.images import ImageError, check_header, image_extensions, may_be_image
 
@@ -82,7 +81,7 @@ def image_files(root: Path, *, any_name: bool = False) -> Listing:
         empty: list[Parts] = []
         with os.scandir(folder) as scan:
             entries = list(scan)
-        if parts and (is_ours(folder) or _is_output({entry.name for entry in entries})):
+        if parts and is_ours(folder, {entry.name for entry in entries}):
             found.skip(parts, OUTPUT)
             return 1
         for entry in entries:
@@ -115,23 +114,14 @@ def image_files(root: Path, *, any_name: bool = False) -> Listing:
     return found
 
 
-def _is_output(names: set[str]) -> bool:
-    """Whether a folder is one that psp-ray wrote: its pictures are no data."""
-    return MARK in names or ("run.json" in names and ("config.yaml" in names or "checkpoints" in names))
-
-
 def _is_utf8(name: str) -> bool:
     return not any("\udc80" <= character <= "\udcff" for character in name)
 
 
 def _refused(entry: os.DirEntry[str], extensions: frozenset[str]) -> str:
     """Why a directory entry is no image; empty where it is one."""
-    try:
-        mode = entry.stat().st_mode
-    except FileNotFoundError:
-        return DANGLING
-    if not stat.S_ISREG(mode):
-        return NO_FILE
+    if not entry.is_file():  # known from the listing, without a look at each file
+        return DANGLING if entry.is_symlink() and not os.path.exists(entry.path) else NO_FILE
     ending = os.path.splitext(entry.name)[1].lower()
     if ending in extensions:
         return ""

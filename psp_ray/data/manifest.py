@@ -22,6 +22,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.ours import below_ours
 from psp_ray.core.paths import is_folder, local_text
 from psp_ray.core.tables import TableError, read_table
+from psp_ray.core.words import reason_of
 from psp_ray.data.classes import ClassList
 from psp_ray.data.columns import (
     ID_COLUMNS,
@@ -32,6 +33,7 @@ from psp_ray.data.columns import (
     SPLIT_COLUMNS,
     class_label_names,
     locate,
+    whole,
 )
 from psp_ray.data.dataset import Dataset, make_dataset
 from psp_ray.data.images import is_url, read_file
@@ -122,20 +124,8 @@ def read_manifest(name: str) -> Rows:
     try:
         table = whole(pq.read_table(io.BytesIO(data)))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatasetError(f"manifest {name}: not a Parquet file ({_reason(error)})") from None
+        raise DatasetError(f"manifest {name}: not a Parquet file ({reason_of(error)})") from None
     return from_tables(name, [("", table)], base)
-
-
-def whole(table: pa.Table) -> pa.Table:
-    """The table, whose names and texts are UTF-8. Raises ArrowInvalid or ValueError where they aren't."""
-    if len(set(table.column_names)) != table.num_columns:
-        raise ValueError("two columns have one name")
-    table.validate(full=True)
-    return table
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def from_csv(name: str, data: bytes, base: str) -> Rows:
@@ -338,7 +328,7 @@ def load_parquet_folder(folder: Path, classes: ClassList | None, *, has_test: bo
         try:
             tables.append((split, whole(pq.read_table(path))))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DatasetError(f"{path}: not a Parquet file ({_reason(error)})") from None
+            raise DatasetError(f"{path}: not a Parquet file ({reason_of(error)})") from None
     rows = from_tables(str(folder), tables, str(folder))
     rows.class_names = rows.class_names or _readme_names(folder)
     if rows.class_names:

@@ -17,13 +17,11 @@ from psp_ray.core.records import Int32Array, Int64Array
 from psp_ray.core.tables import TableError, read_table, read_text
 from psp_ray.core.words import same_text
 from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
-from psp_ray.data.dataset import MANIFEST_SCHEMA, Dataset, make_dataset
+from psp_ray.data.dataset import MANIFEST_SCHEMA, TEST_PREFIX, Dataset, make_dataset
 from psp_ray.data.known import known_table
 from psp_ray.data.labels import LabelReader
 from psp_ray.data.listing import Listing, image_files
 from psp_ray.data.manifest import Rows, is_manifest, read_manifest, require_local_files
-
-TEST_PREFIX = "test/"
 
 
 def with_test(dataset: Dataset, given: str) -> Dataset:

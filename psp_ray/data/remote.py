@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -64,7 +65,7 @@ def why_refused(url: str) -> str:
 
 def require_local(path: str, allowed: bool, where: str) -> None:
     """Raise a DatasetError for an address that could be read, unless that was asked for."""
-    if not allowed and is_url(path) and not path.lower().startswith("file://") and not why_refused(path):
+    if not allowed and is_url(path) and not why_refused(path):
         raise DatasetError(
             f"{masked(where)}: {short(masked(path))} is not on this machine; add --allow-remote to read addresses "
             "(http, https, s3, gs, az)"
@@ -175,13 +176,19 @@ class _Plain(http.client.HTTPConnection):
             self._tunnel()  # type: ignore[attr-defined]
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """One a process: reading the certificates of this machine's authorities takes longer than many a file."""
+    return ssl.create_default_context()
+
+
 class _Secure(http.client.HTTPSConnection):
     def connect(self) -> None:
         self.sock = connect(self.host, self.port, self.timeout or SILENCE)
         name = getattr(self, "_tunnel_host", None) or self.host
         if name != self.host:
             self._tunnel()  # type: ignore[attr-defined]
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=name)
+        self.sock = _tls().wrap_socket(self.sock, server_hostname=name)
 
 
 class _PlainHandler(urllib.request.HTTPHandler):
@@ -191,7 +198,7 @@ class _PlainHandler(urllib.request.HTTPHandler):
 
 class _SecureHandler(urllib.request.HTTPSHandler):
     def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(_Secure, request)
+        return self.do_open(_Secure, request, context=_tls())
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -210,7 +217,7 @@ def _opener() -> urllib.request.OpenerDirector:
     handlers = (
         urllib.request.ProxyHandler(),
         _PlainHandler(),
-        _SecureHandler(),
+        _SecureHandler(context=_tls()),
         _Redirects(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),

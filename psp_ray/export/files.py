@@ -30,7 +30,7 @@ from psp_ray.core.files import (
 from psp_ray.core.ours import mark
 from psp_ray.core.paths import is_file, local_path
 from psp_ray.core.tables import csv_text
-from psp_ray.core.words import printable
+from psp_ray.core.words import printable, reason_of
 from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
@@ -49,9 +49,8 @@ def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"{path}: is damaged ({reason}); run the same command with --resume to write it anew"
+            f"{path}: is damaged ({reason_of(error, 160)}); run the same command with --resume to write it anew"
         ) from None
     return rows
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.files import make_folder, write_text
 from psp_ray.core.ours import mark
+from psp_ray.core.paths import local_path
 from psp_ray.core.records import Float16Array, Int64Array
 from psp_ray.core.writing import writing
 from psp_ray.data.images import HASH_BYTES, ViewSettings
@@ -80,7 +81,7 @@ def default_cache_folder() -> Path:
     """`PSP_RAY_CACHE`, else the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`) with `psp-ray` in it."""
     chosen = os.environ.get("PSP_RAY_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return local_path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "psp-ray"
 
@@ -98,7 +99,7 @@ class FeatureCache:
         Raises:
             OutputError: the folder can't be made or written to.
         """
-        path = Path(folder).expanduser() if folder is not None else default_cache_folder()
+        path = local_path(folder) if folder is not None else default_cache_folder()
         with writing(f"cache folder {path}", "set --cache or PSP_RAY_CACHE to another"):
             path.mkdir(parents=True, exist_ok=True)
             probe = path / f".probe-{uuid4().hex}"

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import random
+import shutil
 import time
 import traceback
 import warnings
@@ -198,8 +199,15 @@ def _all(folder: Path) -> Iterator[Reader]:
         Image.new("RGB", (9, 7), (80 * number, 20, 30)).save(pictures / f"{number}.png")
     pool = load_dataset(str(pictures), classes="cat,dog")
 
+    listed = folder / "listed"
+    shutil.copytree(pictures, listed, dirs_exist_ok=True)
+
     def load(path: Path) -> object:
         return load_dataset(str(path), classes="cat,dog")
+
+    def load_listed(path: Path) -> object:
+        shutil.copy(path, listed / "metadata.jsonl")
+        return load_dataset(str(listed), classes="cat,dog")
 
     def load_beside(path: Path) -> object:
         return load_dataset(str(pictures), classes="cat,dog", exclude=str(path))
@@ -207,6 +215,8 @@ def _all(folder: Path) -> Iterator[Reader]:
     rows = b"path,label,split\npictures/0.png,cat,train\npictures/1.png,dog,test\npictures/2.png,,\n"
     yield Reader("manifest (CSV)", ".csv", (rows, rows.replace(b",", b";"), rows.replace(b"cat", b'"cat"')), load)
     yield Reader("manifest (Parquet)", ".parquet", _parquet_seeds(), load)
+    named = [{"file_name": f"{number}.png", "label": label} for number, label in enumerate(("cat", "dog", None))]
+    yield Reader("metadata", ".jsonl", ("".join(json.dumps(row) + "\n" for row in named).encode(),), load_listed)
     yield Reader("embeddings (npz)", ".npz", (_npz(),), load)
     yield Reader("embeddings (JSON)", ".jsonl", (b'{"embedding": [1.0, 2.0], "label": "cat"}\n' * 3,), load)
     yield Reader("embeddings (Arrow)", ".arrow", (_arrow(),), load)

@@ -18,7 +18,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import exists, local_text
 from psp_ray.core.records import Int32Array
 from psp_ray.data.columns import PART_OF, class_label_names, locate
-from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, Dataset, check_classes
+from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, TEST_PREFIX, Dataset, check_classes
 from psp_ray.data.embedded.layouts import find_tables, has_embeddings
 from psp_ray.data.embedded.source import (
     Columns,
@@ -75,9 +75,6 @@ def load_embedded(request: Request) -> Dataset:
     return Dataset(
         name, list(classes), manifest, truth, descriptions=known_phrases, embeddings=source, notes=tuple(notes)
     )
-
-
-TEST_PREFIX = "test/"
 
 
 def with_test_rows(dataset: Dataset, given: str) -> Dataset:

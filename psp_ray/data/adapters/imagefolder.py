@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.tables import TableError, read_json_lines, read_table
+from psp_ray.core.words import reason_of
 from psp_ray.data.columns import LABEL_COLUMNS, PATH_COLUMNS, part_of_folder
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.listing import Listing
@@ -81,24 +84,18 @@ def _rows(file: Path) -> Rows:
     base = os.path.abspath(file.parent)
     if file.suffix == ".csv":
         return from_csv(str(file), data, base)
-    records = []
-    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise DatasetError(f"{file}:{number}: not JSON ({error}); repair the line") from None
-            if not isinstance(record, dict):
-                raise DatasetError(f"{file}:{number}: holds no JSON object; repair the line")
-            records.append(record)
+    try:
+        records = [record for _, record in read_json_lines(io.StringIO(data.decode("utf-8-sig", "replace")))]
+    except TableError as error:
+        raise DatasetError(f"{file}:{error.line}: {error}; repair the line") from None
     names = {name.lower(): name for record in records for name in record}
     wanted = [names[name] for name in (*PATH_COLUMNS, *LABEL_COLUMNS) if name in names]
     columns = {}
     for name in wanted:
         try:
             columns[name] = pa.array([record.get(name) for record in records])
-        except pa.ArrowException as error:
-            raise DatasetError(f"{file}: {name}: {str(error).splitlines()[0]}; use one type") from None
+        except (pa.ArrowException, ValueError, OverflowError) as error:  # of other types; half a character; too large
+            raise DatasetError(f"{file}: {name}: {reason_of(error)}; use one type") from None
     return from_tables(str(file), [("", pa.table(columns))], base)
 
 
@@ -109,10 +106,11 @@ def _lists_labels(file: Path) -> bool:
             first = next((line for line in handle if line.strip()), "")
     except OSError:
         return False
-    names = {name.strip().strip('"').lower() for name in first.replace(";", ",").replace("\t", ",").split(",")}
-    if file.suffix == ".jsonl":
-        try:
+    try:
+        if file.suffix == ".jsonl":
             names = {str(name).lower() for name in json.loads(first)}
-        except (ValueError, TypeError):
-            return True  # to be named where it is read
+        else:
+            names = set(read_table(first).header)
+    except (ValueError, TypeError, RecursionError):
+        return True  # to be named where it is read
     return bool(names & set(PATH_COLUMNS)) and bool(names & set(LABEL_COLUMNS))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import is_file
+from psp_ray.core.tables import TableError, read_json_lines
+from psp_ray.core.words import reason_of
+from psp_ray.data.columns import distinct, whole
 
 SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".jsonl", ".ndjson")
 _JSON_ROWS = 1000
@@ -50,13 +53,13 @@ def open_table(path: str | Path) -> TableFile:
     suffix = place.suffix.lower()
     with _readable(str(path)):
         if suffix in (".parquet", ".pq"):
-            return ParquetTable(str(path), _named(pq.read_schema(path)))
+            return ParquetTable(str(path), distinct(pq.read_schema(path)))
         if suffix in (".arrow", ".feather", ".ipc"):
-            return ArrowTable(str(path), _named(_arrow_schema(place)))
+            return ArrowTable(str(path), distinct(_arrow_schema(place)))
         if suffix == ".npz":
-            return NpzTable(str(path), _named(_npz_schema(place)))
+            return NpzTable(str(path), distinct(_npz_schema(place)))
         if suffix in (".jsonl", ".ndjson"):
-            return JsonTable(str(path), _named(_json_schema(str(path))))
+            return JsonTable(str(path), distinct(_json_schema(str(path))))
     raise DatasetError(f"{path}: tables are read from {', '.join(SUFFIXES)}; write it as one of these")
 
 
@@ -138,16 +141,7 @@ def read_columns(file: TableFile, columns: Sequence[str], rows: int = 1 << 16) -
     """Some columns of a whole file, in memory."""
     schema = pa.schema([file.schema.field(name) for name in columns])
     with _readable(file.path):
-        table = pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema)
-        table.validate(full=True)  # texts are UTF-8, offsets lie inside
-        return table
-
-
-def _named(schema: pa.Schema) -> pa.Schema:
-    """The schema, whose names are texts. Raises ValueError where they are none."""
-    if len(set(schema.names)) != len(schema.names):
-        raise ValueError("two columns have one name")
-    return schema
+        return whole(pa.Table.from_batches(list(file.batches(columns, rows)), schema=schema))
 
 
 @contextmanager
@@ -157,8 +151,7 @@ def _readable(path: str) -> Iterator[None]:
     except DatasetError:
         raise
     except Exception as error:  # pyarrow, numpy and zipfile raise all kinds where a file is damaged
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DatasetError(f"{path}: can't be read ({reason}); write the file again") from None
+        raise DatasetError(f"{path}: can't be read ({reason_of(error)}); write the file again") from None
 
 
 def _record_batches(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
@@ -187,23 +180,13 @@ def _json_records(path: str, rows: int) -> Iterator[list[dict[str, Any]]]:
     Raises:
         ValueError: a line is no object.
     """
-    records: list[dict[str, Any]] = []
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number}: {error}") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"line {number}: holds no object")
-            records.append(record)
-            if len(records) == rows:
+        lines = read_json_lines(file)
+        try:
+            while records := [record for _, record in islice(lines, rows)]:
                 yield records
-                records = []
-    if records:
-        yield records
+        except TableError as error:
+            raise ValueError(f"line {error.line}: {error}") from None
 
 
 def _json_schema(path: str) -> pa.Schema:
