@@ -64,6 +64,12 @@ taken = sa.Table(
 )
 
 
+def tables_in(connection: Connection) -> list[sa.Table]:
+    """The book's tables in a ledger; none where nobody has answered in a book."""
+    names = set(sa.inspect(connection).get_table_names())
+    return [table for table in book.sorted_tables if table.name in names]
+
+
 @dataclass(frozen=True)
 class Said:
     """An answer to be written: `label` is a class index or code; see the table for the rest."""
@@ -78,22 +84,14 @@ class Said:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Event:
+@dataclass(frozen=True, kw_only=True)
+class Event(Said):
     """An answer as it was written; `given_at` in seconds since the epoch."""
 
     number: int
-    content_hash: str
     person: str
-    kind: str
-    label: int
     batch: str
     undoes: int | None
-    suggested: int
-    probability: float
-    shown: bool
-    way: str
-    seconds: float
     given_at: float
 
 

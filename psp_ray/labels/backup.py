@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import sqlalchemy as sa
 
 from psp_ray.core.errors import OracleError
+from psp_ray.labels.answer_book import book, tables_in
 from psp_ray.labels.database import open_engine, resolve_ledger_url
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.schema import SCHEMA_VERSION, metadata, schema_version
@@ -18,7 +19,8 @@ _CHUNK = 1000
 def backup(ledger: Ledger, path: Path) -> int:
     """Copy the whole ledger, at one moment, into a new SQLite file; returns the number of rows.
 
-    The file is itself a ledger: give it as --ledger to go on with it, on another machine or instead of a lost database.
+    People's answer books are in it. The file is itself a ledger: give it as --ledger to go on with it, on another
+    machine or instead of a lost database.
 
     Raises:
         OracleError: the file exists or can't be written.
@@ -30,7 +32,9 @@ def backup(ledger: Ledger, path: Path) -> int:
     try:
         with copy.begin() as target, ledger.snapshot() as source:
             target.execute(schema_version.delete())
-            for table in metadata.sorted_tables:
+            people = tables_in(source)
+            book.create_all(target, tables=people)
+            for table in (*metadata.sorted_tables, *people):
                 result = source.execute(sa.select(table))
                 while batch := result.mappings().fetchmany(_CHUNK):
                     target.execute(table.insert(), [dict(row) for row in batch])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from psp_ray.core.files import write_bytes
+from psp_ray.core.files import write_with
 from psp_ray.data.images import ImageError, decode, read_file
 
 CELL = 160
@@ -23,9 +23,8 @@ def write_contact_sheets(folder: Path, pictures: Sequence[tuple[str, Path]]) -> 
     sheets = []
     for start in range(0, len(pictures), PER_SHEET):
         name = "contact_sheet.png" if not start else f"contact_sheet_{start // PER_SHEET + 1}.png"
-        sheet = io.BytesIO()
-        _sheet(pictures[start : start + PER_SHEET]).save(sheet, format="png")
-        write_bytes(folder / name, sheet.getvalue())
+        sheet = _sheet(pictures[start : start + PER_SHEET])
+        write_with(folder / name, partial(sheet.save, format="png"))
         sheets.append(folder / name)
     return sheets
 

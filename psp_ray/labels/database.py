@@ -202,6 +202,17 @@ def insert_of(connection: Connection, table: sa.Table) -> Any:
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
+def fill_of(connection: Connection, table: sa.Table) -> Any:
+    """An insert of whole rows of `labels` or `uses` that completes one without a label, and leaves one that has its
+    label as it is."""
+    statement = insert_of(connection, table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key},
+        where=table.c.label.is_(None),
+    )
+
+
 def chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
     """`names` in pieces that fit into one statement."""
     for start in range(0, len(names), CHUNK):

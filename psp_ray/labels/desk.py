@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from psp_ray.core.answers import IGNORE, SKIP, AnswerReader, UnknownLabel
-from psp_ray.core.errors import OracleError
+from psp_ray.core.errors import LedgerError, OracleError
 from psp_ray.labels.annotators.base import Annotator, Item
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.orders import Order
@@ -55,7 +55,7 @@ def alive(ledger: Ledger, order: Order) -> Iterator[None]:
 
     def beat() -> None:
         while not done.wait(order.lease_seconds / 3):
-            with suppress(OracleError):  # a busy ledger: the next beat may pass
+            with suppress(LedgerError):  # a busy ledger: the next beat may pass
                 ledger.renew(order)
 
     thread = threading.Thread(target=beat, name="lease", daemon=True)

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.labels.corrections import correct
-from psp_ray.labels.database import insert_of, now_of
+from psp_ray.labels.database import fill_of, insert_of, now_of
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.orders import Order
 from psp_ray.labels.schema import label_space_of, label_spaces, labels
@@ -122,13 +122,7 @@ def _import(
             "paid_at": now if at is None else at.timestamp(),
             "request_id": f"import/{origin}",
         }
-        statement = insert_of(connection, labels).values(**key, **bought)
-        statement = statement.on_conflict_do_update(
-            index_elements=list(labels.primary_key.columns),
-            set_={name: statement.excluded[name] for name in bought},
-            where=labels.c.label.is_(None),
-        )
-        if connection.execute(statement).rowcount:
+        if connection.execute(fill_of(connection, labels).values(**key, **bought)).rowcount:
             new += 1
             continue
         held = connection.execute(sa.select(labels.c.label).filter_by(**key)).scalar_one()

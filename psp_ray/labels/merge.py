@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from psp_ray.labels.answer_book import answers, book, settled, taken
-from psp_ray.labels.database import insert_of
+from psp_ray.labels.answer_book import answers, book, settled, tables_in, taken
+from psp_ray.labels.database import fill_of, insert_of
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.schema import corrections, experiments, label_spaces, labels, metadata, requests, uses, votes
 
@@ -24,13 +24,8 @@ def merge(ledger: Ledger, other: Ledger) -> int:
     """
     with other.snapshot() as connection:
         rows = {table.name: _rows(connection, table) for table in metadata.sorted_tables}
-        rows |= {table.name: _rows(connection, table) for table in _there(connection, book)}
+        rows |= {table.name: _rows(connection, table) for table in tables_in(connection)}
     return ledger.transact(lambda connection: _merge(connection, rows))
-
-
-def _there(connection: Connection, tables: sa.MetaData) -> list[sa.Table]:
-    names = set(sa.inspect(connection).get_table_names())
-    return [table for table in tables.sorted_tables if table.name in names]
 
 
 def _rows(connection: Connection, table: sa.Table) -> Rows:
@@ -46,10 +41,10 @@ def _merge(connection: Connection, rows: dict[str, Rows]) -> int:
     new = 0
     for row in rows[labels.name]:
         if row["label"] is not None:
-            new += _fill(connection, labels, row)
+            new += connection.execute(fill_of(connection, labels).values(**row)).rowcount
     for row in rows[uses.name]:
         if row["label"] is not None:
-            _fill(connection, uses, row)
+            connection.execute(fill_of(connection, uses).values(**row))
     _corrections(connection, rows[corrections.name])
     if answers.name in rows:
         _book(connection, rows)
@@ -79,15 +74,6 @@ def _book(connection: Connection, rows: dict[str, Rows]) -> None:
 def _insert(connection: Connection, table: sa.Table, rows: Rows) -> None:
     if rows:
         connection.execute(insert_of(connection, table).on_conflict_do_nothing(), rows)
-
-
-def _fill(connection: Connection, table: sa.Table, row: dict[str, Any]) -> int:
-    """Insert a row, or complete the one without a label."""
-    statement = insert_of(connection, table).values(**row)
-    keys = list(table.primary_key.columns)
-    rest = {name: statement.excluded[name] for name in row if name not in {key.name for key in keys}}
-    statement = statement.on_conflict_do_update(index_elements=keys, set_=rest, where=table.c.label.is_(None))
-    return connection.execute(statement).rowcount
 
 
 def _corrections(connection: Connection, theirs: Rows) -> None:

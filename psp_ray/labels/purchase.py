@@ -17,7 +17,7 @@ from psp_ray.core.errors import OracleError
 from psp_ray.labels import limits
 from psp_ray.labels.annotators.base import Item
 from psp_ray.labels.claims import claim, label_row, rows_of
-from psp_ray.labels.database import chunks, insert_of, now_of
+from psp_ray.labels.database import chunks, fill_of, insert_of, now_of
 from psp_ray.labels.orders import Order, Progress, price
 from psp_ray.labels.schema import experiments, label_spaces, labels, requests, uses
 
@@ -103,27 +103,13 @@ def _of_round(order: Order) -> sa.Select[Any]:
 def store(connection: Connection, order: Order, bought: Sequence[tuple[str, int]]) -> None:
     """Write (content hash, label) pairs, paid for by the order's experiment; what is already bought stays."""
     now = now_of(connection)
-    statement = insert_of(connection, labels)
-    new = statement.excluded
-    statement = statement.on_conflict_do_update(
-        index_elements=list(labels.primary_key.columns),
-        set_={
-            "label": new.label,
-            "lease_until": None,
-            "cost": new.cost,
-            "paid_by": new.paid_by,
-            "paid_at": new.paid_at,
-            "request_id": new.request_id,
-        },
-        where=labels.c.label.is_(None),
-    )
     rows = [
         label_row(order, content_hash)
         | {"label": label, "cost": price(order, label), "paid_at": now, "lease_until": None}
         for content_hash, label in sorted(bought)
     ]
     if rows:
-        connection.execute(statement, rows)
+        connection.execute(fill_of(connection, labels), rows)
 
 
 def release(connection: Connection, order: Order) -> None:

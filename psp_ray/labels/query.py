@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_text
 from psp_ray.core.tables import TableError, csv_text
 from psp_ray.core.tables import read_table as read_csv
+from psp_ray.core.tables import read_text as decoded
 from psp_ray.core.words import short
 
 QUERY = "query.csv"
@@ -119,12 +119,9 @@ def read_answers(file: Path, class_names: Sequence[str], names: SampleNames | No
 def read_text(file: Path) -> str:
     """A table's text: UTF-8, or UTF-16 as spreadsheets save it. Raises OracleError where it is neither."""
     try:
-        data = file.read_bytes()
-        if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return data.decode("utf-16")
-        return data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return decoded(file.read_bytes())
+    except (OSError, TableError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OracleError(f"{file}: can't be read ({reason}); save it as CSV in UTF-8") from None
 
 

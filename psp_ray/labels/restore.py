@@ -16,7 +16,7 @@ from psp_ray.core.answers import SKIP
 from psp_ray.core.records import Int32Array
 from psp_ray.labels.claims import label_row, rows_of
 from psp_ray.labels.counts import count_paid
-from psp_ray.labels.database import chunks, insert_of, now_of
+from psp_ray.labels.database import chunks, fill_of, insert_of, now_of
 from psp_ray.labels.orders import Order, price, request_id
 from psp_ray.labels.purchase import enroll
 from psp_ray.labels.schema import corrections, labels, requests, uses
@@ -141,12 +141,5 @@ def _labels(
             "paid_by": order.experiment if mine else f"restored for {order.experiment}",
             "request_id": request_id(order.experiment, number) if mine else "import/restored",
         }
-        statement = insert_of(connection, labels).values(**values)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=list(labels.primary_key.columns),
-                set_={name: statement.excluded[name] for name in values if name not in labels.primary_key.columns},
-                where=labels.c.label.is_(None),
-            )
-        )
+        connection.execute(fill_of(connection, labels).values(**values))
     return paid

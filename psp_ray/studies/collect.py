@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from psp_ray.core.files import write_text
-from psp_ray.core.tables import cell
+from psp_ray.core.tables import cell, plain_cell
 from psp_ray.run.folder import SUMMARY, read_summary
 from psp_ray.studies.execute import error_of
 from psp_ray.studies.plan import Cell, Plan
@@ -74,10 +74,9 @@ def _csv(frame: pd.DataFrame) -> str:
 
 def read_csv(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `write_csv` wrote."""
-    text = {"error": str, "strategy": str, "self_training": str, "dataset": str}
-    found = [pd.read_csv(out / name, dtype=text, keep_default_na=True) for name in (RESULTS, CURVES)]
-    found[0]["error"] = found[0]["error"].fillna("")
-    return _frame(found[0].to_dict("records"), RESULT_COLUMNS), _frame(found[1].to_dict("records"), CURVE_COLUMNS)
+    texts = dict.fromkeys(("error", "strategy", "self_training", "dataset"), plain_cell)
+    results, curves = (pd.read_csv(out / name, converters=texts) for name in (RESULTS, CURVES))
+    return _frame(results.to_dict("records"), RESULT_COLUMNS), _frame(curves.to_dict("records"), CURVE_COLUMNS)
 
 
 def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:

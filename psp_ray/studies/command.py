@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +85,8 @@ def carry_out(
         from psp_ray.studies.report import check_report
 
         check_report(Path(request.report))
-    tracker = StudyTracker(
-        request.track, plan.out, plan.study.settings.model_dump(mode="json"), partial(_warn, console)
-    )
+    warn = Reporter(where.labels.rounds, console).warn
+    tracker = StudyTracker(request.track, plan.out, plan.study.settings.model_dump(mode="json"), warn)
     with alone(plan.out):
         set_aside(plan, changed)
         mark(plan.out)
@@ -104,10 +102,6 @@ def carry_out(
         _write(plan, command, request.report, console, extra)
         tracker.end(finished=True)
     return 1 if failed else 0
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(f"warning: {text}", style="yellow", markup=False)
 
 
 def _track(tracker: StudyTracker, cell: Cell) -> None:

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from psp_ray.core.errors import LedgerError, UserError
 from psp_ray.web.crew import LABEL, LEAD, REVIEW, Crew, Person
 from psp_ray.web.desk import Desk, Given
-from psp_ray.web.guard import Guard, cookie_name, person_of
+from psp_ray.web.guard import Guard, cookie_name, person_of, whole
 from psp_ray.web.pictures import SIZES, TYPE, Pictures
 from psp_ray.web.shown import agreement_of, disputed, doubted, examples, handed_of, history, latest, state_of
 
@@ -89,11 +89,6 @@ class Invitation(_Body):
 
 class Nothing(_Body):
     """A wish without details."""
-
-
-def whole(text: str) -> int | None:
-    """A number as a browser writes it; None for anything else. Python refuses to read thousands of digits."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 Work = Callable[[Request, Person], Any]

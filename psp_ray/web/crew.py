@@ -12,6 +12,7 @@ from pathlib import Path
 
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import read_json, write_json
+from psp_ray.core.writing import writing
 
 FILE = ".people.json"
 """In the run's folder, readable by its owner alone; hidden, so that copies of the run don't carry the secrets."""
@@ -78,11 +79,9 @@ class Crew:
         return found
 
     def _write(self, people: Sequence[Person]) -> None:
-        try:
-            write_json(self._file, [asdict(person) for person in people])
+        write_json(self._file, [asdict(person) for person in people])
+        with writing(self._file):
             os.chmod(self._file, 0o600)
-        except OSError as error:
-            raise OutputError(f"{self._file}: can't be written ({error.strerror}); make room or free it") from None
 
 
 def checked(name: str, role: str) -> str:

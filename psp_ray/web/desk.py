@@ -87,8 +87,7 @@ class Desk:
     ) -> None:
         self.book, self.pool, self.rules = book, pool, rules or Rules()
         self.changed = threading.Condition(threading.RLock())
-        self.status = Status()
-        self.board = Board(0, 0)
+        self.status, self.board = Status(), Board(0, 0)
         self.leases = Leases(self.rules.lease_seconds, clock)
         self._tasks: dict[str, Task] = {}
         self._events: list[Event] = []
@@ -200,7 +199,8 @@ class Desk:
     @property
     def decided(self) -> dict[str, Event]:
         """The answer to each image that has one, by content hash."""
-        return decide(self.standing)
+        with self.changed:
+            return dict(self._decided)
 
     def disagreements(self) -> Mapping[str, Mapping[str, Event]]:
         """{content hash: {person: what it says}} of images that await a reviewer."""
@@ -211,6 +211,7 @@ class Desk:
     def _note(self, events: Sequence[Event]) -> None:
         self._events += events
         self._standing = standing(self._events)
+        self._opinions = opinions(self._standing)
         self._decided = decide(self._standing)
 
     def _open_tasks(self) -> list[Task]:
@@ -238,7 +239,7 @@ class Desk:
             return []
         return [
             self._task(digest)
-            for digest, said in opinions(self._standing).items()
+            for digest, said in self._opinions.items()
             if len(said) == 1 and person.name not in said and digest in self.pool.position_of and drawn(digest, share)
         ]
 
@@ -246,10 +247,10 @@ class Desk:
         return self._tasks.get(digest) or Task(self.pool.position_of[digest], digest, -1, 0.0)
 
     def _handed(self, tasks: Sequence[Task], person: Person) -> list[Handed]:
-        cut, said = self.record.cut, opinions(self._standing)
+        cut = self.record.cut
         handed = []
         for task in tasks:
-            second = any(name != person.name for name in said.get(task.content_hash, {}))
+            second = any(name != person.name for name in self._opinions.get(task.content_hash, {}))
             shown = task.predicted >= 0 and task.probability >= cut and not second and not task.by_chance
             suggestion, probability = (task.predicted, task.probability) if shown else (-1, 0.0)
             group = task.predicted if shown else -1 - task.look
@@ -262,8 +263,7 @@ class Desk:
         if not IGNORE <= given.label < len(self.pool.classes):
             raise OracleError(f"{given.label} is no class; there are 0..{len(self.pool.classes) - 1}")
         digest = self.pool.content_hashes[given.position]
-        others = opinions(self._standing).get(digest, {})
-        first = next(iter(others), person.name) == person.name
+        first = next(iter(self._opinions.get(digest, {})), person.name) == person.name
         task = self._tasks.get(digest)
         return Said(
             digest,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
 
-from psp_ray.core.files import write_bytes
+from psp_ray.core.errors import OutputError
+from psp_ray.core.files import make_folder, write_bytes
 from psp_ray.data.images import ImageError, decode, read_file
 
 FOLDER = ".thumbnails"
@@ -38,11 +40,9 @@ class Pictures:
         except OSError:
             data = self._make(position, SIZES[size])
         if data is not None:
-            try:
-                self._folder.mkdir(exist_ok=True)
+            with suppress(OutputError):  # a full disk costs time at the next look, not this one
+                make_folder(self._folder)
                 write_bytes(file, data)
-            except OSError:
-                return data  # a full disk costs time at the next look, not this one
         return data
 
     def _make(self, position: int, side: int) -> bytes | None:

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from psp_ray.core.answers import answer_name
-from psp_ray.labels.answer_book import Event
+from psp_ray.labels.answer_book import REVIEW, Event
 from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.report.round_report import RoundReport
+from psp_ray.run.session.records import Doubt
 from psp_ray.web.agreement import class_agreements, pair_agreements, per_person
 from psp_ray.web.board import Board
-from psp_ray.web.crew import LEAD, REVIEW, Person
+from psp_ray.web.crew import LEAD, Person
+from psp_ray.web.crew import REVIEW as REVIEWER
 from psp_ray.web.desk import Desk, Handed
 
 CURVE = 40
@@ -48,7 +50,7 @@ def state_of(desk: Desk, person: Person, crew: Sequence[Person]) -> dict[str, An
         "curve": [_point(report) for report in board.reports[-CURVE:]],
         "suggesting": record.cut <= 1,
         "suggestions": {"right": record.right, "of": record.of, "cut": record.cut},
-        "to_review": len(desk.disagreements()) + len(_open_doubts(desk)) if person.may(REVIEW) else 0,
+        "to_review": len(desk.disagreements()) + len(_open_doubts(desk)) if person.may(REVIEWER) else 0,
         "people": _people(crew, work, desk) if person.may(LEAD) else [],
     }
 
@@ -82,7 +84,7 @@ def disputed(desk: Desk) -> list[dict[str, Any]]:
 
 
 def doubted(desk: Desk) -> list[dict[str, Any]]:
-    """Labels that the evidence speaks against, and no reviewer has confirmed since."""
+    """Labels that the evidence speaks against, and no reviewer has spoken on."""
     return [
         {
             "position": doubt.position,
@@ -140,9 +142,9 @@ def agreement_of(desk: Desk) -> dict[str, Any]:
     }
 
 
-def _open_doubts(desk: Desk) -> list[Any]:
-    """Doubts whose label nobody has looked at again since the round that raised them."""
-    reviewed = {event.content_hash for event in desk.standing if event.kind == "review"}
+def _open_doubts(desk: Desk) -> list[Doubt]:
+    """Doubts about labels on which no reviewer has spoken."""
+    reviewed = {event.content_hash for event in desk.standing if event.kind == REVIEW}
     return [doubt for doubt in desk.board.doubts if desk.pool.content_hashes[doubt.position] not in reviewed]
 
 

@@ -17,6 +17,7 @@ from psp_ray.cli.main import cli
 from psp_ray.core.errors import BudgetError, OracleError
 from psp_ray.labels import GroundTruthAnnotator, Ledger, Oracle
 from psp_ray.labels.accounting import LedgerAccounting, account, read_account, write_account
+from psp_ray.labels.answer_book import AnswerBook, Said
 from psp_ray.labels.backup import backup
 from psp_ray.labels.database import open_engine, resolve_ledger_url
 from psp_ray.labels.imports import import_labels
@@ -183,6 +184,20 @@ def test_a_backup_is_a_ledger_that_can_be_gone_on_with(used, tmp_path):
         assert LedgerAccounting(copy).limits() == (100, None)
         again = Oracle(copy, GroundTruthAnnotator({}, cost=0.5), CLASSES).label(request("e2", "e", 2, range(5, 10)))
         assert again.labels.tolist() == [i % 3 for i in range(5, 10)]
+
+
+def test_a_backup_has_what_people_said(used, tmp_path):
+    said = AnswerBook(used, "e")
+    said.write("Ann", [Said("hash0", 1), Said("hash20", 2)], "one")
+    said.undo("Ann", "two")
+    said.write("Bob", [Said("hash20", 0)], "three")
+    said.settle({"hash20": said.taken(1)})
+    backup(used, tmp_path / "copy.sqlite")
+    with Ledger(tmp_path / "copy.sqlite") as copy:
+        again = AnswerBook(copy, "e")
+        assert again.events() == said.events()
+        assert (again.settled(), again.taken(1)) == (said.settled(), said.taken(1))
+        assert again.write("Ann", [Said("hash0", 1)], "four")[0].number > said.events()[-1].number
 
 
 # -- caps of all experiments together ----------------------------------------------------------------------------------

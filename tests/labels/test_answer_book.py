@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psp_ray.labels import AnnotatorInput, AwaitingLabels, Ledger, Oracle, make_annotator
+from psp_ray.labels.annotators.people import PeopleAnnotator
 from psp_ray.labels.answer_book import REVIEW, SECOND, AnswerBook, Said, decide, disagreements
 from psp_ray.labels.service import LabelRequest
 
@@ -52,7 +53,7 @@ def test_undo_is_a_stack_for_each_person(tmp_path_factory, steps):
                 gone = stacks[person].pop() if stacks[person] else []
                 assert [(event.content_hash, event.label) for event in book.undo(person, f"u{next(batches)}")] == gone
                 if gone:
-                    order.remove((person, gone))
+                    del order[max(i for i, step in enumerate(order) if step == (person, gone))]
             else:
                 write(book, person, *action)
                 stacks[person].append(action)
@@ -125,6 +126,25 @@ def test_labels_come_from_the_book_and_follow_it(ledger, book):
     assert told.labels.tolist() == [0]
     assert dict(zip(told.corrected_ids, told.corrected_labels.tolist(), strict=True)) == {"1": 1, "2": 2}
     assert [(c.previous, c.label) for c in ledger.corrections()] == [(0, 1), (-1, 2)]
+
+
+def test_an_answer_given_while_others_are_taken_up_is_not_lost(ledger, book):
+    """Somebody changes an answer right after it was read: the next request hears of it."""
+    changes = [("h1", 2)]
+
+    class Busy(AnswerBook):
+        def events(self, after=0):
+            found = super().events(after)
+            if changes:
+                write(book, "Ann", changes.pop())
+            return found
+
+    write(book, "Ann", ("h1", 0))
+    oracle = Oracle(ledger, PeopleAnnotator(Busy(ledger, "run")), NAMES)
+    assert oracle.label(LabelRequest("run/round-001", "run", 1, ["1"], ["h1"])).labels.tolist() == [0]
+    assert not changes
+    write(book, "Ann", ("h2", 1))
+    assert oracle.label(LabelRequest("run/round-002", "run", 2, ["2"], ["h2"])).corrected_labels.tolist() == [2]
 
 
 def test_a_correction_made_elsewhere_stays(ledger, book):

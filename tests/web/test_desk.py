@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import random
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from scipy import stats
 
 from psp_ray.core.errors import ConfigError, OracleError, OutputError
-from psp_ray.labels.answer_book import AnswerBook, Event
+from psp_ray.labels.answer_book import AnswerBook, Event, Said
 from psp_ray.web.agreement import class_agreements, pair_agreements, per_person
 from psp_ray.web.crew import Crew, read_people
 from psp_ray.web.desk import Given, Rules, drawn
@@ -152,7 +152,8 @@ def test_the_share_of_second_opinions_is_the_one_asked_for():
 
 
 def said(label, suggested, probability=0.9, shown=False, kind="answer"):
-    return Event(0, "", "", kind, label, "", None, suggested, probability, shown, "", 0.0, 0.0)
+    given = Said("", label, kind, suggested, probability, shown)
+    return Event(**asdict(given), number=0, person="", batch="", undoes=None, given_at=0.0)
 
 
 def test_suggestions_wait_until_they_have_proved_right():

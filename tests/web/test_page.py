@@ -274,6 +274,12 @@ def test_pictures(enter, tmp_path):
     assert not [name for name in files_under(tmp_path) if "thumbnails" in name or "people" in name]
 
 
+def test_a_picture_that_can_t_be_kept_is_shown_all_the_same(enter, tmp_path):
+    (tmp_path / ".thumbnails" / ".h0-thumb.jpg").mkdir(parents=True)
+    answer = enter("Ann").get("/image/0")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -12,7 +12,7 @@ from typing import Self
 
 from psp_ray.core.errors import OracleError
 from psp_ray.labels.annotators.base import ANNOTATORS, AnnotatorInput, Item, RevisingAnnotator
-from psp_ray.labels.answer_book import AnswerBook
+from psp_ray.labels.answer_book import AnswerBook, Event, decide, standing
 
 PLACE = "psp-ray label"
 """The program in which people answer: where a run that waits sends them."""
@@ -41,7 +41,7 @@ class PeopleAnnotator(RevisingAnnotator):
 
     def answer(self, items: Sequence[Item]) -> list[int | None]:
         """What people said; None where they have said nothing yet."""
-        said, newest = self._answers.effective(), self._newest()
+        said, newest = self._book()
         found = [said[item.content_hash].label if item.content_hash in said else None for item in items]
         self._answers.settle(
             {item.content_hash: newest[item.content_hash] for item in items if item.content_hash in said}
@@ -50,7 +50,7 @@ class PeopleAnnotator(RevisingAnnotator):
 
     def revisions(self, told: Mapping[str, int]) -> dict[str, int]:
         """Answers given or decided since the last ones were taken up that differ from what was told."""
-        before, newest, said = self._answers.settled(), self._newest(), self._answers.effective()
+        before, (said, newest) = self._answers.settled(), self._book()
         self._seen = {digest: number for digest, number in newest.items() if digest in before}
         hashes = {use.sample_id: use.content_hash for use in self._answers.ledger.history(self._answers.experiment)}
         changed = {}
@@ -66,6 +66,7 @@ class PeopleAnnotator(RevisingAnnotator):
         """The answers that `revisions` saw last are in the ledger."""
         self._answers.settle(self._seen)
 
-    def _newest(self) -> dict[str, int]:
-        """Number of the last event about each image."""
-        return {event.content_hash: event.number for event in self._answers.events()}
+    def _book(self) -> tuple[dict[str, Event], dict[str, int]]:
+        """The answer to each image and the number of the last event about it, at one moment: people go on answering."""
+        events = self._answers.events()
+        return decide(standing(events)), {event.content_hash: event.number for event in events}

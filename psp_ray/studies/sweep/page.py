@@ -6,10 +6,10 @@ from pathlib import Path
 
 from psp_ray.core.files import write_text
 from psp_ray.report.document import Part, document_page, picture_part, text_part
+from psp_ray.run.page import PAGE
 from psp_ray.studies.sweep.analysis import Analysis
 from psp_ray.studies.sweep.report import write_report
 
-PAGE = "report.html"
 PICTURES = {"pareto.png": "accuracy against labels", "sensitivity.png": "accuracy against each setting"}
 
 
