@@ -58,7 +58,7 @@ def distinct(schema: pa.Schema) -> pa.Schema:
 
 
 def whole(table: pa.Table) -> pa.Table:
-    """The table, whose texts are UTF-8 and whose offsets lie inside. Raises ArrowInvalid, or ValueError as `distinct`."""
+    """The table, of texts in UTF-8 and offsets that lie inside. Raises ArrowInvalid, or ValueError as `distinct`."""
     distinct(table.schema)
     table.validate(full=True)
     return table
