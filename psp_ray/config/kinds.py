@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from psp_ray.policy.indicator import Indicator
     from psp_ray.policy.prior import Prior
     from psp_ray.policy.reward import Worth
+    from psp_ray.run.stops import Stop
     from psp_ray.selftrain.source import PseudoSource
 
 ALIGNMENTS: Registry[type[Alignment]] = Registry("alignment", "psp_ray.policy.alignments", option="--align")
@@ -26,6 +27,7 @@ HEADS: Registry[Head] = Registry("head", "psp_ray.learn.heads", option="--head")
 INDICATORS: Registry[type[Indicator]] = Registry("indicator", "psp_ray.policy.indicators", option="--ms")
 PRIORS: Registry[type[Prior]] = Registry("prior", "psp_ray.policy.priors", option="--prior")
 REWARDS: Registry[Worth] = Registry("reward", "psp_ray.policy.rewards", option="--reward-gap")
+STOPS: Registry[type[Stop]] = Registry("stopping rule", "psp_ray.run.stops", option="--stop")
 PSEUDO_SOURCES: Registry[type[PseudoSource]] = Registry(
     "source of pseudo-labels", "psp_ray.selftrain.sources", option="--pseudo-source"
 )

@@ -16,7 +16,9 @@ from psp_ray.run.events import Events
 from psp_ray.run.interfaces import Components
 from psp_ray.run.self_training import SelfTraining
 from psp_ray.run.state import PoolNames, RunState
-from psp_ray.run.stopping import Criterion, parse_stop, stop_set
+from psp_ray.run.stopping import stop_set
+from psp_ray.run.stops import Stop
+from psp_ray.run.stop import parse_stop
 from psp_ray.selftrain.source import PseudoSource
 
 
@@ -32,11 +34,11 @@ class RunContext:
     components: Components
     experiment_id: str
     events: Events
-    criteria: list[Criterion] = field(init=False)
+    rules: list[Stop] = field(init=False)
     stop_set: Int64Array = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "criteria", parse_stop(self.config.labels.stop))
+        object.__setattr__(self, "rules", parse_stop(self.config.labels.stop))
         object.__setattr__(self, "stop_set", stop_set(self.names.sample_ids, self.config.runtime.seed))
 
     @property

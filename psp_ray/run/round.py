@@ -40,7 +40,9 @@ from psp_ray.run.learning import learn, learn_request
 from psp_ray.run.local import Done
 from psp_ray.run.messages import tell_corrections
 from psp_ray.run.state import RunState
-from psp_ray.run.stopping import WINDOW, Expectation, expected_gain, reason_to_stop
+from psp_ray.run.stopping import WINDOW, Expectation, expected_gain
+from psp_ray.run.stops import Evidence
+from psp_ray.run.stop import reason_to_stop
 from psp_ray.selftrain.records import SoftTargets
 
 
@@ -285,13 +287,13 @@ def why_stopped(run: RunContext, state: RunState) -> str:
         return ""
     report = state.reports[-1]
     known = report.pool_accuracy_estimate or recent_estimate(run.answers(state), report.round, WINDOW)
-    return reason_to_stop(
-        run.criteria,
+    evidence = Evidence(
         [item.agreement for item in state.reports],
         expected_gain([item.predictions_changed for item in state.reports]),
         None if known is None else known.low,
         run.n_query,
     )
+    return reason_to_stop(run.rules, evidence)
 
 
 def part_of(proposal: Proposal, rows: Int64Array) -> Proposal:

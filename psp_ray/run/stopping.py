@@ -1,12 +1,4 @@
-"""When to stop labeling, and what one more round is expected to bring. Neither looks at the test set.
-
-- `stable[:KAPPA]`: predictions no longer change. Cohen's kappa between the predictions before and after a round, on a
-  fixed part of the pool, averaged over the last three rounds (Bloodgood and Vijay-Shanker, "A method for stopping
-  active learning based on stabilizing predictions", CoNLL 2009; their threshold is 0.99).
-- `gain:POINTS`: the expected gain per label, in points of accuracy, falls below POINTS.
-- `enough[:POINTS]`: the next four rounds together are expected to bring less than POINTS (default 1). The line after a
-  round says "enough" by the same rule.
-- `target:ACCURACY`: the lower limit of the estimated accuracy reaches it.
+"""What one more round is expected to bring; no rule in `psp_ray.run.stops` looks at the test set either.
 
 The expected gain is read from how many predictions a round still changes: accuracy can't gain more than that share.
 In 18 runs of 9 rounds on three image sets with a test set (digits, dtd10, rsscn7; two strategies, three seeds) a
@@ -29,14 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_ray.core import noise
-from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Int64Array
 
 WINDOW = 3
-"""Rounds that a criterion looks at."""
+"""Rounds that a rule looks at."""
 STOP_SET = 2000
 """Images on which predictions are compared (Bloodgood and Vijay-Shanker use as many)."""
-DEFAULTS = {"stable": 0.99, "gain": None, "enough": 1.0, "target": None}
 HORIZON = 4
 """Rounds to come, together, that `enough` looks at."""
 NET = 0.25
@@ -46,43 +36,6 @@ REACH = 0.08
 FADING = 1.5
 RECENT = 2
 """Rounds whose changes are averaged."""
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One part of `--stop`: a kind and its threshold."""
-
-    kind: str
-    threshold: float
-
-
-def parse_stop(text: str | None) -> list[Criterion]:
-    """`stable`, `stable:0.98`, `gain:0.05`, `target:0.9`, or several with commas: the first that is met ends the run.
-
-    Raises:
-        ConfigError: an unknown kind, or a threshold that is missing or out of range.
-    """
-    found = []
-    for part in ("" if (text or "").strip() == "none" else text or "").split(","):
-        kind, _, value = (piece.strip() for piece in part.partition(":"))
-        if not kind:
-            continue
-        if kind not in DEFAULTS:
-            raise ConfigError(
-                f"--stop {text}: {kind!r} is unknown; use stable[:KAPPA], gain:POINTS, enough[:POINTS] or "
-                "target:ACCURACY"
-            )
-        try:
-            threshold = float(value) if value else DEFAULTS[kind]
-        except ValueError:
-            threshold = math.nan
-        if threshold is None:
-            raise ConfigError(f"--stop {text}: {kind} needs a number, as in {kind}:{0.05 if kind == 'gain' else 0.9}")
-        if not 0 < threshold <= (math.inf if kind in ("gain", "enough") else 1.0):
-            most = "more than 0" if kind in ("gain", "enough") else "in 0..1 (0.9 is 90 %)"
-            raise ConfigError(f"--stop {text}: the number of {kind} must be {most}")
-        found.append(Criterion(kind, threshold))
-    return found
 
 
 def stop_set(names: Sequence[str], seed: int) -> Int64Array:
@@ -133,34 +86,6 @@ def expected_gain(changed: Sequence[float]) -> Expectation | None:
     shares = [now * (done / (done + ahead)) ** FADING for ahead in range(1, HORIZON + 1)]
     gain, reach = NET * shares[0], REACH * math.sqrt(shares[0])
     return Expectation(gain, gain - reach, gain + reach, NET * sum(shares))
-
-
-def reason_to_stop(
-    criteria: Sequence[Criterion],
-    agreements: Sequence[float],
-    expectation: Expectation | None,
-    recent_low: float | None,
-    more: int,
-) -> str:
-    """Why the run should end now, or an empty string.
-
-    `agreements`: Cohen's kappa between predictions before and after each round so far. `recent_low`: lower limit of
-    the pool's accuracy by cross-fitting, or by the last rounds' draws, where there is one.
-    """
-    for criterion in criteria:
-        if criterion.kind == "stable" and len(agreements) >= WINDOW:
-            kappa = float(np.mean(agreements[-WINDOW:]))
-            if kappa >= criterion.threshold:
-                return f"predictions are stable (kappa {kappa:.3f} over the last {WINDOW} rounds)"
-        if criterion.kind == "gain" and expectation is not None:
-            points = 100 * expectation.gain / max(more, 1)
-            if points < criterion.threshold:
-                return f"a label is expected to bring {points:.3f} points of accuracy"
-        if criterion.kind == "enough" and expectation is not None and 100 * expectation.later < criterion.threshold:
-            return f"{HORIZON} more rounds are expected to bring {100 * expectation.later:.1f} points together"
-        if criterion.kind == "target" and recent_low is not None and recent_low >= criterion.threshold:
-            return f"the pool's accuracy is at least {100 * recent_low:.1f} % by the last draws"
-    return ""
 
 
 def outlook(expectation: Expectation | None, changed: float, more: int) -> str:

@@ -10,7 +10,9 @@ from sklearn.metrics import cohen_kappa_score, log_loss
 from psp_ray.core.errors import ConfigError
 from psp_ray.posterior.audit import Answers
 from psp_ray.posterior.calibration import Unseen, calibrate, fit_temperature, reliability, unseen_logits
-from psp_ray.run.stopping import agreement, expected_gain, outlook, parse_stop, reason_to_stop, stop_set
+from psp_ray.run.stop import parse_stop, reason_to_stop
+from psp_ray.run.stopping import agreement, expected_gain, outlook, stop_set
+from psp_ray.run.stops import STOPS, Evidence, Stop
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
 
@@ -135,21 +137,47 @@ def test_enough_is_said_where_little_moves():
     assert settled.enough
     assert "enough: 4 more rounds" in outlook(settled, 0.01, 20)
     assert not expected_gain([0.5, 0.01, 0.06, 0.05]).enough
-    assert "together" in reason_to_stop(parse_stop("enough"), [], settled, None, 10)
-    assert not reason_to_stop(parse_stop("enough:0.2"), [], settled, None, 10)
+    seen = Evidence([], settled, None, 10)
+    assert "together" in reason_to_stop(parse_stop("enough"), seen)
+    assert not reason_to_stop(parse_stop("enough:0.2"), seen)
 
 
-def test_criteria():
+def test_stopping_rules():
     rows = [0.5, 0.99, 0.995, 0.999]
-    assert "stable" in reason_to_stop(parse_stop("stable"), rows, None, None, 10)
-    assert not reason_to_stop(parse_stop("stable"), rows[:3], None, None, 10)
-    assert not reason_to_stop(parse_stop("stable:0.999"), rows, None, None, 10)
-    assert "at least 91" in reason_to_stop(parse_stop("gain:0.01,target:0.9"), rows, None, 0.912, 10)
-    assert not reason_to_stop(parse_stop("target:0.92"), rows, None, 0.912, 10)
+    assert "stable" in reason_to_stop(parse_stop("stable"), Evidence(rows, None, None, 10))
+    assert not reason_to_stop(parse_stop("stable"), Evidence(rows[:3], None, None, 10))
+    assert not reason_to_stop(parse_stop("stable:0.999"), Evidence(rows, None, None, 10))
+    assert "at least 91" in reason_to_stop(parse_stop("gain:0.01,target:0.9"), Evidence(rows, None, 0.912, 10))
+    assert not reason_to_stop(parse_stop("target:0.92"), Evidence(rows, None, 0.912, 10))
     assert parse_stop(None) == []
-    for bad in ("sometime", "gain", "target:2", "stable:x"):
+    for bad in ("sometime", "gain", "target:2", "stable:x", "enough:0"):
         with pytest.raises(ConfigError, match="--stop"):
             parse_stop(bad)
+
+
+def test_the_gain_of_a_label_is_the_next_round_s_over_its_labels():
+    evidence = Evidence([], expected_gain([0.5, 0.2, 0.1]), None, 20)
+    each = 100 * 0.25 * 0.1 * 0.75**1.5 / 20
+    assert reason_to_stop(parse_stop(f"gain:{each * 1.01}"), evidence)
+    assert not reason_to_stop(parse_stop(f"gain:{each * 0.99}"), evidence)
+
+
+def test_a_rule_of_one_s_own_is_one_class():
+    with STOPS.temporary():
+
+        @STOPS.register("evening", source="made up here")
+        class Evening(Stop):
+            """Enough for today."""
+
+            default = 3.0
+
+            def reason(self, evidence):
+                return f"{len(evidence.agreements)} rounds" if len(evidence.agreements) >= self.threshold else ""
+
+        rules = parse_stop("target:0.9,evening")
+        assert reason_to_stop(rules, Evidence([0.1] * 2, None, None, 10)) == ""
+        assert reason_to_stop(rules, Evidence([0.1] * 3, None, None, 10)) == "3 rounds"
+        assert "evening" in STOPS.names()
 
 
 def test_stop_set_is_fixed():
