@@ -16,9 +16,9 @@ from psp_ray.run.events import Events
 from psp_ray.run.interfaces import Components
 from psp_ray.run.self_training import SelfTraining
 from psp_ray.run.state import PoolNames, RunState
+from psp_ray.run.stop import parse_stop
 from psp_ray.run.stopping import stop_set
 from psp_ray.run.stops import Stop
-from psp_ray.run.stop import parse_stop
 from psp_ray.selftrain.source import PseudoSource
 
 

@@ -40,9 +40,9 @@ from psp_ray.run.learning import learn, learn_request
 from psp_ray.run.local import Done
 from psp_ray.run.messages import tell_corrections
 from psp_ray.run.state import RunState
+from psp_ray.run.stop import reason_to_stop
 from psp_ray.run.stopping import WINDOW, Expectation, expected_gain
 from psp_ray.run.stops import Evidence
-from psp_ray.run.stop import reason_to_stop
 from psp_ray.selftrain.records import SoftTargets
 
 
