@@ -122,7 +122,7 @@ class Experiment:
         return state
 
     def change(self, config: Config) -> RunContext:
-        """Go on under other settings; returns the new context. A run without stopping rules has not been stopped by one."""
+        """Go on under other settings; returns the new context. A run without stopping rules was stopped by none."""
         self.context = replace(self.context, config=config)
         if self.state is not None and not self.context.rules:
             self.state = replace(self.state, stopped="")
