@@ -109,7 +109,7 @@ class PolicySettings(Settings):
     sdtw_divergence: bool = Field(False, description="Soft-DTW divergence, which is 0 at equality")
     vae_code: int = Field(16, ge=1, description="length of the code of align vae")
     vae_hidden: int = Field(64, ge=1, description="width of the VAE of align vae")
-    update_steps: int = Field(40, ge=0, description="gradient steps of the policy per round")
+    update_steps: int = Field(10, ge=0, description="gradient steps of the policy per round")
     update_sample: int = Field(4, ge=0, description="blocks of 4,096 samples per gradient step; 0: all")
     replay_capacity: int = Field(64, ge=1, description="transitions kept")
     actor_lr: float = Field(1e-3, gt=0, description="learning rate of the actor (Adam)")
@@ -158,5 +158,6 @@ PSP_PAPER: dict[str, Any] = {
     "reward_form": "scalar",
     "reward_centered": False,
     "reward_scale": 1.0,
+    "update_steps": 40,
 }
 """Policy settings of the preset `psp-paper` where they differ from the defaults."""

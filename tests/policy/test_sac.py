@@ -285,7 +285,7 @@ def test_update_sample_uses_that_many_blocks():
 def test_policy_moves_mass_to_what_it_is_paid_for(gap):
     """A bandit: two of six classes carry no gap (or the others don't); the policy must find them from 30 labels."""
     world = World(n=400, n_classes=6, dim=24, seed=3)
-    settings = PolicySettings(reward_form="per-sample", reward_gap="after", prior="none", kappa=5.0)
+    settings = PolicySettings(reward_form="per-sample", reward_gap="after", prior="none", kappa=5.0, update_steps=40)
     strategy = VSSP(world.pool, settings)
     good = np.isin(world.truth, (0, 1)) if gap == "good-low" else ~np.isin(world.truth, (0, 1))
     shares = []
