@@ -70,9 +70,9 @@ def result_of(out):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, tiny_model, tiny_folder, cache_folder):
+def uninterrupted(tmp_path_factory, tiny_settings, tiny_folder):
     out = tmp_path_factory.mktemp("whole") / "run"
-    start(options.__wrapped__(tiny_model, tiny_folder, cache_folder), out)
+    start(options.__wrapped__(tiny_settings, tiny_folder), out)
     return out
 
 
