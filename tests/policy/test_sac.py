@@ -241,7 +241,7 @@ def test_log_odds_input_is_log_n_a():
 @pytest.mark.parametrize("options", [{"n_critics": 2}, {"q_input": "log-odds"}, {"critic": "scalar"}, PSP_PAPER])
 def test_variants_update_every_network(options):
     world = World(n=120, block_size=50)
-    settings = PolicySettings(**{**SMALL, **options})
+    settings = PolicySettings(**{**SMALL, **options, "update_steps": 2})
     strategy, log = played(world, settings, 2)
     fresh = VSSP(world.pool, settings)
     fresh.propose(world.state())
