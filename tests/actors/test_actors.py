@@ -123,7 +123,9 @@ def result(out):
     return rounds, tables, (out / "prompts.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("views", "strategy"), [("cached:2", "vssp"), ("fresh:2", "random")])
+@pytest.mark.parametrize(
+    ("views", "strategy"), [("cached:2", "vssp"), pytest.param("fresh:2", "random", marks=pytest.mark.slow)]
+)
 def test_a_run_on_ray_equals_one_in_process(local_ray, tiny_model, tiny_folder, tmp_path, views, strategy):
     """The policy over cached views; fresh views by a worker, where a simple strategy keeps torch out of an actor."""
     options = {
