@@ -47,7 +47,8 @@ class AnnotatorInput:
     empty where nobody knows one. `pool`: its images, columns `sample_id`, `path` (null where the data set holds the
     bytes) and `image` (null where there is a path). `folder`: the run's output folder. `settings_file`: what
     `--annotators` names. `ledger`, `experiment`: where votes are kept, and under which name. `content_hashes`:
-    {sample_id: hash} of the pool's images, where they are known.
+    {sample_id: hash} of the pool's images, where they are known. `former`: {name: class index} of names that classes
+    bore before.
     """
 
     classes: Sequence[str]
@@ -58,6 +59,7 @@ class AnnotatorInput:
     ledger: Ledger | None = None
     experiment: str = ""
     content_hashes: Mapping[str, str] = field(default_factory=dict)
+    former: Mapping[str, int] = field(default_factory=dict)
 
 
 class Annotator(ABC):
