@@ -117,8 +117,8 @@ def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> Rest
     more = len(names.classes) - count
     if more < 0:
         raise OutputError(
-            f"{out}: {count} classes in its checkpoint, {len(names.classes)} now; restore the classes, or start in a new "
-            f"--out folder with --initial-labels {out / 'labels.parquet'}"
+            f"{out}: {count} classes in its checkpoint, {len(names.classes)} now; restore the classes, or start in a "
+            f"new --out folder with --initial-labels {out / 'labels.parquet'}"
         )
     state = state.with_classes(more)
     renamed = PoolNames(names.sample_ids, names.content_hashes, record.classes or names.classes)

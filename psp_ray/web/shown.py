@@ -50,7 +50,8 @@ def state_of(desk: Desk, person: Person, crew: Sequence[Person]) -> dict[str, An
         "curve": [_point(report) for report in board.reports[-CURVE:]],
         "suggesting": record.cut <= 1,
         "suggestions": {"right": record.right, "of": record.of, "cut": record.cut},
-        "to_review": len(desk.disagreements()) + len(_open_doubts(desk)) if person.may(REVIEWER) else 0,
+        "to_review": _to_review(desk) if person.may(REVIEWER) else 0,
+        "classes": list(desk.pool.classes),
         "people": _people(crew, work, desk) if person.may(LEAD) else [],
     }
 
@@ -140,6 +141,15 @@ def agreement_of(desk: Desk) -> dict[str, Any]:
         "pairs": [asdict(pair) for pair in pair_agreements(standing)],
         "classes": [asdict(item) for item in class_agreements(standing, desk.pool.classes)],
     }
+
+
+def none_before(desk: Desk, most: int = 200) -> list[dict[str, Any]]:
+    """Images that were said to show none of the classes before the newest one was there, the latest first."""
+    return history(desk, desk.said_none_before()[::-1][:most])
+
+
+def _to_review(desk: Desk) -> int:
+    return len(desk.disagreements()) + len(_open_doubts(desk)) + len(desk.said_none_before())
 
 
 def _open_doubts(desk: Desk) -> list[Doubt]:

@@ -227,6 +227,8 @@ class Session(Telling):
         self._stack.callback(rounds.people.close)
         self._take(rounds)
         people.close()
+        if self.over:
+            rounds.finished()
 
     def save(self) -> Path:
         """Write predictions, class vectors and pictures as they are now, as a finished run has them; returns the run's

@@ -25,7 +25,7 @@ export class Review {
     return false;
   }
 
-  render({ disputed, doubted, mine }, agreement) {
+  render({ disputed, doubted, none, mine }, agreement) {
     const parts = [];
     if (role !== "label") {
       parts.push(
@@ -37,6 +37,9 @@ export class Review {
           [h("p", {}, "label: ", h("b", {}, item.label)), h("p", {}, `all other evidence: ${item.suggestion} (${Math.round(100 * item.probability)} %)`)],
           [classes.indexOf(item.label), classes.indexOf(item.suggestion)],
         ], "No label stands out."));
+      if (none.length) parts.push(this.queue("None of the classes, as they were then", none, () => [
+        [h("p", {}, "may show ", h("b", {}, classes.at(-1)))], [classes.length - 1, IGNORE],
+      ], ""));
       if (agreement.pairs.length) parts.push(this.agreement(agreement));
     }
     parts.push(this.queue("Your answers, the newest first", mine, (item) => [[h("p", {}, h("b", {}, named(item.label)))], [], true], "You have not answered anything yet."));
