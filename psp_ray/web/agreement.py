@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from psp_ray.core.answers import answer_name
+from psp_ray.labels.agreement import nominal_alpha
 from psp_ray.labels.answer_book import REVIEW, Event, opinions
 from psp_ray.labels.voting import dawid_skene
 
@@ -69,25 +70,10 @@ class Adjudication:
 
 
 def krippendorff_alpha(events: Iterable[Event]) -> Alpha:
-    """Krippendorff's alpha for nominal values; skip and ignore are values like any other. `events` stand.
-
-    Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), from the matrix of coincidences: of m values of
-    an image each pair counts 1 / (m - 1). The packages that have it are under the GPL, or bring much else along.
-    """
+    """Krippendorff's alpha; skip and ignore are values like any other. `events` stand."""
     several = [list(by.values()) for by in opinions(events).values() if len(by) > 1]
-    labels = sorted({event.label for said in several for event in said})
-    place = {label: row for row, label in enumerate(labels)}
-    coincidences = np.zeros((len(labels), len(labels)))
-    for said in several:
-        counts = np.bincount([place[event.label] for event in said], minlength=len(labels))
-        coincidences += (np.outer(counts, counts) - np.diag(counts)) / (len(said) - 1)
-    each = coincidences.sum(axis=0)
-    expected = each.sum() ** 2 - (each**2).sum()
-    people = len({event.person for said in several for event in said})
-    if not expected:
-        return Alpha(None, len(several), people)
-    observed = each.sum() - np.trace(coincidences)
-    return Alpha(float(1 - (each.sum() - 1) * observed / expected), len(several), people)
+    value = nominal_alpha([event.label for event in said] for said in several)
+    return Alpha(value, len(several), len({event.person for said in several for event in said}))
 
 
 def adjudicate(events: Iterable[Event], n_classes: int) -> Adjudication:

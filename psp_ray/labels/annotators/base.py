@@ -30,13 +30,15 @@ class Item:
 
     `content_hash` names its bytes; a paid service should use it as its idempotency key, since after a crash between
     the answer and the ledger's commit the same item is asked again. `round`: in which round it is asked. `suggestion`:
-    the class that the current classifier predicts, where people are to be shown it; else empty.
+    the class that the current classifier predicts, where people are to be shown it, else empty; `confidence`: its
+    probability (0..1), 0 where it is not known.
     """
 
     sample_id: str
     content_hash: str
     round: int = 0
     suggestion: str = ""
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ export class Review {
       parts.push(
         this.queue("Where people differ", disputed, (item) => [
           [...item.said.map(({ person, label }) => h("p", {}, `${person}: `, h("b", {}, named(label)))),
-            item.likely && h("p", {}, "most likely: ", h("b", {}, named(item.likely.label)), ` (${Math.round(100 * item.likely.probability)} %)`)],
+            item.likely && h("p", {}, "most likely: ", h("b", {}, named(item.likely.label)), ` (${Math.min(99, Math.round(100 * item.likely.probability))} %)`)],
           likeliest(item),
         ], "Nobody differs."),
         this.queue("Labels that may be wrong", doubted, (item) => [
