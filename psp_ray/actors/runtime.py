@@ -61,11 +61,14 @@ class RayRuntime:
 
     def close(self) -> None:
         """Stop the actors, and Ray itself if it was started here."""
+        self._stop_actors()
+        if self._started_here:
+            ray.shutdown()
+
+    def _stop_actors(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
         self._actors.clear()
-        if self._started_here:
-            ray.shutdown()
 
     def _gpu_share(self) -> float:
         return worker_gpus(self._config, self._workers) if self._gpus else 0.0
@@ -93,6 +96,8 @@ class RayRuntime:
     # -- components ----------------------------------------------------------------------------------------------------
 
     def components(self, given: ComponentInputs) -> Components:
+        """The actors of a run, in place of those that there were before."""
+        self._stop_actors()
         reader = self._shards(given.pool)
         learner = self._spawn(build.build_learner, pack([given.learner]), "learner", [reader], self._gpus)
         sampler = self._spawn(build.build_sampler, pack([given.sampler]), "sampler", [reader])

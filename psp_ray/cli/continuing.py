@@ -39,8 +39,8 @@ def continue_command(folder: Path, html: bool, track: str | None, **given: Any) 
     """Go on with the run in DIR, with the settings that it was started with.
 
     Labels filled in since are taken up; a run that was interrupted goes on after its last round; one that has ended
-    goes on where --rounds is larger now, or --stop another one ("none" takes it away). The options below may change,
-    no other one.
+    goes on where --rounds is larger now, or --stop another one ("none" takes it away). Classes may be renamed, and
+    others put behind them. The options below may change, no other one.
     """
     from psp_ray.run.continuing import continued
 

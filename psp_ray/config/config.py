@@ -55,7 +55,7 @@ RUN_ONLY = frozenset(
 """Keys that say where and how a run is executed, not what it computes: they may change when it is resumed."""
 RESUMABLE = frozenset({"exclude"})
 """Settings of the result that a run may be resumed with otherwise."""
-CHANGEABLE = frozenset({"rounds", "labels_per_round", "stop"}) | RESUMABLE
+CHANGEABLE = frozenset({"rounds", "labels_per_round", "stop", "classes"}) | RESUMABLE
 """Settings of the result that may change on the way: what is still to come, and no round that is done."""
 
 SECTIONS: dict[str, type[Settings]] = {

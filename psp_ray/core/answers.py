@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psp_ray.core.errors import OracleError
 from psp_ray.core.words import nearest, normalize_name
@@ -36,10 +36,11 @@ class UnknownLabel(ValueError):
 class AnswerReader:
     """Reads what people typed, for one list of classes; as quick for a thousand classes as for two.
 
-    Names match exactly, else regardless of case, spaces, underscores and hyphens where that is unambiguous.
+    Names match exactly, else regardless of case, spaces, underscores and hyphens where that is unambiguous. `former`:
+    names that classes bore before, {name: index}; what was typed then still means the same.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], former: Mapping[str, int] | None = None) -> None:
         self._names = list(class_names)
         self.exact: dict[str, int] = {}
         """Index of each name, the first where one is there twice."""
@@ -47,6 +48,10 @@ class AnswerReader:
         for index, name in enumerate(self._names):
             self.exact.setdefault(name, index)
             self._plain.setdefault(normalize_name(name), []).append(index)
+        for name, index in (former or {}).items():
+            self.exact.setdefault(name, index)
+            if normalize_name(name) not in self._plain:
+                self._plain[normalize_name(name)] = [index]
 
     def __call__(self, text: str) -> int | None:
         """A class index, SKIP or IGNORE; None for an empty text.

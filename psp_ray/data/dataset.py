@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -50,11 +50,22 @@ class Dataset:
     """Where the rows' embeddings lie, in a data set that brings them in place of images."""
     notes: tuple[str, ...] = ()
     """Lines for people: what was left out of what was given, and why."""
+    former_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a class was called before, the newest first; files of that time call it so. Only of renamed classes."""
+    class_vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Embeddings of classes that were added with one."""
 
     @property
     def prompt_names(self) -> list[str]:
         """Class names as they are put into a prompt: underscores are spaces."""
         return [name.replace("_", " ") for name in self.classes]
+
+    @property
+    def former(self) -> dict[str, int]:
+        """Index of the class that a name meant before; names that a class bears now are not in it."""
+        index = {name: place for place, name in enumerate(self.classes)}
+        pairs = [(old, index[name]) for name, names in self.former_names.items() for old in names]
+        return {old: place for old, place in reversed(pairs) if old not in index}
 
     def part(self, split: str) -> pa.Table:
         """The rows of one part (`pool`, `val`, `test`) in manifest order."""

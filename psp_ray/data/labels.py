@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psp_ray.core.answers import AnswerReader, UnknownLabel
@@ -63,10 +63,11 @@ def _number(value: int | float) -> str:
 
 
 class LabelReader:
-    """Reads label columns, for one list of classes. Names as `psp_ray.core.answers.AnswerReader` reads them."""
+    """Reads label columns, for one list of classes. Names, `former` ones too, as `psp_ray.core.answers.AnswerReader`
+    reads them."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self._names = AnswerReader(class_names)
+    def __init__(self, class_names: Sequence[str], former: Mapping[str, int] | None = None) -> None:
+        self._names = AnswerReader(class_names, former)
         self._count = len(class_names)
         self._known: dict[str, int | None] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ def load_dataset(
     exclude: str | None = None,
     named: ClassList | None = None,
     allow_remote: bool = False,
+    arrange: Callable[[Dataset], Dataset] | None = None,
 ) -> Dataset:
     """Find and list a data set; reads file names and split files, and opens images until one proves readable.
 
@@ -48,6 +50,7 @@ def load_dataset(
         exclude: a file that lists images to leave out.
         named: class names for data that names none itself (those of `--class-embeddings`).
         allow_remote: lists may name addresses (see `psp_ray.data.remote`).
+        arrange: gives the classes the order and names that they have in a run, before other files are read by them.
 
     Raises:
         DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file,
@@ -70,6 +73,8 @@ def load_dataset(
     for option, given in (("--dataset", dataset), ("--test", test)):
         require_local(given or "", allow_remote, f"{option} {given}")
     loaded = find_adapter(request)(request)
+    if arrange is not None:
+        loaded = arrange(loaded)
     if test is not None:
         loaded = with_test(loaded, test) if loaded.embeddings is None else with_test_rows(loaded, test)
     if exclude is not None:

@@ -35,7 +35,7 @@ def with_test(dataset: Dataset, given: str) -> Dataset:
         raise DatasetError(f"--test {given}: no image; give a folder of class folders, or a manifest with labels")
     require_local_files(rows)
     labels = []
-    read = LabelReader(dataset.classes)
+    read = LabelReader(dataset.classes, dataset.former)
     for row, text in enumerate(rows.labels):
         try:
             label = read(text)
@@ -127,7 +127,7 @@ def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array
     places = _places(dataset)
     position = {name: at for at, name in enumerate(dataset.pool["sample_id"].to_pylist())}
     found: dict[int, int] = {}
-    read = LabelReader(dataset.classes)
+    read = LabelReader(dataset.classes, dataset.former)
     for number, name, text in known_labels(given):
         where = f"--initial-labels {given}:{number}"
         try:

@@ -35,6 +35,7 @@ from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.export.scripts import ONNX_SCRIPT, OPEN_CLIP_SCRIPT, write_script
+from psp_ray.run.classes import classes_of
 from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run
 from psp_ray.run.prompts import PROMPTS, read_prompts
 
@@ -220,12 +221,21 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     )
 
 
+def name_of_run(run: str | os.PathLike[str]) -> str:
+    """A run's name in its ledger, which no other run has; empty where there is none."""
+    out = local_path(run)
+    return read_run(out).experiment if is_file(out / RUN_FILE) else ""
+
+
 def classes_of_run(run: str | os.PathLike[str]) -> list[str]:
     """The class names of a run that may still be under way.
 
     Raises:
         ConfigError: no run there.
     """
+    noted = classes_of(local_path(run))
+    if noted is not None:
+        return noted.names
     if is_file(local_path(run) / PROMPTS):
         return read_prompts(run).classes
     return dataset_of_run(run).classes

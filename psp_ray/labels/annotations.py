@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from psp_ray.core.words import short
+from psp_ray.labels.agreement import most_said
 
 CONTROL = "class"
 """The name of the control in the interface that psp-ray writes."""
@@ -33,12 +34,14 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True)
 class Choice:
-    """One annotation: what was chosen (a class's name, or CANCELLED), for which sample, when, in which task."""
+    """One annotation: what was chosen (a class's name, or CANCELLED), for which sample, when, in which task, by whom
+    (empty where the export doesn't say)."""
 
     task: str
     sample_id: str
     value: Any
     when: datetime
+    person: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,21 @@ class Export:
     empty: int
     tasks: int
 
-    def newest(self) -> dict[str, Choice]:
-        """By sample, the choice that counts: the newest, of several at one time the last."""
-        found: dict[str, Choice] = {}
+    def opinions(self) -> dict[str, list[Choice]]:
+        """By sample, what each person says: the newest choice, of several at one time the last."""
+        found: dict[str, dict[str, Choice]] = {}
         for choice in sorted(self.choices, key=lambda choice: choice.when):
-            found[choice.sample_id] = choice
-        return found
+            found.setdefault(choice.sample_id, {})[choice.person] = choice
+        return {sample: list(said.values()) for sample, said in found.items()}
 
-    def disputed(self) -> int:
-        """Samples for which several people chose differently."""
-        chosen: dict[str, set[str]] = {}
-        for choice in self.choices:
-            chosen.setdefault(choice.sample_id, set()).add("" if choice.value is CANCELLED else choice.value)
-        return sum(len(values) > 1 for values in chosen.values())
+    def decided(self) -> dict[str, Choice]:
+        """By sample, what most people say; samples of which several things are said equally often are not in it."""
+        found = {}
+        for sample, said in self.opinions().items():
+            most = most_said([choice.value for choice in said])
+            if most is not None:
+                found[sample] = next(choice for choice in said if choice.value == most)
+        return found
 
 
 def read_export(content: Any) -> Export:
@@ -84,7 +89,7 @@ def read_export(content: Any) -> Export:
             if value is None:
                 empty += 1
                 continue
-            choices.append(Choice(name, _sample(task, name), value, _when(annotation)))
+            choices.append(Choice(name, _sample(task, name), value, _when(annotation), _person(annotation)))
     return Export(choices, empty, len(content))
 
 
@@ -188,6 +193,14 @@ def _sample(task: dict[str, Any], name: str) -> str:
     if sample is None or sample == "":
         raise Unreadable(f"task {short(name, 30)}: no sample_id; import the tasks that psp-ray tasks export wrote")
     return str(sample)
+
+
+def _person(annotation: dict[str, Any]) -> str:
+    """Who annotated: a number, an address, or a record of both; JSON-MIN calls it `annotator`."""
+    found = annotation.get("completed_by", annotation.get("annotator"))
+    if isinstance(found, dict):
+        found = found.get("email") or found.get("id")
+    return "" if found is None else str(found)
 
 
 def _when(annotation: dict[str, Any]) -> datetime:

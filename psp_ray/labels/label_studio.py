@@ -1,8 +1,9 @@
-"""Label Studio: a round's images out as tasks, annotations back into its query.csv. Files only, no connection.
+"""Label Studio: a round's images out as tasks, annotations back into its query.csv, as files.
 
 The interface offers the classes, and `skip` and `ignore` besides; a task that is skipped in Label Studio itself
-(a cancelled annotation) is a skip too. Where several people annotated a task, the newest annotation counts. What
-exports look like, `psp_ray.labels.annotations` knows.
+(a cancelled annotation) is a skip too. Of one person the newest annotation of a task counts; where several people
+annotated it, what most of them say, and how far they agree is told. What exports look like,
+`psp_ray.labels.annotations` knows; `psp_ray.labels.label_studio_live` connects to a server.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from psp_ray.core.paths import local_path
 from psp_ray.core.tables import read_text
 from psp_ray.core.words import printable, same_text, short
 from psp_ray.core.writing import writing
+from psp_ray.labels.agreement import nominal_alpha
 from psp_ray.labels.annotations import CANCELLED, CONTROL, Export, Unreadable, read_export
-from psp_ray.labels.layout import laid_out
+from psp_ray.labels.layout import laid_out, scores_of
 from psp_ray.labels.query import QUERY, query_files, read_table, write_table
 
 TASKS = "label_studio_tasks.json"
@@ -59,25 +61,20 @@ def open_query(run: Path) -> Path:
     return files[-1]
 
 
-def export_tasks(
-    run: str | os.PathLike[str],
-    classes: Sequence[str],
-    *,
-    url: str | None = None,
-    out: str | os.PathLike[str] | None = None,
-) -> list[str]:
-    """Write the tasks of a run that are still open, and the interface beside them; returns lines that say so.
+def open_tasks(run: str | os.PathLike[str], *, url: str | None = None, name: str = "") -> list[dict[str, Any]]:
+    """The tasks of a run that are still open.
 
-    Without `url` images are put into the task file as data URLs, so that nothing needs to be served; with it, a task
-    names `URL/round_NN/images/...`.
+    Without `url` images are put into the tasks as data URLs, so that nothing needs to be served; with it, a task names
+    `URL/round_NN/images/...`. Where the run suggests labels, a task brings the prediction and its score; `name` is that
+    of the run, by which predictions of several runs and rounds are told apart.
 
     Raises:
-        OracleError: no query set there, or none with an open task. OutputError: a file can't be written.
+        OracleError: no query set there, or none with an open task.
     """
-    folder = local_path(run)
-    query = open_query(folder)
+    query = open_query(local_path(run))
     tasks: list[dict[str, Any]] = []
-    shown = laid_out(query.parent)
+    shown, scores = laid_out(query.parent), scores_of(query.parent)
+    version = "/".join(part for part in ("psp-ray", name, query.parent.name) if part)
     for row in _rows(query):
         if (row.get("label") or "").strip():
             continue
@@ -85,16 +82,37 @@ def export_tasks(
         image = shown.get(row["sample_id"])
         if image is None:
             raise OracleError(f"{query}: sample {row['sample_id']!r} has no image to show; label it in that file")
-        data = {"sample_id": row["sample_id"], "round": query.parent.name}
+        data = {"sample_id": row["sample_id"], "round": query.parent.name, **({"run": name} if name else {})}
         task: dict[str, Any] = {"data": {"image": _address(image, query, url), **data}}
         if row.get("suggestion"):
-            task["predictions"] = [{"model_version": "psp-ray", "result": [_choice(row["suggestion"])]}]
+            prediction: dict[str, Any] = {"model_version": version, "result": [_choice(row["suggestion"])]}
+            if row["sample_id"] in scores:
+                prediction["score"] = round(scores[row["sample_id"]], 4)
+            task["predictions"] = [prediction]
         tasks.append(task)
     if not tasks:
         raise OracleError(
             f"--run {run}: nothing to export: every image of {query.parent.name} has its label; go on with: psp-ray "
             f"continue {run}"
         )
+    return tasks
+
+
+def export_tasks(
+    run: str | os.PathLike[str],
+    classes: Sequence[str],
+    *,
+    url: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    name: str = "",
+) -> list[str]:
+    """Write the tasks of a run that are still open (`open_tasks`), and the interface beside them; returns lines that
+    say so.
+
+    Raises:
+        OracleError: as `open_tasks`. OutputError: a file can't be written.
+    """
+    tasks, query = open_tasks(run, url=url, name=name), open_query(local_path(run))
     file = local_path(out) if out is not None else query.parent / TASKS
     with writing(file, "choose another place with --out"):
         write_json(file, tasks)
@@ -132,31 +150,58 @@ def import_annotations(
         OracleError: unreadable, a task of no image of the run, a choice that is no class or several at once, or nothing
             but annotations without a choice; nothing is changed then.
     """
-    folder = local_path(run)
-    open_query(folder)
+    open_query(local_path(run))
     try:
-        export = read_export(json.loads(read_text(local_path(annotations).read_bytes())))
-    except Unreadable as error:
-        raise OracleError(f"{annotations}: {error}") from None
+        content = json.loads(read_text(local_path(annotations).read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:160]
         raise OracleError(
             f"{annotations}: can't be read as JSON ({reason}); export from Label Studio as JSON"
         ) from None
+    return take_in(run, classes, content, annotations)
+
+
+def take_in(
+    run: str | os.PathLike[str], classes: Sequence[str], content: Any, annotations: str | os.PathLike[str]
+) -> list[str]:
+    """The same of an export's `content`; `annotations` says where it is from, for messages."""
+    try:
+        export = read_export(content)
+    except Unreadable as error:
+        raise OracleError(f"{annotations}: {error}") from None
     if export.empty and not export.choices:
         raise OracleError(
             f"{annotations}: {export.empty:,} annotations, but none chose a class; annotate with the interface that "
             "psp-ray tasks export wrote"
         )
     answers, open_again = _texts(export, classes, annotations)
-    changed = _fill(folder, run, answers, annotations)
+    changed = _fill(local_path(run), run, answers, annotations)
     told = [f"{len(answers):,} annotations, {changed:,} labels written; continue the run with --resume"]
     if open_again:
         told.append(f"{open_again:,} tasks were skipped, but a class is called skip: they stay open")
     if export.empty:
         told.append(f"{export.empty:,} annotations chose nothing, and were passed over")
-    if disputed := export.disputed():
-        told.append(f"{disputed:,} images were answered differently by several people: the newest counts")
+    return told + _agreement(export)
+
+
+def _agreement(export: Export) -> list[str]:
+    """How far several people agree, in words."""
+    several = {sample: said for sample, said in export.opinions().items() if len(said) > 1}
+    if not several:
+        return []
+    alpha = nominal_alpha([choice.value for choice in said] for said in several.values())
+    people = len({choice.person for said in several.values() for choice in said})
+    told = [
+        f"{len(several):,} images were annotated by several of {people} people"
+        + ("" if alpha is None else f", Krippendorff's alpha {alpha:.2f} (1: always the same, 0: as by chance)")
+    ]
+    differ = [sample for sample, said in several.items() if len({choice.value for choice in said}) > 1]
+    tied = [sample for sample in differ if sample not in export.decided()]
+    if len(differ) > len(tied):
+        told.append(f"{len(differ) - len(tied):,} of them differently: what most of them say counts")
+    if tied:
+        names = ", ".join(short(sample, 40) for sample in tied[:3]) + (", ..." if len(tied) > 3 else "")
+        told.append(f"{len(tied):,} of them with nothing said by most ({names}): left open, decide in Label Studio")
     return told
 
 
@@ -166,7 +211,7 @@ def _texts(export: Export, classes: Sequence[str], annotations: str | os.PathLik
     can_skip = read("skip") == SKIP
     answers: dict[str, str] = {}
     open_again = 0
-    for sample, choice in export.newest().items():
+    for sample, choice in export.decided().items():
         if choice.value is CANCELLED:
             if can_skip:
                 answers[sample] = "skip"

@@ -21,6 +21,8 @@ IMAGES = "images"
 INDEX = "shown.json"
 """In a round's folder: the file in `images/` that shows each sample asked for, empty where it has no picture. Tables go
 to people and come back; this stays."""
+SCORES = "scores.json"
+"""In a round's folder: how probable the suggestion for a sample is."""
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
@@ -41,6 +43,14 @@ def asked_for(folder: Path) -> list[str]:
 def also_ask(folder: Path, samples: Sequence[str]) -> None:
     """Note that the table has lines for more samples. Raises OutputError."""
     write_json(folder / INDEX, dict.fromkeys(samples, "") | _index(folder))
+
+
+def scores_of(folder: Path) -> dict[str, float]:
+    """{sample_id: probability of its suggestion} of a round's folder; empty where none was made."""
+    try:
+        return {str(sample): float(score) for sample, score in read_json(folder / SCORES).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _index(folder: Path) -> dict[str, str]:
@@ -73,6 +83,7 @@ class Layout:
                 pictures.append((f"{number:0{width}d}", link))
         write_contact_sheets(folder, pictures)
         write_json(folder / INDEX, index)
+        write_json(folder / SCORES, {item.sample_id: item.confidence for item in items if item.confidence})
         suggested = any(item.suggestion for item in items)
         header = ["sample_id", "path", "image", *(["suggestion"] if suggested else []), "label"]
         ends = [[item.suggestion, ""] if suggested else [""] for item in items]

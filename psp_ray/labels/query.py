@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -78,10 +78,16 @@ def _loose(text: str) -> str:
     return text
 
 
-def read_answers(file: Path, class_names: Sequence[str], names: SampleNames | None = None) -> list[Line]:
+def read_answers(
+    file: Path,
+    class_names: Sequence[str],
+    names: SampleNames | None = None,
+    former: Mapping[str, int] | None = None,
+) -> list[Line]:
     """The lines of a query or corrections file; delimiters as spreadsheets write them (comma, semicolon, tab).
 
     With `names`, a cell that a spreadsheet has changed is found again; one that means none of them stays as it is.
+    `former`: names of classes before they were renamed, {name: class index}.
 
     Raises:
         OracleError: in one line with file and line number: unreadable, a column missing, a name that is no class, a
@@ -90,7 +96,7 @@ def read_answers(file: Path, class_names: Sequence[str], names: SampleNames | No
     _, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
     found: dict[str, Line] = {}
-    read = AnswerReader(class_names)
+    read = AnswerReader(class_names, former)
     for number, record in records:
         cell = record[place] if place < len(record) else ""
         text = record[answer] if answer < len(record) else ""

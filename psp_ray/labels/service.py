@@ -17,7 +17,7 @@ from psp_ray.config.base import Settings
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import OracleError
 from psp_ray.core.records import Int32Array
-from psp_ray.labels.annotators.base import Annotator, RevisingAnnotator
+from psp_ray.labels.annotators.base import Annotator, Item, RevisingAnnotator
 from psp_ray.labels.desk import Desk, alive
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.orders import Order
@@ -49,7 +49,8 @@ class LabelRequest:
     """Samples to be labeled. The same `request_id` asked again gives the same answer and costs nothing.
 
     `sample_ids` are distinct; `content_hashes` name their images' bytes, in the same order. `experiment` names a run
-    in the ledger, for ever. `suggestions`: class names to show to the annotator, in the same order, or none at all.
+    in the ledger, for ever. `suggestions`: class names to show to the annotator, in the same order, or none at all;
+    `confidence`: their probabilities (0..1), where they are known.
     `replaces`: the round may have asked for other samples before, which this request is instead of; else that is
     refused.
     """
@@ -60,6 +61,7 @@ class LabelRequest:
     sample_ids: Sequence[str]
     content_hashes: Sequence[str]
     suggestions: Sequence[str] = ()
+    confidence: Sequence[float] = ()
     replaces: bool = False
 
     def __post_init__(self) -> None:
@@ -128,7 +130,7 @@ class Oracle:
         order = self._order(request)
         if request.replaces:
             order = self.ledger.place(order)
-        hints = dict(zip(request.sample_ids, request.suggestions, strict=True)) if request.suggestions else {}
+        hints = _hints(request)
         with self._lock:
             self._revise(order)
             self._take_up(order)
@@ -243,7 +245,7 @@ class Oracle:
         self.ledger.store(extra, [(digest, label) for digest, label in bought if label is not None])
         self.ledger.advance(extra)
 
-    def _buy(self, order: Order, hints: Mapping[str, str]) -> dict[str, int]:
+    def _buy(self, order: Order, hints: Mapping[str, tuple[str, float]]) -> dict[str, int]:
         progress = self.ledger.advance(order)  # refuses before anything is claimed, hence outside the try
         deadline = time.monotonic() + self.settings.wait_seconds
         pause = 0.02
@@ -252,10 +254,7 @@ class Oracle:
             while progress.answer is None:
                 to_buy = [item for item in progress.to_buy if item.content_hash not in unanswered]
                 if to_buy:
-                    batch = [
-                        replace(item, suggestion=hints.get(item.sample_id, ""))
-                        for item in to_buy[: self.annotator.batch_size]
-                    ]
+                    batch = [_with_hint(item, hints) for item in to_buy[: self.annotator.batch_size]]
                     with alive(self.ledger, order):
                         answers = self._desk.ask(batch)
                     self.ledger.store(order, [(digest, label) for digest, label in answers if label is not None])
@@ -286,3 +285,15 @@ class Oracle:
             asked,
             place,
         )
+
+
+def _hints(request: LabelRequest) -> dict[str, tuple[str, float]]:
+    if not request.suggestions:
+        return {}
+    confidence = request.confidence or [0.0] * len(request.suggestions)
+    return dict(zip(request.sample_ids, zip(request.suggestions, confidence, strict=True), strict=True))
+
+
+def _with_hint(item: Item, hints: Mapping[str, tuple[str, float]]) -> Item:
+    suggestion, confidence = hints.get(item.sample_id, ("", 0.0))
+    return replace(item, suggestion=suggestion, confidence=confidence)

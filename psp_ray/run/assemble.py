@@ -82,6 +82,7 @@ def oracle_input(
         folder=str(out.resolve()) if asks else "",
         manifest=dataset.pool if asks else None,
         content_hashes=list(content_hashes),
+        former=dataset.former,
         experiment=experiment,
     )
 

@@ -41,6 +41,7 @@ def build_oracle(given: OracleInput) -> Oracle:
             ledger=ledger,
             experiment=given.experiment,
             content_hashes=dict(zip(given.sample_ids, given.content_hashes, strict=False)),
+            former=given.former,
         ),
     )
     caps = OracleSettings(label_cap=given.settings.label_cap, cost_cap=given.settings.cost_cap)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from psp_ray.run.ahead import AnsweredAhead
 from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
 from psp_ray.run.build import build_oracle
 from psp_ray.run.checkpoint import drop_checkpoint, latest_round
+from psp_ray.run.classes import RunClasses, with_names
 from psp_ray.run.context import RunContext
-from psp_ray.run.continuing import note_changes
+from psp_ray.run.continuing import note_changes, note_classes, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
@@ -45,9 +46,9 @@ from psp_ray.run.loop import Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
 from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
-from psp_ray.run.people import ASKED, People
+from psp_ray.run.people import ASKED, People, hand_classes
 from psp_ray.run.picks import write_picks
-from psp_ray.run.prepare import Prepared, check_budget, prepare, require_labels, with_pool_size
+from psp_ray.run.prepare import Prepared, check_budget, check_classes, prepare, require_labels, with_pool_size
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.watching import Watched, Watcher
@@ -88,19 +89,21 @@ def run(
     out = Path(config.output.out) if config.output.out else default_out(config)
     check_out(config, out)
     mirror = mirror_of(config.output.storage, out, events.note)
+    config = with_size_of_run(config, out)
     title = (
         f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
         f"seed {config.runtime.seed} -> {out}"
     )
     events.note(title)
-    prepared = prepare(config, begun=has_run(out) or (mirror is not None and config.output.resume))
-    config = prepared.config
-    if mirror is not None and mirror.restore(config.output.resume, config.identity()):
+    prepared = prepare(config, begun=has_run(out) or (mirror is not None and config.output.resume), out=out)
+    if mirror is not None and mirror.restore(config.output.resume, prepared.config.identity()):
         events.note(f"restored {out} from {config.output.storage}")
+        prepared = prepare(with_size_of_run(config, out), begun=True, out=out)
+    config = prepared.config
     if not has_run(out):
         check_budget(config, prepared.dataset)
     require_labels(config, prepared.dataset)
-    with entered(config, out, mirror, events, wait, continuing) as experiment_id:
+    with entered(prepared, out, mirror, events, wait, continuing) as experiment_id:
         finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
@@ -115,12 +118,13 @@ def run(
 
 @contextmanager
 def entered(
-    config: Config, out: Path, mirror: RunMirror | None, events: Events, wait: float = 0.0, continuing: bool = False
+    prepared: Prepared, out: Path, mirror: RunMirror | None, events: Events, wait: float = 0.0, continuing: bool = False
 ) -> Iterator[str]:
     """Alone in the output folder, made or gone on with, and with what is newer on storage; gives the experiment's id.
 
     `wait` and `continuing`: as for `run`.
     """
+    config = prepared.config
     with alone(out, wait) as locked:
         if not locked:
             events.warn(f"--out {out}: its file system has no locks; start no second process there")
@@ -129,6 +133,7 @@ def entered(
         experiment_id = open_out(config, out, events.warn)
         if mirror is not None and config.output.resume:
             mirror.take_up()
+        note_classes(out, prepared.classes, events.note)
         yield experiment_id
 
 
@@ -175,6 +180,10 @@ def _initial_labels(config: Config, dataset: Dataset, left: Dataset, events: Eve
     return InitialLabels(*initial)
 
 
+def nothing() -> None:
+    """Nothing is to be done."""
+
+
 @dataclass
 class Rounds:
     """The rounds of a run, and the files that they leave.
@@ -193,6 +202,8 @@ class Rounds:
     started: float
     by_hand: bool = False
     watchers: Sequence[Watcher] = ()
+    built: Callable[[], None] = nothing
+    """Called when the components stand, before the ledger hears of the run."""
 
     def __post_init__(self) -> None:
         config = self.config
@@ -205,15 +216,29 @@ class Rounds:
             )
         inputs = component_inputs(config, self.data, self.out, self.experiment_id)
         components = self.runtime.components(inputs)
+        self.backbone = components.learner.backbone().result()
+        self.built()
+        hand_classes(inputs.oracle)
         asked = config.labels.oracle in (ASKED if self.by_hand else ASKED[:1])
         self.people = People.of(inputs.oracle) if asked else None
         ahead = None
         if self.people is not None:
             components = replace(components, oracle=LocalLabelSource(self.people.oracle))
             ahead = AnsweredAhead(self.people.answers)
-        self.backbone = components.learner.backbone().result()
         self.context = RunContext(config, self.names, components, self.experiment_id, self.events)
         self.experiment = Experiment(self.context, self.out, self.initial, self._saved, ahead)
+
+    def with_classes(self, classes: RunClasses) -> Rounds:
+        """The same run with other classes, at its newest checkpoint. What can't be built leaves everything as it was.
+
+        Raises UserError for classes without what the run needs of them.
+        """
+        dataset = with_names(self.data.dataset, classes)
+        check_classes(self.config, dataset)
+        data = replace(self.data, dataset=dataset)
+        rounds = replace(self, data=data, built=lambda: note_classes(self.out, classes, self.events.note))
+        rounds.experiment.begin()
+        return rounds
 
     def change(self, config: Config) -> None:
         """Go on under other settings of what is still to come (`psp_ray.run.continuing`)."""

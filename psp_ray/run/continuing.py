@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ from psp_ray.config.base import option_name
 from psp_ray.config.config import CHANGEABLE, Config, section_of
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
+from psp_ray.core.sealed import DamagedFile
 from psp_ray.run.checkpoint import latest_round
+from psp_ray.run.classes import FILE as CLASSES
+from psp_ray.run.classes import RunClasses, classes_of, told
 from psp_ray.run.folder import (
     CONFIG,
     SUMMARY,
@@ -26,7 +29,7 @@ from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 
 REASONS = {
-    "data": "images, classes and names are what the rounds so far are about",
+    "data": "images and names are what the rounds so far are about",
     "model": "the features of the rounds so far are this model's",
     "learn": "the classifiers of the rounds so far were learned with it",
     "selftrain": "the pseudo-labels of the rounds so far were made with it",
@@ -85,8 +88,43 @@ def note_changes(out: Path, config: Config) -> None:
     if all(read_run(out).identity.get(key) == value for key, value in changed.items()):
         return
     # In this order a crash in between repeats no more than the end of the run.
+    reopen(out)
+    change_identity(out, changed, config)
+
+
+def reopen(out: Path) -> None:
+    """A finished run is one that goes on. Raises OutputError."""
     summary = finished_summary(out)
     if summary is not None:
         unseal_finished(out)
         write_json(out / SUMMARY, summary | {"status": "interrupted"})
-    change_identity(out, changed, config)
+
+
+def note_classes(out: Path, classes: RunClasses, note: Callable[[str], None] = lambda text: None) -> None:
+    """Make `classes` those of the run in `out`; `note` hears what changed. To be called alone in the folder.
+
+    Raises:
+        OutputError: the run has got more classes since these were read (on its storage); or nothing can be written.
+    """
+    before = classes_of(out)
+    if before == classes and (out / CLASSES).is_file():
+        return
+    if before is not None and before.names != classes.names:
+        if len(before.classes) > len(classes.classes):
+            raise OutputError(f"{out}: got other classes in the meantime; run the same command again")
+        reopen(out)
+        note(f"{told(before.names, classes.names)}; what is labeled stays as it is")
+    classes.save(out)
+
+
+def with_size_of_run(config: Config, out: Path) -> Config:
+    """`config` whose query sets are as large as those of the run in `out`, where it doesn't say how large.
+
+    By default they have a label for each class: of those that there were when the run began.
+    """
+    if config.labels.labels_per_round is not None or not has_run(out):
+        return config
+    try:
+        return config.changed(labels_per_round=read_run(out).identity.get("labels_per_round"))
+    except DamagedFile:  # mended, or told of, where the folder is entered
+        return config

@@ -5,6 +5,7 @@ Labels of the pool reach the label source and the evaluator only; the sampler an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -57,6 +58,8 @@ class OracleInput:
     folder: str = ""
     manifest: pa.Table | None = None
     content_hashes: list[str] = field(default_factory=list)
+    former: Mapping[str, int] = field(default_factory=dict)
+    """{name: class index} of names that classes bore before."""
     experiment: str = ""
     """Who pays for the votes of simulated annotators."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
         classes = record.classes or []
         try:
             if data is not None:
-                state = from_checkpoint(checkpoint, pool_names(data), out).state
+                names = pool_names(data)
+                classes = names.classes[: len(classes)] if classes else names.classes  # as they are called now
+                state = from_checkpoint(checkpoint, replace(names, classes=classes), out).state
         except OutputError as error:
             data, missing = None, str(error)
     summary = read_json(out / SUMMARY) if (out / SUMMARY).is_file() else {}

@@ -177,18 +177,34 @@ class Experiment:
             return None
         restored = from_checkpoint(checkpoint, self.context.names, self.out)
         state = restored.state
+        if restored.more_classes:
+            state = self._learned_anew(state)
         state = replace(state, stopped=why_stopped(self.context, state))  # `--stop` may be another one now
         if restored.moved:
             self.context.events.warn(
                 f"the pool changed since round {state.round}: {restored.change}. What was learned is kept; the "
                 "strategy begins anew"
             )
-        else:  # what a strategy remembers is about positions in the pool
+        elif not restored.more_classes:  # what a strategy remembers is about positions in the pool, and the classes
             self.context.components.sampler.load_state_dict(checkpoint.tensors["sampler"]).result()
-        self.context.components.learner.load_state_dict(checkpoint.tensors["learner"]).result()
+        if not restored.more_classes:
+            self.context.components.learner.load_state_dict(checkpoint.tensors["learner"]).result()
         self._mend_ledger(state)
         self.context.events.restored(state.reports, state.zero_shot)
         return state
+
+    def _learned_anew(self, state: RunState) -> RunState:
+        """`state` with a classifier of all the classes that there are now, from all labels, as if they were initial
+        ones. What judges it must not have seen them, so the folds begin with zero-shot."""
+        learner, text = self.context.components.learner, self.context.zero_shot
+        judged = replace(state.judged, lines=(Line(text),) * len(state.judged.lines))
+        empty = np.zeros((0, 0), np.float32)
+        state = replace(state, text=text, contexts=empty, judged=judged)
+        if len(state.labeled):
+            request = LearnRequest(state.round, state.labeled, state.labels, 0, PseudoLabels.empty(), text)
+            outcome = learner.learn(request).result()
+            state = replace(state, text=outcome.text, contexts=outcome.contexts)
+        return replace(state, last=learner.evaluate(state.text).result())
 
     def _mend_ledger(self, state: RunState) -> None:
         """A ledger that lost labels of this run (missing, older, emptied) gets them back from the checkpoint."""

@@ -12,10 +12,18 @@ from psp_ray.labels.annotators.people import PeopleAnnotator
 from psp_ray.labels.answer_book import AnswerBook
 from psp_ray.labels.database import chunks
 from psp_ray.labels.schema import labels
+from psp_ray.labels.spaces import take_classes
 from psp_ray.run.inputs import OracleInput
 
 ASKED = ("people", "file")
 """Annotators whose runs people can label by hand: in the browser, or through `psp_ray.Session`."""
+
+
+def hand_classes(given: OracleInput) -> None:
+    """Let the ledger know the classes of a run that people answer as they are now. Raises OracleError."""
+    if given.settings.oracle in ASKED:
+        with Ledger(given.ledger) as ledger:
+            take_classes(ledger, given.experiment, given.classes)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import numpy as np
 from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.config import Config
-from psp_ray.core.errors import ConfigError, DatasetError
+from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.records import TextState
+from psp_ray.core.words import normalize_name
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.descriptions import load_descriptions, match_descriptions
 from psp_ray.data.embedded.classes import ClassEmbeddings, read_class_embeddings
@@ -21,6 +23,8 @@ from psp_ray.data.own import initial_labels, limited
 from psp_ray.features.cache import EncoderSpec
 from psp_ray.features.tower import backbone_spec, encoder_spec
 from psp_ray.run.build import answers_from_truth, check_annotators
+from psp_ray.run.classes import RunClasses, arranged, classes_of, told
+from psp_ray.run.people import ASKED
 from psp_ray.run.prompts import model_metadata
 
 DIGITS_IMAGE_SIZE = 96
@@ -34,27 +38,37 @@ class Prepared:
     dataset: Dataset
     spec: EncoderSpec | None
     """What the features depend on; None where the data set brings embeddings."""
+    classes: RunClasses
+    """As the run will have them, where they are not so yet."""
 
 
-def prepare(config: Config, dataset: Dataset | None = None, begun: bool = False) -> Prepared:
+def prepare(config: Config, dataset: Dataset | None = None, begun: bool = False, out: Path | None = None) -> Prepared:
     """Check all that can be checked before anything is written, encoded or bought, and fill in what depends on it.
 
-    `dataset` spares loading the configuration's data set where it is at hand; `begun`: as for `check_budget`.
+    `dataset` spares loading the configuration's data set where it is at hand; `begun`: as for `check_budget`; `out`:
+    the run's folder, which knows its classes (default: as the settings say).
 
     Raises:
         UserError: one line for the first thing that is wrong.
     """
     if dataset is None:
-        dataset = load_data(config)
+        dataset, classes = load_for_run(config, out or (Path(config.output.out) if config.output.out else None))
+    else:
+        classes = RunClasses.begun(dataset.classes)
     config = complete(config, dataset)
     check_budget(config, dataset, begun)
+    check_classes(config, dataset)
+    if dataset.embeddings is None:
+        check_way_back(backbone_spec(config.model))
+    return Prepared(config, dataset, encoder_spec(config.model) if dataset.embeddings is None else None, classes)
+
+
+def check_classes(config: Config, dataset: Dataset) -> None:
+    """Raise a UserError where a class lacks what the settings want of each: a description, an embedding."""
     check_annotators(config.labels, len(dataset.classes))
     templates_of(config, dataset)
     descriptions_of(config, dataset)
     teacher_of(config, dataset)
-    if dataset.embeddings is None:
-        check_way_back(backbone_spec(config.model))
-    return Prepared(config, dataset, encoder_spec(config.model) if dataset.embeddings is None else None)
 
 
 def check_way_back(spec: BackboneSpec) -> None:
@@ -84,7 +98,24 @@ def load_data(config: Config) -> Dataset:
     Raises:
         DatasetError: as `load_dataset`, or unusable initial labels.
     """
+    return load_for_run(config, None)[0]
+
+
+def load_for_run(config: Config, out: Path | None) -> tuple[Dataset, RunClasses]:
+    """The same with the classes of the run in `out`, as they are after what data set and settings say now.
+
+    Raises:
+        DatasetError: as `load_data`. OutputError: the classes changed in a way in which they can't.
+    """
     given = class_embeddings(config)
+    known = classes_of(out)
+    found: list[RunClasses] = []
+
+    def arrange(loaded: Dataset) -> Dataset:
+        now = RunClasses.begun(loaded.classes) if known is None else _taken_up(config, out, known, loaded.classes)
+        found.append(now)
+        return loaded if known is None else arranged(loaded, now)
+
     dataset = load_dataset(
         config.data.dataset,
         config.data.data_root,
@@ -94,13 +125,32 @@ def load_data(config: Config) -> Dataset:
         exclude=config.data.exclude,
         named=None if given is None else given.class_list,
         allow_remote=config.data.allow_remote,
+        arrange=arrange,
     )
-    known = (
+    labeled = (
         initial_labels(dataset, config.data.initial_labels)[0] if config.data.initial_labels else np.zeros(0, np.int64)
     )
     if config.data.pool_limit is not None:
-        dataset = limited(dataset, config.data.pool_limit, config.runtime.seed, known)
-    return dataset
+        dataset = limited(dataset, config.data.pool_limit, config.runtime.seed, labeled)
+    return dataset, found[0]
+
+
+def _taken_up(config: Config, out: Path | None, known: RunClasses, given: list[str]) -> RunClasses:
+    """A run's classes after those of its data set and settings have become `given`."""
+    try:
+        now = known.with_given(given)
+    except ConfigError as error:
+        raise OutputError(f"{out}: {error}; {_elsewhere(out)}") from None
+    if now.names != known.names and config.labels.oracle not in ASKED:
+        raise OutputError(
+            f"{out}: {told(known.names, now.names)}; restore the classes (they may change where people answer, not "
+            f"with --oracle {config.labels.oracle}), {_elsewhere(out)}"
+        )
+    return now
+
+
+def _elsewhere(out: Path | None) -> str:
+    return f"or start in a new --out folder with --initial-labels {(out or Path()) / 'labels.parquet'}"
 
 
 def class_embeddings(config: Config) -> ClassEmbeddings | None:
@@ -137,7 +187,7 @@ def teacher_of(config: Config, dataset: Dataset) -> TextState | None:
                 "--head prompt: class embeddings alone make no prompts; choose --head auto, linear, residual or gda, "
                 "or leave --class-embeddings out and name the --model that fits"
             )
-        return given.text_state(dataset.classes, source.dim)
+        return given.text_state(dataset.classes, source.dim, dataset.former_names, dataset.class_vectors)
     width = int(resolve(backbone_spec(config.model)).config["embed_dim"])
     if width != source.dim:
         raise ConfigError(
@@ -210,10 +260,24 @@ def descriptions_of(config: Config, dataset: Dataset) -> dict[str, list[str]]:
     if config.learn.descriptions == "none" or not (config.data.description_file or dataset.descriptions):
         return {}
     if config.data.description_file:
-        phrases = match_descriptions(load_descriptions(config.data.description_file), dataset.prompt_names)
+        phrases = match_descriptions(_described(config.data.description_file, dataset), dataset.prompt_names)
     else:
         phrases = tuple(tuple(dataset.descriptions.get(name) or [name]) for name in dataset.classes)
     return {name: list(items) for name, items in zip(dataset.prompt_names, phrases, strict=True)}
+
+
+def _described(file: str, dataset: Dataset) -> dict[str, list[str]]:
+    """The file's phrases; of a class that it calls by a former name, or that was added with some, under its name."""
+    found = load_descriptions(file)
+    known = {normalize_name(name): phrases for name, phrases in found.items()}
+    for name in dataset.classes:
+        if normalize_name(name) in known:
+            continue
+        old = (known.get(normalize_name(former)) for former in dataset.former_names.get(name, ()))
+        phrases = next((phrases for phrases in old if phrases), dataset.descriptions.get(name))
+        if phrases:
+            found[name] = list(phrases)
+    return found
 
 
 def templates_of(config: Config, dataset: Dataset) -> list[str]:

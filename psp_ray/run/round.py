@@ -11,12 +11,14 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from psp_ray.acquisition.base import validate_proposal
 from psp_ray.core.answers import IGNORE, SKIP
+from psp_ray.core.probability import softmax
 from psp_ray.core.records import (
     Evaluation,
     Feedback,
@@ -123,7 +125,7 @@ class Round:
         run, state = self.run, self.state
         run.events.stage(self.number, "label")
         cosines = run.components.learner.cosines(state.text, proposal.positions).result()
-        labeling = run.components.oracle.label(self._label_request(proposal, cosines.argmax(axis=1)))
+        labeling = run.components.oracle.label(self._label_request(proposal, cosines))
         training = run.self_training(self.number, state.text, self.unlabeled)
         scores = None if training is None else training.begin()
         response = labeling.result()
@@ -232,7 +234,7 @@ class Round:
             return None
         return labeler.doubt(run.zero_shot, self.state.known).result()
 
-    def _label_request(self, proposal: Proposal, predicted: Int64Array) -> LabelRequest:
+    def _label_request(self, proposal: Proposal, cosines: Float32Array) -> LabelRequest:
         names, experiment = self.run.names, self.run.experiment_id
         sample_ids = [names.sample_ids[i] for i in proposal.positions]
         part = "" if len(sample_ids) == self._n_query else f"-{_digest(sample_ids)}"
@@ -242,9 +244,15 @@ class Round:
             round=self.number,
             sample_ids=sample_ids,
             content_hashes=[names.content_hashes[i] for i in proposal.positions],
-            suggestions=[names.classes[c] for c in predicted] if self.run.config.labels.suggest_labels else [],
+            **(self._suggestions(cosines) if self.run.config.labels.suggest_labels else {}),
             replaces=True,  # the pool may have changed since the round was asked first
         )
+
+    def _suggestions(self, cosines: Float32Array) -> dict[str, list[Any]]:
+        """What the classifier takes each image for, and how surely."""
+        chances = softmax(np.float32(self.state.text.logit_scale) * cosines)
+        names = [self.run.names.classes[c] for c in cosines.argmax(axis=1)]
+        return {"suggestions": names, "confidence": [float(chance) for chance in chances.max(axis=1)]}
 
     def _report(self, proposal: Proposal, answered: Answered, outcome: LearnOutcome, judged: Judged) -> RoundReport:
         evaluation = judged.evaluation

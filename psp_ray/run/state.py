@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -190,6 +191,13 @@ class RunState:
             labels_paid=labels_paid,
         )
 
+    def with_classes(self, more: int) -> RunState:
+        """With `more` classes behind the others. The classifiers of the time held them for as unlikely as any."""
+        if not more:
+            return self
+        judged = replace(self.judged, logits=_widened(self.judged.logits, more))
+        return replace(self, logits=_widened(self.logits, more), judged=judged)
+
     def with_estimate(self, number: int, estimate: Estimate | None) -> RunState:
         """What is now known of the classifier after round `number`; 0: zero-shot, where nothing was learned before."""
         if number == 0:
@@ -201,3 +209,12 @@ class RunState:
     def with_last_report(self, report: RoundReport) -> RunState:
         """The newest round's report replaced."""
         return replace(self, reports=(*self.reports[:-1], report))
+
+
+F = TypeVar("F", Float32Array, Float64Array)
+
+
+def _widened(logits: F, more: int) -> F:
+    """Logits (m, C + more): each row's least value for what its classifier didn't know, so that it never wins."""
+    least = logits.min(axis=1, keepdims=True) if len(logits) else np.zeros((0, 1), logits.dtype)
+    return np.concatenate([logits, np.repeat(least, more, axis=1)], axis=1)

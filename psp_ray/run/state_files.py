@@ -93,30 +93,37 @@ class CheckpointRecord(Document):
 
 @dataclass(frozen=True)
 class Restored:
-    """A state out of a checkpoint; `moved`: the pool is another one now, `change` says what of it in words."""
+    """A state out of a checkpoint; `moved`: the pool is another one now, `change` says what of it in words;
+    `more_classes`: how many were added since, of which its classifier knows nothing."""
 
     state: RunState
     moved: bool = False
     change: str = ""
+    more_classes: int = 0
 
 
 _REPORT = TypeAdapter(RoundReport)
 
 
 def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> Restored:
-    """The state in a checkpoint of the run in `out`, for the pool of `names`, which may have changed since.
+    """The state in a checkpoint of the run in `out`, for the pool of `names`, which may have changed since, and its
+    classes, which may have been renamed and become more.
 
     Raises:
-        OutputError: other classes; a pool that changed in a way which needs the user; another version of psp-ray.
+        OutputError: fewer classes; a pool that changed in a way which needs the user; another version of psp-ray.
     """
     record, state = recorded(checkpoint, out)
-    if record.classes is not None and record.classes != names.classes:
+    count = state.text.features.shape[0]
+    more = len(names.classes) - count
+    if more < 0:
         raise OutputError(
-            f"{out}: {_other_classes(record.classes, names.classes)}; restore the classes, or start in a new --out "
-            f"folder with --initial-labels {out / 'labels.parquet'}"
+            f"{out}: {count} classes in its checkpoint, {len(names.classes)} now; restore the classes, or start in a "
+            f"new --out folder with --initial-labels {out / 'labels.parquet'}"
         )
-    if record.n_pool == len(names.sample_ids) and record.pool in ("", names.fingerprint):
-        return Restored(state)
+    state = state.with_classes(more)
+    renamed = PoolNames(names.sample_ids, names.content_hashes, record.classes or names.classes)
+    if record.n_pool == len(names.sample_ids) and record.pool in ("", renamed.fingerprint):
+        return Restored(state, more_classes=more)
     labels, pseudo = checkpoint.tables["labels"], checkpoint.tables["pseudo"]
     if "sample_id" not in labels.column_names:
         raise OutputError(
@@ -125,9 +132,9 @@ def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> Rest
         )
     known = Remembered(labels["sample_id"].to_pylist(), labels["content_hash"].to_pylist())
     state, change = moved(state, known, Remembered(pseudo["sample_id"].to_pylist(), ()), names, out)
-    more = len(names.sample_ids) - record.n_pool
-    size = f"{abs(more):,} images {'more' if more > 0 else 'fewer'}" if more else "other images"
-    return Restored(state, True, "; ".join(part for part in (size, change) if part))
+    grown = len(names.sample_ids) - record.n_pool
+    size = f"{abs(grown):,} images {'more' if grown > 0 else 'fewer'}" if grown else "other images"
+    return Restored(state, True, "; ".join(part for part in (size, change) if part), more)
 
 
 def recorded(checkpoint: Checkpoint, out: Path) -> tuple[CheckpointRecord, RunState]:
@@ -148,12 +155,6 @@ def recorded(checkpoint: Checkpoint, out: Path) -> tuple[CheckpointRecord, RunSt
             "a new --out folder: labels in the same --ledger are not paid again"
         ) from None
     return record, state
-
-
-def _other_classes(old: list[str], new: list[str]) -> str:
-    gone, added = [name for name in old if name not in new], [name for name in new if name not in old]
-    parts = [f"class {gone[0]!r} is gone" if gone else "", f"class {added[0]!r} is new" if added else ""]
-    return " and ".join(part for part in parts if part) or "the classes have another order"
 
 
 def _restored(checkpoint: Checkpoint) -> RunState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from psp_ray.actors.opening import open_runtime
@@ -90,7 +90,7 @@ def encode_features(features: list[Prepared], runner: str, reporter: Reporter) -
     """
     for prepared in features:
         config = prepared.config.changed(runner=runner)
-        data = featurize_prepared(Prepared(config, prepared.dataset, prepared.spec), _WhenNeeded(config), reporter)
+        data = featurize_prepared(replace(prepared, config=config), _WhenNeeded(config), reporter)
         if data.broken:
             reporter.warn(
                 f"{config.data.dataset}: {len(data.broken)} images can't be read and are left out of all runs"

@@ -22,7 +22,17 @@ from psp_ray.web.crew import LABEL, LEAD, REVIEW, Crew, Person
 from psp_ray.web.desk import Desk, Given
 from psp_ray.web.guard import Guard, cookie_name, person_of, whole
 from psp_ray.web.pictures import SIZES, TYPE, Pictures
-from psp_ray.web.shown import agreement_of, disputed, doubted, examples, handed_of, history, latest, state_of
+from psp_ray.web.shown import (
+    agreement_of,
+    disputed,
+    doubted,
+    examples,
+    handed_of,
+    history,
+    latest,
+    none_before,
+    state_of,
+)
 
 HERE = Path(__file__).parent
 MOST = 500
@@ -37,6 +47,8 @@ class Steering(Protocol):
 
     def learn_now(self) -> None: ...
     def extend(self, rounds: int) -> None: ...
+    def add_class(self, name: str) -> None: ...
+    def rename_class(self, old: str, new: str) -> None: ...
 
 
 class _Body(BaseModel):
@@ -87,6 +99,13 @@ class Invitation(_Body):
     role: str = Field(max_length=20)
 
 
+class NewClass(_Body):
+    """A class that was forgotten; with `instead` of an old name, that class's new one."""
+
+    name: str = Field(max_length=400)
+    instead: str = Field("", max_length=400)
+
+
 class Nothing(_Body):
     """A wish without details."""
 
@@ -117,6 +136,7 @@ class Page:
             self._post("/api/decide", Decision, self._decide, REVIEW),
             self._post("/api/learn", Nothing, self._learn, LEAD),
             self._post("/api/extend", Rounds, self._extend, LEAD),
+            self._post("/api/classes", NewClass, self._classes, LEAD),
             self._post("/api/people", Invitation, self._invite, LEAD),
         ]
         routes = [
@@ -193,6 +213,7 @@ class Page:
         return {
             "disputed": disputed(self._desk) if reviewer else [],
             "doubted": doubted(self._desk) if reviewer else [],
+            "none": none_before(self._desk) if reviewer else [],
             "mine": history(self._desk, latest(self._desk, person)),
         }
 
@@ -206,6 +227,13 @@ class Page:
 
     def _extend(self, body: Rounds, person: Person) -> dict[str, Any]:
         self._steering.extend(body.rounds)
+        return {"state": self._state(person)}
+
+    def _classes(self, body: NewClass, person: Person) -> dict[str, Any]:
+        if body.instead:
+            self._steering.rename_class(body.instead, body.name)
+        else:
+            self._steering.add_class(body.name)
         return {"state": self._state(person)}
 
     def _invite(self, body: Invitation, person: Person) -> dict[str, Any]:

@@ -74,17 +74,23 @@ class Status:
 
 @dataclass(frozen=True)
 class PoolView:
-    """Names of the pool, for everybody: `ids` and `content_hashes` (n,), `classes` (C,)."""
+    """Names of the pool, for everybody: `ids` and `content_hashes` (n,), `classes` (C,).
+
+    `added_at`: when the newest class was added on the way (seconds since the epoch), 0 where none was.
+    """
 
     ids: Sequence[str]
     content_hashes: Sequence[str]
     classes: Sequence[str]
     position_of: Mapping[str, int]
     """By content; the first image where several are the same."""
+    added_at: float = 0.0
 
     @classmethod
-    def of(cls, ids: Sequence[str], content_hashes: Sequence[str], classes: Sequence[str]) -> PoolView:
+    def of(
+        cls, ids: Sequence[str], content_hashes: Sequence[str], classes: Sequence[str], added_at: float = 0.0
+    ) -> PoolView:
         places: dict[str, int] = {}
         for position, digest in enumerate(content_hashes):
             places.setdefault(digest, position)
-        return cls(ids, content_hashes, classes, places)
+        return cls(ids, content_hashes, classes, places, added_at)

@@ -102,6 +102,15 @@ class Desk:
             self._tasks.update((task.content_hash, task) for task in (*board.ahead, *board.tasks))
             self.changed.notify_all()
 
+    def change_pool(self, book: AnswerBook, pool: PoolView) -> None:
+        """Go on with other classes, and the same book opened anew; labels keep their numbers. What was to be labeled is
+        chosen anew, too."""
+        with self.changed:
+            self.book, self.pool = book, pool
+            self._tasks.clear()
+            self.board = replace(self.board, tasks=(), ahead=())
+            self.changed.notify_all()
+
     @property
     def complete(self) -> bool:
         """Whether all of the query set on the board is answered."""
@@ -205,6 +214,16 @@ class Desk:
     def disagreements(self) -> Mapping[str, Mapping[str, Event]]:
         """{content hash: {person: what it says}} of images that await a reviewer."""
         return disagreements(self.standing)
+
+    def said_none_before(self) -> list[Event]:
+        """Answers that stand and say that an image shows none of the classes, from before the newest one was there."""
+        with self.changed:
+            known = self.pool.position_of
+            return [
+                event
+                for digest, event in self._decided.items()
+                if event.label == IGNORE and event.given_at < self.pool.added_at and digest in known
+            ]
 
     # ---- what these are made of -----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from psp_ray.core.errors import ConfigError, UserError
-from psp_ray.run.people import ASKED
+from psp_ray.run.people import ASKED, People
 from psp_ray.run.session import Session
 from psp_ray.web.app import Page
 from psp_ray.web.board import PoolView
@@ -48,21 +48,28 @@ class Station:
     nobody."""
 
     def __init__(self, session: Session, events: WebEvents, serving: Serving) -> None:
-        people, names = session.rounds.people, session.rounds.names
         require_people(session.rounds.config.labels.oracle)
-        assert people is not None
+        names, classes = session.rounds.names, session.run_classes
         self.session, self.crew = session, Crew(session.out)
         self.crew.invite("you", LEAD)
         for name, role in serving.people:
             self.crew.invite(name, role)
         self.desk = Desk(
-            people.answers, PoolView.of(names.sample_ids, names.content_hashes, names.classes), serving.rules
+            self._people().answers,
+            PoolView.of(names.sample_ids, names.content_hashes, names.classes, classes.added_at),
+            serving.rules,
         )
         self.desk.status = events.status
         count = session.rounds.context.n_query
         ahead = max(AHEAD, count) if serving.ahead is None else serving.ahead
-        self.worker = Worker(session, people, self.desk, lambda: session.rounds.config.labels.rounds, ahead)
+        self.worker = Worker(session, self._people, self.desk, lambda: session.rounds.config.labels.rounds, ahead)
         self.pictures = Pictures(session.out, session.rounds.data.dataset.pool, names.content_hashes)
+
+    def _people(self) -> People:
+        """Who answers, of the session as it is now."""
+        people = self.session.rounds.people
+        assert people is not None
+        return people
 
     def app(self, hosts: Sequence[str]) -> Starlette:
         """The page; see `Page.app`."""

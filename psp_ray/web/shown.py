@@ -11,7 +11,7 @@ from psp_ray.labels.answer_book import REVIEW, Event
 from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.report.round_report import RoundReport
 from psp_ray.run.session.records import Doubt
-from psp_ray.web.agreement import class_agreements, pair_agreements, per_person
+from psp_ray.web.agreement import adjudicate, class_agreements, krippendorff_alpha, pair_agreements, per_person
 from psp_ray.web.board import Board
 from psp_ray.web.crew import LEAD, Person
 from psp_ray.web.crew import REVIEW as REVIEWER
@@ -50,7 +50,8 @@ def state_of(desk: Desk, person: Person, crew: Sequence[Person]) -> dict[str, An
         "curve": [_point(report) for report in board.reports[-CURVE:]],
         "suggesting": record.cut <= 1,
         "suggestions": {"right": record.right, "of": record.of, "cut": record.cut},
-        "to_review": len(desk.disagreements()) + len(_open_doubts(desk)) if person.may(REVIEWER) else 0,
+        "to_review": _to_review(desk) if person.may(REVIEWER) else 0,
+        "classes": list(desk.pool.classes),
         "people": _people(crew, work, desk) if person.may(LEAD) else [],
     }
 
@@ -72,10 +73,12 @@ def handed_of(desk: Desk, handed: Sequence[Handed]) -> list[dict[str, Any]]:
 
 def disputed(desk: Desk) -> list[dict[str, Any]]:
     """Images on which opinions differ."""
+    likely = adjudicate(desk.standing, len(desk.pool.classes)).images
     return [
         {
             "position": desk.pool.position_of[digest],
             "name": desk.pool.ids[desk.pool.position_of[digest]],
+            "likely": asdict(likely[digest]) if digest in likely else None,
             "said": [{"person": name, "label": event.label} for name, event in said.items()],
         }
         for digest, said in desk.disagreements().items()
@@ -134,12 +137,23 @@ def history(desk: Desk, events: Sequence[Event]) -> list[dict[str, Any]]:
 
 
 def agreement_of(desk: Desk) -> dict[str, Any]:
-    """How far people agree, pair by pair and class by class."""
+    """How far people agree: all of them, pair by pair and class by class; and how often each is right."""
     standing = desk.standing
     return {
+        "alpha": asdict(krippendorff_alpha(standing)),
+        "right": adjudicate(standing, len(desk.pool.classes)).right,
         "pairs": [asdict(pair) for pair in pair_agreements(standing)],
         "classes": [asdict(item) for item in class_agreements(standing, desk.pool.classes)],
     }
+
+
+def none_before(desk: Desk, most: int = 200) -> list[dict[str, Any]]:
+    """Images that were said to show none of the classes before the newest one was there, the latest first."""
+    return history(desk, desk.said_none_before()[::-1][:most])
+
+
+def _to_review(desk: Desk) -> int:
+    return len(desk.disagreements()) + len(_open_doubts(desk)) + len(desk.said_none_before())
 
 
 def _open_doubts(desk: Desk) -> list[Doubt]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.report.progress import Reporter
 from psp_ray.report.round_report import RoundReport
+from psp_ray.run.classes import RunClasses
 from psp_ray.run.people import People
 from psp_ray.run.session import Advice, Doubt, QuerySet
 from psp_ray.run.state import RunState
@@ -46,6 +47,10 @@ class Driven(Protocol):
     def learn(self, part: bool = False) -> RoundReport: ...
     def doubtful(self, n: int = 20) -> list[Doubt]: ...
     def extend(self, rounds: int) -> None: ...
+    @property
+    def run_classes(self) -> RunClasses: ...
+    def add_class(self, name: str) -> None: ...
+    def rename_class(self, old: str, new: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -72,16 +77,21 @@ class Wishes:
     learn: bool = False
     extend: int = 0
     stop: bool = False
+    classes: list[Callable[[Driven], None]] = field(default_factory=list)
+    """Changes of the classes, in the order wished for."""
 
 
 class Worker(threading.Thread):
     """Drives a session until it is stopped.
 
     Args:
-        session: driven from this thread alone. people: of that session. ahead: images set aside while learning.
+        session: driven from this thread alone. people: of that session, asked anew when its classes have changed.
+        rounds: how many there are to be. ahead: images set aside while learning.
     """
 
-    def __init__(self, session: Driven, people: People, desk: Desk, rounds: Callable[[], int], ahead: int) -> None:
+    def __init__(
+        self, session: Driven, people: Callable[[], People], desk: Desk, rounds: Callable[[], int], ahead: int
+    ) -> None:
         super().__init__(name="psp-ray label", daemon=True)
         self.session, self.people, self.desk = session, people, desk
         self._rounds, self._ahead = rounds, ahead
@@ -102,6 +112,21 @@ class Worker(threading.Thread):
             self._wishes.extend += rounds
             self.desk.changed.notify_all()
 
+    def add_class(self, name: str) -> None:
+        """Add a class as soon as nothing else is under way. Raises ConfigError for a name that none can have."""
+        self.session.run_classes.added(name)
+        self._wish_classes(lambda session: session.add_class(name))
+
+    def rename_class(self, old: str, new: str) -> None:
+        """Rename a class as soon as nothing else is under way. Raises ConfigError as `Session.rename_class`."""
+        self.session.run_classes.renamed(old, new)
+        self._wish_classes(lambda session: session.rename_class(old, new))
+
+    def _wish_classes(self, change: Callable[[Driven], None]) -> None:
+        with self.desk.changed:
+            self._wishes.classes.append(change)
+            self.desk.changed.notify_all()
+
     def stop(self) -> None:
         """End after what is under way."""
         with self.desk.changed:
@@ -119,8 +144,12 @@ class Worker(threading.Thread):
                 wishes = self._wait()
                 if wishes.stop:
                     return
+                if wishes.classes:
+                    self._change_classes(wishes.classes)
                 if wishes.extend:
                     self._extend(wishes.extend)
+                elif wishes.classes:
+                    continue
                 elif not self.session.over:
                     self._learn(part=wishes.learn)
         except UserError as error:
@@ -148,7 +177,7 @@ class Worker(threading.Thread):
         self.desk.status.state = "choosing"
         queries = session.propose()
         ahead = session.ahead(self._ahead) if self._ahead else None
-        known = self.people.bought(queries.content_hashes)
+        known = self.people().bought(queries.content_hashes)
         tasks = tasks_of(queries, session.alike(queries))
         more = [] if ahead is None else tasks_of(ahead, [len(tasks) + i for i in session.alike(ahead)], ahead=True)
         self.desk.publish(replace(board, bought=frozenset(known), tasks=tasks, ahead=more))
@@ -159,11 +188,24 @@ class Worker(threading.Thread):
         with self.desk.changed:
             while True:
                 wishes = self._wishes
-                if wishes.stop or wishes.extend or (wishes.learn and self.desk.answered) or self.desk.complete:
+                asked = wishes.stop or wishes.extend or wishes.classes
+                if asked or (wishes.learn and self.desk.answered) or self.desk.complete:
                     self._wishes = Wishes()
                     return wishes
                 wishes.learn = False  # there is nothing to learn from yet
                 self.desk.changed.wait()
+
+    def _change_classes(self, changes: Sequence[Callable[[Driven], None]]) -> None:
+        self.desk.status.state = "choosing"
+        for change in changes:
+            try:
+                change(self.session)
+            except UserError as error:  # an embedding is missing, say: the run is none the worse
+                self.desk.status.notes.append(str(error))
+        people, classes = self.people(), self.session.run_classes
+        pool = replace(self.desk.pool, classes=classes.names, added_at=classes.added_at)
+        self.desk.change_pool(people.answers, pool)
+        self._doubts = self.session.doubtful(DOUBTS)
 
     def _extend(self, rounds: int) -> None:
         try:

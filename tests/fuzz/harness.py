@@ -276,7 +276,7 @@ def _exchange(folder: Path) -> Iterator[Reader]:
         except (ValueError, RecursionError):
             return None
         found = read_export(content)
-        return found.newest(), found.disputed()
+        return found.decided(), found.opinions()
 
     yield Reader("annotations", ".json", seeds, back)
     yield Reader("annotations (parsed)", ".json", seeds, parse, (Unreadable,))

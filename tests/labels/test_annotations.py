@@ -60,10 +60,15 @@ CHOSEN = {
             "data": {"sample_id": "a"},
             "annotations": [
                 {"result": [choice("cat")], "updated_at": "2026-01-01T12:00:00.5+02:00", "completed_by": 1},
-                {"result": [choice("dog")], "updated_at": "2026-01-01T09:59:00Z", "completed_by": 2},
-                {"result": [choice("dog")], "created_at": "2025-12-31T00:00:00Z", "completed_by": 3},
+                {"result": [choice("dog")], "updated_at": "2026-01-01T09:59:00Z", "completed_by": 1},
+                {"result": [choice("dog")], "created_at": "2025-12-31T00:00:00Z", "completed_by": 1},
             ],
         }
+    ],
+    "what most people say": [
+        task(choice("dog"), completed_by={"id": 1, "email": "ann@example.org"}, updated_at="2026-01-03T00:00:00Z"),
+        task(choice("cat"), completed_by={"id": 2, "email": "bob@example.org"}),
+        task(choice("cat"), completed_by=3),
     ],
     "the newest record of several": [
         low(**{"class": "cat", "updated_at": "2026-01-02T00:00:00Z"}),
@@ -75,7 +80,7 @@ CHOSEN = {
 
 @pytest.mark.parametrize("content", CHOSEN.values(), ids=CHOSEN)
 def test_every_shape_is_read(content):
-    assert {sample: one.value for sample, one in read_export(content).newest().items()} == {"a": "cat"}
+    assert {sample: one.value for sample, one in read_export(content).decided().items()} == {"a": "cat"}
 
 
 NOTHING = [
@@ -97,9 +102,34 @@ def test_what_chose_nothing_is_nothing(content):
 
 
 def test_cancelled_and_disputed():
+    """One person's newest word counts; of two people who differ neither's."""
     found = read_export([task(choice("cat")), task(was_cancelled=True, sample="b"), task(choice("dog"))])
-    assert {sample: one.value for sample, one in found.newest().items()} == {"a": "dog", "b": CANCELLED}
-    assert (found.disputed(), found.empty, found.tasks) == (1, 0, 3)
+    assert {sample: one.value for sample, one in found.decided().items()} == {"a": "dog", "b": CANCELLED}
+    assert (found.empty, found.tasks) == (0, 3)
+    found = read_export([task(choice("cat"), completed_by=1), task(choice("dog"), completed_by=2)])
+    assert found.decided() == {}
+    assert [len(said) for said in found.opinions().values()] == [2]
+
+
+def test_agreement_is_told(tmp_path):
+    """Krippendorff's alpha by hand: two people on four images, once differently."""
+    query = tmp_path / "round_01"
+    query.mkdir()
+    rows = [["sample_id", "path", "image", "label"], *[[name, "", "", ""] for name in "abcde"]]
+    with (query / "query.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    ann = {"a": "cat", "b": "cat", "c": "dog", "d": "dog", "e": "dog"}
+    bob = {"a": "cat", "b": "dog", "c": "dog", "d": "dog"}
+    content = [task(choice(name), sample=key, completed_by=1) for key, name in ann.items()]
+    content += [task(choice(name), sample=key, completed_by=2) for key, name in bob.items()]
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    told = import_annotations(tmp_path, CLASSES, tmp_path / "export.json")
+    # 8 values, 3 cat and 5 dog: observed 2 / 8 of the pairs differ, expected 2 * 3 * 5 / (8 * 7).
+    alpha = 1 - (2 / 8) / (2 * 3 * 5 / 56)
+    assert f"4 images were annotated by several of 2 people, Krippendorff's alpha {alpha:.2f}" in told[1]
+    assert "1 of them with nothing said by most (b): left open" in told[2]
+    answers = {row["sample_id"]: row["label"] for row in csv.DictReader((query / "query.csv").open(newline=""))}
+    assert answers == ann | {"b": ""}
 
 
 @pytest.mark.parametrize(

@@ -382,6 +382,10 @@ def test_label_studio_files(options, tmp_path):
     assert len(tasks) == 4
     assert all(task["data"]["image"].startswith("data:image/png;base64,") for task in tasks)
     assert all(task["predictions"][0]["result"][0]["value"]["choices"][0] in ("red", "green", "blue") for task in tasks)
+    assert all(1 / 3 < task["predictions"][0]["score"] <= 1 for task in tasks)
+    export_tasks(out, COLORS, out=tmp_path / "named.json", name="run-12")
+    named = json.loads((tmp_path / "named.json").read_text())[0]
+    assert (named["predictions"][0]["model_version"], named["data"]["run"]) == ("psp-ray/run-12/round_01", "run-12")
     xml = (out / "round_01" / "label_studio_interface.xml").read_text()
     assert [c.attrib["value"] for c in ElementTree.fromstring(xml).iter("Choice")] == [
         "red",

@@ -299,6 +299,34 @@ def test_groups_with_names_are_confirmed_by_one_key(serve_here, visit):
     assert not page.complaints
 
 
+def test_a_class_is_added_and_renamed(serve_here, visit):
+    """From the page of whoever leads; everybody's page has it at once, with its key."""
+    server = serve_here(Serving(ahead=0, people=[("Ann", "label")]), labels_per_round=6)
+    ann, page = visit(server, "Ann"), visit(server)
+    assert ann.query_selector("nav [data-tab=classes]") is None
+    press_through(page, 2)
+    page.click("nav [data-tab=classes]")
+    page.fill(".form input", "violet <b>")
+    page.click("text=Add class")
+    for other in (page, ann):
+        other.wait_for_function("() => document.body.dataset.classes.includes('violet')", timeout=60_000)
+    page.wait_for_selector("td form")
+    page.fill("[aria-label='Another name for red']", "crimson")
+    page.click("[aria-label='Rename red']")
+    ann.wait_for_function("() => document.body.dataset.classes.includes('crimson')", timeout=60_000)
+    ann.wait_for_selector(".stage img", timeout=60_000)
+    ann.keyboard.press("4")
+    wait_for(ann, "violet <b>")
+    assert len(server.answers()) == 3
+    page.goto(server.link("you") + "#classes")
+    page.wait_for_selector("td form")
+    for size in (DESK, PHONE):
+        page.set_viewport_size(size)
+        width = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert width <= 0
+    assert not page.complaints
+
+
 def test_two_people_and_a_second_opinion(serve_here, visit):
     people = [("Ann", "label"), ("Bob", "review")]
     server = serve_here(Serving(ahead=0, people=people, rules=Rules(second_share=1.0)), labels_per_round=6)

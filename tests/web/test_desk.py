@@ -6,13 +6,23 @@ import math
 import random
 import threading
 from dataclasses import asdict, replace
+from itertools import permutations
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from psp_ray.core.errors import ConfigError, OracleError, OutputError
 from psp_ray.labels.answer_book import AnswerBook, Event, Said
-from psp_ray.web.agreement import class_agreements, pair_agreements, per_person
+from psp_ray.web.agreement import (
+    Adjudication,
+    Alpha,
+    adjudicate,
+    class_agreements,
+    krippendorff_alpha,
+    pair_agreements,
+    per_person,
+)
 from psp_ray.web.crew import Crew, read_people
 from psp_ray.web.desk import Given, Rules, drawn
 from psp_ray.web.shown import disputed, state_of
@@ -237,6 +247,79 @@ def test_agreement(desk):
         assert item.images == len(named)
         assert item.same == pytest.approx(sum(x == label for pair in named for x in pair) / (2 * len(named)))
     assert per_person(desk.standing) == {"Ann": (30, 60.0), "Bob": (20, 20.0)}
+
+
+def events_of(table):
+    """Events of a table {person: what it says of image 0, 1, ...; None: nothing}."""
+    rows = [(who, i, label) for who, labels in table.items() for i, label in enumerate(labels) if label is not None]
+    return [
+        Event(f"h{i}", label, number=number, person=who, batch=str(number), undoes=None, given_at=0.0)
+        for number, (who, i, label) in enumerate(rows)
+    ]
+
+
+def test_alpha_of_the_worked_example():
+    """Three observers of fifteen units, as in the literature: 0.691 for nominal values."""
+    none = None
+    table = {
+        "A": [none, none, none, none, none, 3, 4, 1, 2, 1, 1, 3, 3, none, 3],
+        "B": [1, none, 2, 1, 3, 3, 4, 3, none, none, none, none, none, none, none],
+        "C": [none, none, 2, 1, 3, 4, 4, none, 2, 1, 1, 3, 3, none, 4],
+    }
+    found = krippendorff_alpha(events_of(table))
+    assert found.value == pytest.approx(0.691358, abs=1e-6)
+    assert (found.images, found.people) == (12, 3)
+
+
+def test_alpha_by_counting_pairs():
+    """By its definition: 1 - observed / expected disagreement, over pairs of values."""
+    rng = random.Random(3)
+    table = {who: [rng.choice([-2, 0, 0, 1, None]) for _ in range(25)] for who in "ABCD"}
+    units = [[values[i] for values in table.values() if values[i] is not None] for i in range(25)]
+    units = [values for values in units if len(values) > 1]
+    pooled = [value for values in units for value in values]
+    observed = sum(sum(a != b for a, b in permutations(values, 2)) / (len(values) - 1) for values in units) / len(
+        pooled
+    )
+    expected = sum(a != b for a, b in permutations(pooled, 2)) / (len(pooled) * (len(pooled) - 1))
+    assert krippendorff_alpha(events_of(table)).value == pytest.approx(1 - observed / expected)
+    assert krippendorff_alpha(events_of({"A": [1, 1], "B": [1, 1]})).value is None
+    assert krippendorff_alpha(events_of({"A": [1, 1]})) == Alpha(None, 0, 0)
+
+
+def test_the_likely_truth_beats_whoever_was_first():
+    """Where two differ and one of them is known to mistake dogs for foxes, the other one is right."""
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 3, 300)
+    careful = np.where(rng.random(300) < 0.95, true, (true + 1) % 3)
+    confused = np.where((true == 1) & (rng.random(300) < 0.8), 2, true)
+    hasty = np.where(rng.random(300) < 0.6, true, rng.integers(0, 3, 300))
+    three = rng.random(300) < 0.5
+    table = {"Hasty": hasty.tolist(), "Careful": careful.tolist()}
+    table["Confused"] = [int(label) if asked else None for label, asked in zip(confused, three, strict=True)]
+    found = adjudicate(events_of(table), 3)
+    rows = {int(digest[1:]): item for digest, item in found.images.items()}
+    differ = [i for i in range(300) if len({labels[i] for labels in table.values() if labels[i] is not None}) > 1]
+    assert sorted(rows) == differ
+    right = np.mean([rows[i].label == true[i] for i in differ])
+    first = np.mean([hasty[i] == true[i] for i in differ])
+    assert right > 0.85 > first + 0.3
+    sure = [i for i in differ if rows[i].probability > 0.9]
+    assert np.mean([rows[i].label == true[i] for i in sure]) > right
+    shares = {"Hasty": np.mean(hasty == true), "Careful": np.mean(careful == true)}
+    for who, share in shares.items():
+        assert found.right[who] == pytest.approx(share, abs=0.06)
+    assert found.right["Careful"] > found.right["Confused"] > found.right["Hasty"]
+
+
+def test_nothing_is_guessed_from_few(desk):
+    table = {"A": [0] * 9, "B": [1] * 9}
+    assert adjudicate(events_of(table), 3).images == {}
+    two = {"A": [0, -1] * 10, "B": [0, -2] * 10}
+    assert adjudicate(events_of(two), 3) == Adjudication({}, {}), "which of the two is right can't be told"
+    more = adjudicate(events_of(two | {"C": [0, -2] * 5}), 3)
+    assert more.images
+    assert {item.label for item in more.images.values()} <= {-1, -2}
 
 
 def test_two_people_who_say_one_thing_have_no_kappa(desk):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from psp_ray.core.errors import ConfigError
 from psp_ray.core.files import files_under
 from psp_ray.web.app import Page
 from psp_ray.web.crew import Crew
@@ -34,6 +35,14 @@ class Steering:
 
     def extend(self, rounds):
         self.wishes.append(rounds)
+
+    def add_class(self, name):
+        if name == "cat":
+            raise ConfigError("class 'cat' is there already (as 'cat'); give another name")
+        self.wishes.append(name)
+
+    def rename_class(self, old, new):
+        self.wishes.append((old, new))
 
 
 @pytest.fixture
@@ -197,12 +206,15 @@ def test_somebody_leads(enter, crew):
 def test_what_a_role_may(enter, steering, crew):
     label, review, lead = enter("Ann"), enter("Bob"), enter("you")
     wishes = [("/api/learn", {}), ("/api/extend", {"rounds": 2}), ("/api/people", {"name": "Eve", "role": "label"})]
+    wishes += [("/api/classes", {"name": "eel"}), ("/api/classes", {"name": "hound", "instead": "dog"})]
     for path, body in wishes:
         assert post(label, path, body).status_code == post(review, path, body).status_code == 403
     assert not steering.wishes
     for path, body in wishes:
         assert post(lead, path, body).status_code == 200
-    assert steering.wishes == ["learn", 2]
+    assert steering.wishes == ["learn", 2, "eel", ("dog", "hound")]
+    refused = post(lead, "/api/classes", {"name": "cat"})
+    assert (refused.status_code, "is there already" in refused.json()["error"]) == (400, True)
     assert crew.people[-1].name == "Eve"
     assert post(lead, "/api/people", {"name": "Eve", "role": "boss"}).json()["error"]
     assert post(label, "/api/decide", {"position": 0, "label": 1}).status_code == 403
@@ -246,6 +258,7 @@ def test_review(enter):
     assert ann.get("/api/review").json() == {
         "disputed": [],
         "doubted": [],
+        "none": [],
         "mine": [{"position": 2, "name": "2.png", "label": 0, "said": "cat"}],
     }
     (item,) = bob.get("/api/review").json()["disputed"]

@@ -123,6 +123,43 @@ def test_a_kill_loses_no_answer_and_the_rest_goes_on(tiny_folder, tmp_path, sett
     end(again)
 
 
+def test_a_forgotten_class_comes_in_while_people_go_on(tiny_folder, tmp_path, settings):
+    out = tmp_path / "run"
+    station = station_of(tiny_folder, out, settings, ahead=0)
+    you, ann = browser(station), browser(station, "Ann")
+    until(you, lambda state: state["state"] == "waiting")
+    items = you.get("/api/work?n=4").json()["items"]
+    none = {"answers": [{"position": items[0]["position"], "label": -2}]}
+    you.post("/api/answers", json=none, headers=WRITE)
+    answer(you, items[1:])
+    until(you, lambda state: state["round"] == 2 and state["state"] == "waiting")
+    refused = you.post("/api/classes", json={"name": "Blue"}, headers=WRITE)
+    assert (refused.status_code, "is there already" in refused.text) == (400, True)
+    half = you.get("/api/work?n=2").json()["items"]
+    answer(you, half)
+    you.post("/api/classes", json={"name": "black"}, headers=WRITE)
+    you.post("/api/classes", json={"name": "azure", "instead": "blue"}, headers=WRITE)
+    state = until(you, lambda state: "black" in state["classes"] and state["state"] == "waiting")
+    until(you, lambda state: "azure" in state["classes"] and state["state"] == "waiting")
+    assert (state["round"], state["answers"], state["labels"]) == (2, 6, 3)
+    assert [item["position"] for item in you.get("/api/review").json()["none"]] == [items[0]["position"]]
+    assert ann.get("/api/review").json()["none"] == []
+    black = CLASSES + ["black"]
+    you.post("/api/decide", json={"position": items[0]["position"], "label": black.index("black")}, headers=WRITE)
+    assert you.get("/api/review").json()["none"] == []
+    while not you.get("/api/state").json()["over"]:
+        more = ann.get("/api/work?n=9").json()["items"]
+        if more:
+            answer(ann, more)
+        time.sleep(0.05)
+    end(station)
+    labels = pq.read_table(out / "labels.parquet").to_pandas().set_index("sample_id").label
+    assert labels[items[0]["name"]] == "black"
+    assert {item["name"] for item in half} <= set(labels.index), "what was answered of the old query set counts"
+    others = labels.drop(items[0]["name"])
+    assert (others.replace("azure", "blue") == others.index.str.split("/").str[0]).all()
+
+
 def test_what_goes_wrong_is_shown_and_costs_no_answer(tiny_folder, tmp_path, settings, monkeypatch):
     station = station_of(tiny_folder, tmp_path / "run", settings)
 

@@ -98,7 +98,7 @@ def with_test_rows(dataset: Dataset, given: str) -> Dataset:
         )
     parts = [PART_OF.get(text.strip().lower()) for text in rows["part"].to_pylist()]
     chosen = [row for row, part in enumerate(parts) if part == "test"] or list(range(len(parts)))
-    read = LabelReader(dataset.classes)
+    read = LabelReader(dataset.classes, dataset.former)
     texts = rows["label"].to_pylist()
     labels = []
     for row in chosen:

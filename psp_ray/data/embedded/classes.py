@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,16 @@ class ClassEmbeddings:
     def class_list(self) -> ClassList:
         return ClassList(self.names, {}, self.source)
 
-    def text_state(self, classes: Sequence[str], dim: int) -> TextState:
+    def text_state(
+        self,
+        classes: Sequence[str],
+        dim: int,
+        former: Mapping[str, Sequence[str]] | None = None,
+        vectors: Mapping[str, Sequence[float]] | None = None,
+    ) -> TextState:
         """The teacher over `classes`, in their order; names match regardless of case, `_` and `-`.
+
+        `former`: what renamed classes were called before; `vectors`: embeddings of classes that the file doesn't name.
 
         Raises:
             DatasetError: a class without an embedding, or embeddings of another width than `dim`.
@@ -49,6 +57,16 @@ class ClassEmbeddings:
                 "both must be of one model"
             )
         place = {normalize_name(name): row for row, name in enumerate(self.names)}
+        for name in classes:
+            old = (place.get(normalize_name(other)) for other in (former or {}).get(name, ()))
+            row = next((row for row in old if row is not None), None)
+            if row is not None:
+                place.setdefault(normalize_name(name), row)
+        features = self.features
+        for name, vector in (vectors or {}).items():
+            if normalize_name(name) not in place:
+                place[normalize_name(name)] = len(features)
+                features = np.concatenate([features, _unit(name, vector, dim)])
         missing = [name for name in classes if normalize_name(name) not in place]
         if missing:
             more = f" ({len(missing)} of {len(classes)} classes have none)" if len(missing) > 1 else ""
@@ -56,7 +74,7 @@ class ClassEmbeddings:
                 f"{self.source}: no embedding of class {missing[0]!r}{more}{did_you_mean(missing[0], self.names)}; "
                 "add a row for each class"
             )
-        return TextState(self.features[[place[normalize_name(name)] for name in classes]], self.logit_scale)
+        return TextState(features[[place[normalize_name(name)] for name in classes]], self.logit_scale)
 
 
 def read_class_embeddings(path: str, logit_scale: float | None = None) -> ClassEmbeddings:
@@ -92,6 +110,14 @@ def read_class_embeddings(path: str, logit_scale: float | None = None) -> ClassE
     vectors = vector_rows(as_array(read[columns.embedding]), width, range(1, len(names) + 1), what)
     features = unit_rows(vectors, range(1, len(names) + 1), what).astype(np.float32)
     return ClassEmbeddings(names, features, logit_scale or _stored_scale(path, table.schema.metadata), path)
+
+
+def _unit(name: str, vector: Sequence[float], dim: int) -> Float32Array:
+    """One embedding (1, d) of length one. Raises DatasetError for another width, NaN or zeros."""
+    row = np.asarray(vector, np.float64)
+    if row.shape != (dim,):
+        raise DatasetError(f"embedding of class {name!r}: of shape {row.shape}; give {dim} numbers")
+    return unit_rows(row[None], [1], f"embedding of class {name!r}").astype(np.float32)
 
 
 def unit_rows(vectors: np.ndarray, where: Sequence[int], what: str) -> np.ndarray:

@@ -30,13 +30,15 @@ class Item:
 
     `content_hash` names its bytes; a paid service should use it as its idempotency key, since after a crash between
     the answer and the ledger's commit the same item is asked again. `round`: in which round it is asked. `suggestion`:
-    the class that the current classifier predicts, where people are to be shown it; else empty.
+    the class that the current classifier predicts, where people are to be shown it, else empty; `confidence`: its
+    probability (0..1), 0 where it is not known.
     """
 
     sample_id: str
     content_hash: str
     round: int = 0
     suggestion: str = ""
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class AnnotatorInput:
     empty where nobody knows one. `pool`: its images, columns `sample_id`, `path` (null where the data set holds the
     bytes) and `image` (null where there is a path). `folder`: the run's output folder. `settings_file`: what
     `--annotators` names. `ledger`, `experiment`: where votes are kept, and under which name. `content_hashes`:
-    {sample_id: hash} of the pool's images, where they are known.
+    {sample_id: hash} of the pool's images, where they are known. `former`: {name: class index} of names that classes
+    bore before.
     """
 
     classes: Sequence[str]
@@ -58,6 +61,7 @@ class AnnotatorInput:
     ledger: Ledger | None = None
     experiment: str = ""
     content_hashes: Mapping[str, str] = field(default_factory=dict)
+    former: Mapping[str, int] = field(default_factory=dict)
 
 
 class Annotator(ABC):

@@ -49,6 +49,7 @@ class FileAnnotator(RevisingAnnotator):
         folder: the files lie below it. class_names: what people may write.
         manifest: the pool's images (`sample_id`, `path`, `image`).
         content_hashes: {sample_id: hash} of these images; without it an answer to what isn't asked now is refused.
+        former: {name: class index} of names that classes bore before; older tables hold them.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class FileAnnotator(RevisingAnnotator):
         cost: float = 1.0,
         name: str = "file",
         content_hashes: Mapping[str, str] | None = None,
+        former: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name
         self.cost = float(cost)
         self._folder, self._classes, self._layout = Path(folder), list(class_names), Layout(manifest)
         self._hashes = dict(content_hashes or {})
+        self._former = dict(former or {})
         self._pool = manifest["sample_id"].to_pylist()
         self._names = SampleNames(self._pool)
         self._revised: dict[str, int | None] = {}
@@ -73,7 +76,7 @@ class FileAnnotator(RevisingAnnotator):
     def of(cls, given: AnnotatorInput) -> Self:
         if given.pool is None:
             raise OracleError("--oracle file: the pool's images are not known here; start a run")
-        return cls(given.folder, given.classes, given.pool, content_hashes=given.content_hashes)
+        return cls(given.folder, given.classes, given.pool, content_hashes=given.content_hashes, former=given.former)
 
     def answer(self, items: Sequence[Item]) -> list[int | None]:
         """Answers that are filled in; lays the query set out where that has not been done.
@@ -163,7 +166,7 @@ class FileAnnotator(RevisingAnnotator):
     def _read(self, file: Path, names: SampleNames) -> list[Line]:
         """Answers in a file, for what its table asks, else for samples of `names`."""
         asked = SampleNames(asked_for(file.parent), names) if file.name == QUERY else names
-        return read_answers(file, self._classes, asked)
+        return read_answers(file, self._classes, asked, self._former)
 
     def _refuse_spreadsheets(self, folder: Path, file: Path) -> None:
         """Answers saved beside the table, in a spreadsheet's own form, would be waited for for ever."""

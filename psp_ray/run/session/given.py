@@ -70,3 +70,16 @@ def embeddings_of(given: NDArray[Any], width: int) -> Float32Array:
         )
     found: Float32Array = unit_rows(given, range(len(given)), "embeddings").astype(np.float32)
     return found
+
+
+def vector_of(name: str, given: Any) -> list[float] | None:
+    """The embedding (d,) of a class as finite numbers; None stays None. Raises ConfigError for anything else."""
+    if given is None:
+        return None
+    try:
+        found = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        found = np.zeros((0, 0))
+    if found.ndim != 1 or not np.isfinite(found).all():
+        raise ConfigError(f"embedding of class {name!r}: give one row of numbers")
+    return [float(number) for number in found]

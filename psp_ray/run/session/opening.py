@@ -13,7 +13,7 @@ from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.threads import limit_threads
 from psp_ray.run.command import Rounds, entered, made_ready
-from psp_ray.run.continuing import continued
+from psp_ray.run.continuing import continued, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.folder import check_out, default_out, has_run
 from psp_ray.run.mirror import mirror_of
@@ -39,11 +39,12 @@ def open_rounds(
     mirror = mirror_of(config.output.storage, out, events.note)
     if mirror is not None:
         mirror.restore(resume=True)
-    prepared = prepare(config)
+    config = with_size_of_run(config, out)
+    prepared = prepare(config, out=out)
     require_labels(prepared.config, prepared.dataset)
     with ExitStack() as stack:
         begun = has_run(out)
-        experiment_id = stack.enter_context(entered(prepared.config, out, mirror, events, continuing=begun))
+        experiment_id = stack.enter_context(entered(prepared, out, mirror, events, continuing=begun))
         runtime = stack.enter_context(open_runtime(prepared.config))
         rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True, watchers=watchers)
         if rounds.people is not None:

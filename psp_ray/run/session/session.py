@@ -13,6 +13,8 @@ import numpy as np
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.report.round_report import RoundReport
+from psp_ray.run.classes import RunClasses, classes_of
+from psp_ray.run.command import Rounds
 from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events, Silent
 from psp_ray.run.folder import unseal_finished
@@ -20,7 +22,7 @@ from psp_ray.run.runtime import OpenRuntime, inline
 from psp_ray.run.session.answering import Answering
 from psp_ray.run.session.beliefs import Beliefs
 from psp_ray.run.session.classifying import Encoder
-from psp_ray.run.session.given import text_of, whole
+from psp_ray.run.session.given import text_of, vector_of, whole
 from psp_ray.run.session.opening import open_rounds, session_settings
 from psp_ray.run.session.queries import Queries
 from psp_ray.run.session.records import Advice, QuerySet, rounds_html
@@ -79,9 +81,13 @@ class Session(Telling):
         return session
 
     def _open(self, config: Config, events: Events, open_runtime: OpenRuntime, watchers: Sequence[Watcher]) -> None:
-        self.rounds, self._stack = open_rounds(config, events, open_runtime, watchers)
+        rounds, self._stack = open_rounds(config, events, open_runtime, watchers)
         self._closed = False
-        self.classes_ = np.array(self.rounds.names.classes)
+        self._take(rounds)
+
+    def _take(self, rounds: Rounds) -> None:
+        self.rounds = rounds
+        self.classes_ = np.array(rounds.names.classes)
         self._answering = Answering(self.rounds.names)
         self.beliefs = Beliefs(self.rounds)
         self.queries = Queries(self.rounds, self.beliefs)
@@ -184,6 +190,45 @@ class Session(Telling):
         config: Config = self.rounds.config.changed(**changes)
         note_changes(self.rounds.out, config)
         self.rounds.change(config)
+
+    # ---- a class was forgotten ------------------------------------------------------------------------------------
+
+    def add_class(self, name: str, *, embedding: Any = None, phrases: Sequence[str] = ()) -> None:
+        """Add a class behind the others. All labels stay; the classifier is learned anew from them, and what was said
+        to show none of the classes may be worth another look.
+
+        Args:
+            embedding: numbers (d,), where the classes' embeddings come from a file or array and it has none of it.
+            phrases: that describe it, where the other classes have some.
+
+        Raises UserError for a name that is none, or that a class has already; then nothing changes.
+        """
+        self._change(self.run_classes.added(name, embedding=vector_of(name, embedding), phrases=list(phrases)))
+
+    def rename_class(self, old: str, new: str) -> None:
+        """Call class `old` by another name. All labels stay, and files that say the old name are understood.
+
+        Raises UserError where there is no class `old`, or a class has the new name already; then nothing changes.
+        """
+        self._change(self.run_classes.renamed(old, new))
+
+    @property
+    def run_classes(self) -> RunClasses:
+        """The classes with the names that they had."""
+        return classes_of(self.out) or RunClasses.begun(self.rounds.names.classes)
+
+    def _change(self, classes: RunClasses) -> None:
+        self._open_still()
+        people = self.rounds.people
+        if people is None:
+            raise UserError(f"oracle {self.rounds.config.labels.oracle}: it has its own classes, which can't change")
+        rounds = self.rounds.with_classes(classes)
+        assert rounds.people is not None
+        self._stack.callback(rounds.people.close)
+        self._take(rounds)
+        people.close()
+        if self.over:
+            rounds.finished()
 
     def save(self) -> Path:
         """Write predictions, class vectors and pictures as they are now, as a finished run has them; returns the run's

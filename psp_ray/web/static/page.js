@@ -1,7 +1,8 @@
 // The page: tabs, keys, and the state that the server tells.
 
 import { flush, get, on, post, waiting } from "./api.js";
-import { role, say } from "./dom.js";
+import { Classes } from "./classes.js";
+import { classes, role, say } from "./dom.js";
 import { Grid } from "./grid.js";
 import { One } from "./one.js";
 import { header, panel } from "./panel.js";
@@ -10,7 +11,7 @@ import { Review } from "./review.js";
 
 const POLL = 2000;
 const main = document.getElementById("main");
-const views = { one: new One(main), grid: new Grid(main), review: new Review(main), people: new People(main) };
+const views = { one: new One(main), grid: new Grid(main), review: new Review(main), people: new People(main), classes: new Classes(main) };
 const problem = document.getElementById("problem");
 let current = null;
 let state = null;
@@ -22,6 +23,10 @@ on("problem", (text) => {
 });
 
 on("state", (fresh) => {
+  if (JSON.stringify(fresh.classes) !== JSON.stringify(classes)) {
+    location.reload(); // keys and names are others now; what waits to be sent is kept
+    return;
+  }
   state = fresh;
   header(fresh);
   panel(fresh);
@@ -36,7 +41,7 @@ function complain() {
 }
 
 async function show(name) {
-  if (!views[name] || (name === "people" && role !== "lead")) return;
+  if (!views[name] || ((name === "people" || name === "classes") && role !== "lead")) return;
   current?.close();
   current = null;
   for (const button of document.querySelectorAll("nav [data-tab]")) {

@@ -3,6 +3,17 @@
 import { get, post, save, settled } from "./api.js";
 import { IGNORE, SKIP, classes, h, named, picture, plural, role, say, short } from "./dom.js";
 
+// What was said of an image, the most likely first.
+function likeliest({ said, likely }) {
+  return [...new Set([...(likely ? [likely.label] : []), ...said.map(({ label }) => label)])];
+}
+
+export function agreed({ value, images }) {
+  if (!images) return "Nobody has answered an image that somebody else did.";
+  const on = `on ${plural(images, "image")} that several people answered`;
+  return value === null ? `All said one class ${on}.` : `Krippendorff's alpha ${value.toFixed(2)} ${on} (1: always the same, 0: as by chance).`;
+}
+
 export class Review {
   constructor(main) {
     this.main = main;
@@ -25,18 +36,22 @@ export class Review {
     return false;
   }
 
-  render({ disputed, doubted, mine }, agreement) {
+  render({ disputed, doubted, none, mine }, agreement) {
     const parts = [];
     if (role !== "label") {
       parts.push(
         this.queue("Where people differ", disputed, (item) => [
-          item.said.map(({ person, label }) => h("p", {}, `${person}: `, h("b", {}, named(label)))),
-          [...new Set(item.said.map(({ label }) => label))],
+          [...item.said.map(({ person, label }) => h("p", {}, `${person}: `, h("b", {}, named(label)))),
+            item.likely && h("p", {}, "most likely: ", h("b", {}, named(item.likely.label)), ` (${Math.min(99, Math.round(100 * item.likely.probability))} %)`)],
+          likeliest(item),
         ], "Nobody differs."),
         this.queue("Labels that may be wrong", doubted, (item) => [
           [h("p", {}, "label: ", h("b", {}, item.label)), h("p", {}, `all other evidence: ${item.suggestion} (${Math.round(100 * item.probability)} %)`)],
           [classes.indexOf(item.label), classes.indexOf(item.suggestion)],
         ], "No label stands out."));
+      if (none.length) parts.push(this.queue("None of the classes, as they were then", none, () => [
+        [h("p", {}, "may show ", h("b", {}, classes.at(-1)))], [classes.length - 1, IGNORE],
+      ], ""));
       if (agreement.pairs.length) parts.push(this.agreement(agreement));
     }
     parts.push(this.queue("Your answers, the newest first", mine, (item) => [[h("p", {}, h("b", {}, named(item.label)))], [], true], "You have not answered anything yet."));
@@ -78,9 +93,9 @@ export class Review {
     say(`${short(item.name)}: ${named(label)}`);
   }
 
-  agreement({ pairs, classes: each }) {
+  agreement({ alpha, pairs, classes: each }) {
     const share = (value) => `${Math.round(100 * value)} %`;
-    return h("section", { "aria-label": "Agreement" }, h("h2", {}, "Agreement"),
+    return h("section", { "aria-label": "Agreement" }, h("h2", {}, "Agreement"), h("p", {}, agreed(alpha)),
       h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Agreement of pairs" }, h("table", {},
         h("thead", {}, h("tr", {}, ["People", "Images", "Same answer", "Cohen's kappa"].map((text, index) => h("th", { scope: "col", class: index ? "number" : null }, text)))),
         h("tbody", {}, pairs.map((pair) => h("tr", {}, h("td", {}, `${pair.one}, ${pair.other}`), h("td", { class: "number" }, String(pair.images)), h("td", { class: "number" }, share(pair.same)), h("td", { class: "number" }, pair.kappa === null ? "–" : pair.kappa.toFixed(2))))))),
