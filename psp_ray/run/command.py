@@ -53,15 +53,6 @@ from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.watching import Watched, Watcher
 
 
-def dry_run(config: Config) -> str:
-    """Check every setting and return the resolved configuration as YAML. Writes and buys nothing."""
-    out = Path(config.output.out) if config.output.out else default_out(config)
-    prepared = prepare(config)
-    require_labels(config, prepared.dataset)
-    check_out(prepared.config, out)
-    return prepared.config.to_yaml()
-
-
 def run(
     config: Config,
     events: Events | None = None,
@@ -69,6 +60,7 @@ def run(
     open_runtime: OpenRuntime = inline,
     watchers: Sequence[Watcher] = (),
     continuing: bool = False,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Run (or resume) an experiment; returns the content of `summary.json`.
 
@@ -76,7 +68,7 @@ def run(
     where `events` stopped it after a round. Where another process is at work in the output folder, its end is awaited
     for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `watchers`
     are told of every round that is safe on disk. `continuing`: `config` is that of `psp_ray.run.continuing.continued`,
-    and may differ from what it was so far.
+    and may differ from what it was so far. `dataset` spares loading the configuration's data set where it is at hand.
 
     Raises:
         UserError: one line for what is wrong.
@@ -93,7 +85,7 @@ def run(
         f"seed {config.runtime.seed} -> {out}"
     )
     events.note(title)
-    prepared = prepare(config, begun=has_run(out) or (mirror is not None and config.output.resume))
+    prepared = prepare(config, dataset, begun=has_run(out) or (mirror is not None and config.output.resume))
     config = prepared.config
     if mirror is not None and mirror.restore(config.output.resume, config.identity()):
         events.note(f"restored {out} from {config.output.storage}")
@@ -269,7 +261,7 @@ class Rounds:
         write_rounds(self.out, state)
         write_labels(self.out, state, self.names)
         write_policy(self.out, state)
-        write_picks(self.out, self.out / CHECKPOINTS, state, self.names)
+        write_picks(self.out, self.out / CHECKPOINTS, state, self.names, self.events.warn)
 
     def _copy(self) -> None:
         if self.mirror is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from psp_ray.clip.backbone import precision_on
 from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.config import Config
@@ -20,7 +22,7 @@ from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.features.cache import EncoderSpec
 from psp_ray.features.tower import backbone_spec, encoder_spec
-from psp_ray.run.build import answers_from_truth, check_annotators
+from psp_ray.run.asking import answers_from_truth, check_annotators
 from psp_ray.run.prompts import model_metadata
 
 DIGITS_IMAGE_SIZE = 96
@@ -32,8 +34,11 @@ class Prepared:
 
     config: Config
     dataset: Dataset
-    spec: EncoderSpec | None
-    """What the features depend on; None where the data set brings embeddings."""
+
+    @cached_property
+    def spec(self) -> EncoderSpec | None:
+        """What the features depend on; None where the data set brings embeddings. Reads the model's weights."""
+        return encoder_spec(self.config.model) if self.dataset.embeddings is None else None
 
 
 def prepare(config: Config, dataset: Dataset | None = None, begun: bool = False) -> Prepared:
@@ -54,7 +59,8 @@ def prepare(config: Config, dataset: Dataset | None = None, begun: bool = False)
     teacher_of(config, dataset)
     if dataset.embeddings is None:
         check_way_back(backbone_spec(config.model))
-    return Prepared(config, dataset, encoder_spec(config.model) if dataset.embeddings is None else None)
+        precision_on(config.model.device, config.model.precision)
+    return Prepared(config, dataset)
 
 
 def check_way_back(spec: BackboneSpec) -> None:
