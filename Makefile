@@ -33,7 +33,7 @@ lint: $(VENV)/.ready-test
 	$(BIN)/python -m psp_ray.cli.docs_tables --check docs/method.md
 
 bench: $(VENV)/.ready-test
-	for name in text_step softdtw sampler_memory ray_overhead protocols own_data; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in text_step softdtw sampler_memory ray_overhead protocols own_data small_commands; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 gpu-check: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py

@@ -1,8 +1,9 @@
 """A drill: runs are killed, starved of their disk, damaged and fed with garbage, and have to come out right.
 
-    python -m tests.drill --kills 200 --writes 200 --damage 150 --mutations 10000
+    python -m tests.drill --kills 200 --ray-kills 30 --writes 200 --damage 150 --mutations 10000 --log drill.jsonl
 
-Every case is a process of its own, forked from this one, so that a kill is a kill and imports are paid for once.
+Every case is a process of its own, forked from this one, so that a kill is a kill and imports are paid for once. What
+a case does depends on the seed and its own number alone: with `--log` the same command goes on where it was stopped.
 Printed is a table of fault, stage and outcome with counts. Outcomes:
 
     same        finished, bit for bit as the run that nothing happened to
@@ -22,6 +23,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +40,9 @@ ROUNDS = 3
 KILLED = 137
 TABLES = ("labels", "policy", "pool_predictions")
 OPERATIONS = ("open", "replace", "mkdir", "symlink", "link", "unlink", "rmdir", "fsync")
+ON_RAY = ("--runner", "ray", "--workers", "1", "--no-html")
+AT_ONCE = 50
+"""Mutations in a case."""
 FAULTS = {"disk full": errno.ENOSPC, "read-only": errno.EROFS, "I/O error": errno.EIO}
 
 
@@ -50,6 +55,9 @@ class World:
     model: str
     table: Counter = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+
+    def cases(self) -> int:
+        return sum(self.table.values())
 
     def options(self, out: Path, *more: str) -> list[str]:
         given = {
@@ -79,7 +87,7 @@ class World:
         rows = sorted(self.table.items())
         lines += [f"{fault:14}{stage:46}{outcome:12}{count:>7,}" for (fault, stage, outcome), count in rows]
         bad = sum(count for (_, _, outcome), count in self.table.items() if outcome.isupper())
-        return "\n".join([*lines, f"{sum(self.table.values()):,} cases, {bad:,} of them bad"])
+        return "\n".join([*lines, f"{self.cases():,} cases, {bad:,} of them bad"])
 
 
 # -- processes -------------------------------------------------------------------------------------------------------
@@ -120,8 +128,12 @@ def command(words):
 
 @contextmanager
 def disturbed(root: Path, at: int, strike):
-    """The `at`-th thing that writes below `root` meets `strike`; gives a list whose length counts them."""
+    """The `at`-th thing that writes below `root` meets `strike`; gives a list whose length counts them.
+
+    Where `strike` gives False there was nothing to strike at yet, and the next one meets it.
+    """
     seen: list[str] = []
+    struck = [at < 0]
     whole = {
         (builtins, "open"): builtins.open,
         (io, "open"): io.open,
@@ -145,8 +157,9 @@ def disturbed(root: Path, at: int, strike):
         def wrapper(*arguments, **keywords):
             if writes(name, arguments, keywords):
                 seen.append(name)
-                if len(seen) == at:
-                    strike(arguments[0])
+                if len(seen) >= at and not struck[0]:
+                    struck[0] = True
+                    struck[0] = strike(arguments[0] if arguments else None) is not False
             return call(*arguments, **keywords)
 
         return wrapper
@@ -171,18 +184,44 @@ def fail(code: int):
     return strike
 
 
+def kill_an_actor(pick: random.Random):
+    """Kill one of the processes in which Ray holds actors; False while there is none."""
+
+    def strike(path) -> bool:
+        import psutil
+
+        actors = [child for child in psutil.Process().children(recursive=True) if "ray::" in " ".join(_line(child))]
+        if not actors:
+            return False
+        victim = pick.choice(sorted(actors, key=lambda process: process.pid))
+        print(f"\nVICTIM {' '.join(_line(victim))}")
+        with suppress(psutil.NoSuchProcess):
+            victim.send_signal(signal.SIGKILL)
+        return True
+
+    return strike
+
+
+def _line(process) -> list[str]:
+    import psutil
+
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
 def result_of(out: Path):
-    """All that a run computed, without times; None where it has not finished."""
+    """All that a run computed, without times and where; None where it has not finished."""
     try:
         summary = json.loads((out / "summary.json").read_text())
     except (OSError, ValueError):
         return None
     if summary.get("status") != "finished":
         return None
-    for key in ("wall_seconds", "versions"):
+    for key in ("wall_seconds", "versions", "runner"):
         summary.pop(key, None)
     for row in summary["rounds"]:
         row.pop("seconds", None)
@@ -208,62 +247,107 @@ class Drill:
         assert code == 0, output
         self.wanted = result_of(self.base)
         assert self.wanted is not None
-        self.operations = self.count()
         self.number = 0
+        self.counted: dict[tuple[str, ...], int] = {}
 
     def fresh(self) -> Path:
         self.number += 1
         return self.world.root / "cases" / f"{self.number:05d}"
 
-    def count(self) -> int:
-        out = self.fresh_of("count")
+    def operations(self, more: tuple[str, ...]) -> int:
+        """How often a run with these options writes, in this process."""
+        if more not in self.counted:
+            self.counted[more] = self.count(more)
+        return self.counted[more]
+
+    def count(self, more: tuple[str, ...]) -> int:
+        out = self.fresh_of(f"count{len(self.counted)}")
 
         def work() -> None:
             with disturbed(out, -1, die) as seen:
                 try:
-                    command(self.world.options(out))()
+                    command(self.world.options(out, *more))()
                 finally:
                     print(f"\nOPERATIONS {len(seen)}")
 
         _, output = forked(work)
+        assert result_of(out) == self.wanted, output
         return int(output.rsplit("OPERATIONS", 1)[1].split()[0])
+
+    def page(self) -> tuple[str, ...]:
+        """One run in four keeps its page, which takes as long as all the rest."""
+        return () if self.random.random() < 0.25 else ("--no-html",)
 
     def fresh_of(self, name: str) -> Path:
         return self.world.root / "cases" / name
 
-    def stage(self, at: int) -> str:
-        return f"write {10 * at // (self.operations + 1) * 10}-{10 * at // (self.operations + 1) * 10 + 9} %"
+    def place(self, more: tuple[str, ...]) -> tuple[int, str]:
+        """Which write is met, and how far in the run that is."""
+        last = self.operations(more)
+        at = self.random.randint(1, last)
+        tenth = 10 * at // (last + 1) * 10
+        return at, f"write {tenth}-{tenth + 9} %"
 
-    def resumed(self, out: Path) -> tuple[str, str]:
+    def resumed(self, out: Path, *more: str) -> tuple[str, str]:
         """What `--resume` makes of a folder: same, OTHER, one line or TRACEBACK; and what it said."""
-        code, output = forked(command(self.world.options(out, "--resume")))
+        code, output = forked(command(self.world.options(out, "--resume", *more)))
         if code == 0:
             return ("same" if result_of(out) == self.wanted else "OTHER"), output
         return told(output), output
 
     def kill(self) -> None:
-        at, out = self.random.randint(1, self.operations), self.fresh()
+        more, out = self.page(), self.fresh()
+        at, stage = self.place(more)
 
         def work() -> None:
             with disturbed(out, at, die):
-                command(self.world.options(out))()
+                command(self.world.options(out, *more))()
 
         code, output = forked(work)
         if code != KILLED:
-            self.world.note("kill", self.stage(at), "TRACEBACK" if "Traceback" in output else "not met", output[-300:])
+            self.world.note("kill", stage, "TRACEBACK" if "Traceback" in output else "not met", output[-300:])
             return
-        outcome, output = self.resumed(out)
+        outcome, output = self.resumed(out, *more)
         outcome = "NOT RESUMED" if outcome == "one line" else outcome
-        self.world.note("kill", self.stage(at), outcome, f"op {at}: {output[-400:]}")
+        self.world.note("kill", stage, outcome, f"op {at}: {output[-400:]}")
+        shutil.rmtree(out, ignore_errors=True)
+
+    def ray_kill(self) -> None:
+        """The driver of a run on Ray is killed, or one of its actors; three of four go on in one process."""
+        driver, out = self.random.random() < 0.5, self.fresh()
+        at, stage = self.place(ON_RAY)
+        then = ON_RAY if self.random.random() < 0.25 else ("--no-html",)
+        strike = die if driver else kill_an_actor(self.random)
+
+        def work() -> None:
+            with disturbed(out, at, strike):
+                command(self.world.options(out, *ON_RAY))()
+
+        code, output = forked(work)
+        fault = f"{'driver' if driver else 'actor'} on Ray"
+        if driver and code != KILLED:
+            self.world.note(fault, stage, "TRACEBACK" if "Traceback" in output else "not met", output[-300:])
+            return
+        if code == 0:
+            outcome = "same" if result_of(out) == self.wanted else "OTHER"
+        elif driver or (code == 2 and told(output) == "one line"):
+            again, more = self.resumed(out, *then)
+            output += more
+            first = "" if driver else "one line, "
+            outcome = f"{first}{again}" if again == "same" else f"THEN {again.upper()}"
+        else:
+            outcome = "TRACEBACK"
+        self.world.note(fault, stage, outcome, f"op {at}: {output[-900:]}")
         shutil.rmtree(out, ignore_errors=True)
 
     def write_error(self) -> None:
         name = self.random.choice(sorted(FAULTS))
-        at, out = self.random.randint(1, self.operations), self.fresh()
+        more, out = self.page(), self.fresh()
+        at, stage = self.place(more)
 
         def work() -> None:
             with disturbed(out, at, fail(FAULTS[name])):
-                command(self.world.options(out))()
+                command(self.world.options(out, *more))()
 
         code, output = forked(work)
         if code == 0:
@@ -271,10 +355,10 @@ class Drill:
         else:
             outcome = told(output) if code == 2 else "TRACEBACK"
             if outcome == "one line":
-                again, more = self.resumed(out)
-                output += more
+                again, said = self.resumed(out, *more)
+                output += said
                 outcome = outcome if again == "same" else f"THEN {again.upper()}"
-        self.world.note(name, self.stage(at), outcome, f"op {at}: {output[-500:]}")
+        self.world.note(name, stage, outcome, f"op {at}: {output[-500:]}")
         shutil.rmtree(out, ignore_errors=True)
 
     def damage(self, started: Path, stage: str) -> None:
@@ -292,7 +376,7 @@ class Drill:
         else:
             data[self.random.randrange(len(data))] ^= 1 << self.random.randrange(8)
             path.write_bytes(data)
-        outcome, output = self.resumed(out)
+        outcome, output = self.resumed(out, *self.page())
         name = path.relative_to(out).as_posix()
         self.world.note(kind, f"{stage}: {_family(name)}", outcome, f"{name}: {output[-500:]}")
         shutil.rmtree(out, ignore_errors=True)
@@ -455,38 +539,77 @@ def make_world(root: Path) -> World:
     return world
 
 
+def plan(kills: int, ray_kills: int, writes: int, damage: int, mutations: int, seed: int) -> list[tuple[str, int]]:
+    """(kind, number) of every case, well mixed."""
+    counts = {
+        "kill": kills,
+        "ray_kill": ray_kills,
+        "write_error": writes,
+        "damage": damage,
+        "mutations": -(-mutations // AT_ONCE),
+    }
+    cases = [(kind, number) for kind, count in counts.items() for number in range(count)]
+    random.Random(seed).shuffle(cases)
+    return cases
+
+
 def drill(
-    root: Path, kills: int, writes: int, damage: int, mutations: int, seed: int = 0, seconds: float = 1e9
+    root: Path, cases: list[tuple[str, int]], seed: int = 0, seconds: float = 1e9, log: Path | None = None
 ) -> World:
-    """All faults, as often as asked for, as long as `seconds` last; the world has the table."""
+    """All cases of a `plan` but those in the log, as long as `seconds` last; the world has the table."""
     world = make_world(root)
+    done = _logged(world, log, seed)
     run = Drill(world, seed)
     started = time.monotonic()
-    half = run.half() if damage else None
-    cases = [run.kill] * kills + [run.write_error] * writes
-    cases += [lambda: run.damage(half, "interrupted"), lambda: run.damage(run.base, "finished")] * ((damage + 1) // 2)
-    at_once = 50
-    cases += [lambda: run.mutations(at_once)] * (mutations // at_once)
-    run.random.shuffle(cases)
-    for case in cases:
+    for kind, number in cases:
         if time.monotonic() - started > seconds:
             break
-        case()
+        if (kind, number) in done:
+            continue
+        run.random = random.Random(f"{seed} {kind} {number}")
+        before, bad = world.table.copy(), len(world.failures)
+        if kind == "damage":
+            run.damage(run.base, "finished") if number % 2 else run.damage(run.half(), "interrupted")
+        elif kind == "mutations":
+            run.mutations(AT_ONCE)
+        else:
+            getattr(run, kind)()
+        if log is not None:
+            noted = [[*row, count] for row, count in (world.table - before).items()]
+            line = {"seed": seed, "kind": kind, "number": number, "noted": noted, "bad": world.failures[bad:]}
+            with open(log, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(line) + "\n")
     return world
+
+
+def _logged(world: World, log: Path | None, seed: int) -> set[tuple[str, int]]:
+    """What a drill that was stopped has done, taken up into the table."""
+    done = set()
+    if log is not None and log.exists():
+        for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
+            if line["seed"] == seed:
+                done.add((line["kind"], line["number"]))
+                for fault, stage, outcome, count in line["noted"]:
+                    world.table[fault, stage, outcome] += count
+                world.failures += line["bad"]
+    return done
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--ray-kills", type=int, default=0)
     parser.add_argument("--writes", type=int, default=50)
     parser.add_argument("--damage", type=int, default=50)
     parser.add_argument("--mutations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9, help="end after so many")
+    parser.add_argument("--log", type=Path, help="append every case to this file, and leave out those in it")
     parser.add_argument("--verbose", action="store_true", help="print what was bad")
     given = parser.parse_args()
+    cases = plan(given.kills, given.ray_kills, given.writes, given.damage, given.mutations, given.seed)
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
-        world = drill(Path(folder), given.kills, given.writes, given.damage, given.mutations, given.seed, given.seconds)
+        world = drill(Path(folder), cases, given.seed, given.seconds, given.log)
     if given.verbose:
         print("\n\n".join(world.failures))
     print(world.show())

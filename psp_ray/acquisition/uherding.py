@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import pdist
+import scipy
 
 from psp_ray.acquisition.base import STRATEGIES
 from psp_ray.acquisition.strategy import Strategy
@@ -92,7 +92,7 @@ def bandwidth(labeled: Float32Array) -> float:
     """The least distance above zero between two of the labeled features (m, d); 1 where there is none."""
     if len(labeled) < 2:
         return 1.0
-    distances = pdist(labeled.astype(np.float64))
+    distances = scipy.spatial.distance.pdist(labeled.astype(np.float64))
     apart = distances[distances > 1e-3]  # below it lies nothing but the rounding of float16 features
     return float(apart.min()) if len(apart) else 1.0
 

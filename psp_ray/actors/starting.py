@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from urllib.parse import urlsplit
 
-from psp_ray.core.errors import ResourceError
+from psp_ray.core.errors import ResourceError, UserError
+from psp_ray.core.words import reason_of
 
 CONNECT_SECONDS = 10.0
 JOIN_SECONDS = 180.0
@@ -52,13 +53,22 @@ def _no_cluster(address: str, name: str, reason: str) -> str:
 def joining(address: str, name: str, seconds: float = JOIN_SECONDS) -> Iterator[None]:
     """Around `ray.init`: signal handlers stay ours, and where it takes longer than `seconds` a line says so.
 
+    `address` is `local` where Ray is started on this machine.
+
     Raises:
-        ResourceError: no cluster answers in time, or Ray says that there is none.
+        ResourceError: no cluster answers in time, or Ray says that there is none, or doesn't start.
     """
     try:
         with _keeping_signals(), _within(seconds):
             yield
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Ray raises a plain one where a process of its own doesn't start in time
+        if address == "local":
+            raise ResourceError(
+                f"Ray did not start on this machine ({reason_of(error)}); where it is busy, try again, or use "
+                "--runner inline"
+            ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ResourceError(_no_cluster(address, name, reason)) from None
 

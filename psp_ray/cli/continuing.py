@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from psp_ray.cli.light import spare_pandas
 from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, setting_options
 from psp_ray.cli.starting import run_options, start_run
 from psp_ray.config.config import CHANGEABLE, RUN_ONLY
@@ -42,6 +43,7 @@ def continue_command(folder: Path, html: bool, track: str | None, **given: Any) 
     goes on where --rounds is larger now, or --stop another one ("none" takes it away). Classes may be renamed, and
     others put behind them. The options below may change, no other one.
     """
+    spare_pandas()
     from psp_ray.run.continuing import continued
 
     start_run(continued(folder, given), html=html, track=track, continuing=True)

@@ -11,53 +11,68 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from types import FrameType
 
 import click
 
-from psp_ray.cli.cache import cache
-from psp_ray.cli.check_data import check_data
-from psp_ray.cli.compare import compare
-from psp_ray.cli.continuing import continue_command
-from psp_ray.cli.doctor import doctor
-from psp_ray.cli.export import export
-from psp_ray.cli.featurize import featurize
-from psp_ray.cli.label import label
-from psp_ray.cli.listing import list_command
-from psp_ray.cli.oracle import oracle
-from psp_ray.cli.predict import predict
-from psp_ray.cli.report import report
-from psp_ray.cli.reproduce import reproduce
-from psp_ray.cli.run import run
-from psp_ray.cli.sweep import sweep, sweep_report
-from psp_ray.cli.tasks import tasks
 from psp_ray.core.errors import Interrupted
 from psp_ray.core.exit_codes import exit_code
 from psp_ray.core.version import __version__
 
-COMMANDS: tuple[click.Command, ...] = (
-    run,
-    continue_command,
-    label,
-    featurize,
-    predict,
-    compare,
-    reproduce,
-    sweep,
-    sweep_report,
-    report,
-    export,
-    check_data,
-    list_command,
-    cache,
-    oracle,
-    tasks,
-    doctor,
-)
-"""One file of this folder each; they import what they need when they are called, so that mistakes are found at once."""
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command is: `name` in the module `psp_ray.cli.<module>`, and the line that lists it."""
+
+    module: str
+    name: str
+    summary: str
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+COMMANDS = {
+    "run": Place("run", "run", "Choose images, have them labeled, learn from them, again and again (the default)."),
+    "continue": Place("continuing", "continue_command", "Go on with a run, with the settings it was started with."),
+    "label": Place("label", "label", "Label in the browser: images, or a run that is there; one command, no file."),
+    "featurize": Place("featurize", "featurize", "Encode a data set's images into the feature cache, ahead of runs."),
+    "predict": Place("predict", "predict", "Classify images, or tables of embeddings, with the prompts of a run."),
+    "compare": Place("compare", "compare", "Run strategies over data sets and seeds: tables and learning curves."),
+    "reproduce": Place("reproduce", "reproduce", "The paper's protocol on what there is, beside the paper's figures."),
+    "sweep": Place("sweep", "sweep", "Try settings across data sets, several trials at a time."),
+    "sweep-report": Place("sweep", "sweep_report", "Write and print the report of a sweep, finished or not."),
+    "report": Place("report", "report", "A page on a run, a comparison or a sweep, whether it has ended or not."),
+    "export": Place("export", "export", "Hand a run's results on: sorted folders, a CSV, ONNX, open_clip."),
+    "check-data": Place("check_data", "check_data", "Look through images and class names before labeling."),
+    "list": Place("listing", "list_command", "Names that can be chosen: strategies, heads, models, presets, ..."),
+    "cache": Place("cache", "cache", "Look at the feature cache, and make room in it."),
+    "oracle": Place("oracle", "oracle", "One oracle for many experiments: who paid for what, labels in and out."),
+    "tasks": Place("tasks", "tasks", "Take a round's query set to Label Studio and its annotations back."),
+    "doctor": Place("doctor", "doctor", "Check this machine: versions, bundled model, cache folder, devices, Ray."),
+}
+"""A file of this folder is imported when its command is meant: a list of commands needs none of them."""
+
+
+class Commands(click.Group):
+    """The group of `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        found = getattr(import_module(f"psp_ray.cli.{place.module}"), place.name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="psp-ray")
 def cli() -> None:
     """Active prompt learning for CLIP: choose images worth labeling, learn prompts, hand back a classifier.
@@ -66,14 +81,10 @@ def cli() -> None:
     """
 
 
-for _command in COMMANDS:
-    cli.add_command(_command)
-
-
 def arguments_with_command(arguments: Sequence[str]) -> list[str]:
     """Put `run` in front where no command is named."""
     words = list(arguments)
-    if words and (words[0] in cli.commands or words[0] in ("-h", "--help", "--version")):
+    if words and (words[0] in COMMANDS or words[0] in ("-h", "--help", "--version")):
         return words
     if words and not words[0].startswith("-"):
         return words  # a mistyped command: click names it

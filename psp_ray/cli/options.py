@@ -13,6 +13,7 @@ from psp_ray.config.base import option_name
 from psp_ray.config.config import SECTIONS, default_of, fields, section_of
 from psp_ray.config.kinds import registry_of
 from psp_ray.config.presets import PRESETS
+from psp_ray.core.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMMON = frozenset(
@@ -43,11 +44,18 @@ HIDDEN_KEYS = frozenset({"preset"})
 
 
 class SettingOption(click.Option):
-    """The option of a setting. `section` is the name of the section that it is listed under in the help."""
+    """The option of a setting. `section` is the name of the section that it is listed under in the help.
 
-    def __init__(self, *arguments: Any, section: str, **more: Any) -> None:
+    `registry`: of what its value is a name; the names are looked up where the help shows them.
+    """
+
+    def __init__(self, *arguments: Any, section: str, registry: Registry[Any] | None = None, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.section = section
+        self.registry = registry
+
+    def make_metavar(self, ctx: click.Context) -> str:
+        return super().make_metavar(ctx) if self.registry is None else "|".join(self.registry.names())
 
 
 class SettingsCommand(click.Command):
@@ -61,15 +69,13 @@ class SettingsCommand(click.Command):
         whole = ctx.meta.get(WHOLE, False)
         rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("", "common", *SECTIONS)}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is None:
-                continue
-            if not isinstance(parameter, SettingOption):
-                rows[""].append(record)
-            elif whole:
-                rows[parameter.section].append(record)
-            elif parameter.name in COMMON:
-                rows["common"].append(record)
+            name = ""
+            if isinstance(parameter, SettingOption):
+                name = parameter.section if whole else "common" if parameter.name in COMMON else "rare"
+            # The others stay unasked: what they can be set to takes imports to tell.
+            record = parameter.get_help_record(ctx) if name in rows else None
+            if record is not None:
+                rows[name].append(record)
         for name, records in rows.items():
             if records:
                 with formatter.section(heading(name)):
@@ -124,11 +130,10 @@ def _option(key: str, info: FieldInfo) -> Callable[[F], F]:
         )
     if info.default is not None and info.default != {}:
         shown += f" [{shown_default(key, info.default)}]"
-    registry = registry_of(info)
-    metavar = metavar_of(info.annotation) if registry is None else "|".join(registry.names())
     return click.option(
-        option_name(key), key, cls=SettingOption, section=section, default=None, metavar=metavar, help=shown
-    )
+        option_name(key), key, cls=SettingOption, section=section, default=None, help=shown,
+        metavar=metavar_of(info.annotation), registry=registry_of(info),
+    )  # fmt: skip
 
 
 def metavar_of(annotation: Any) -> str:

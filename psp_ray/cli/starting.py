@@ -25,11 +25,15 @@ def run_options(command: F) -> F:
 
 def start_run(config: Config, *, html: bool, track: str | None, continuing: bool = False) -> None:
     """Run, or go on; ends the program with exit code 3 where labels are waited for."""
+    from psp_ray.run.typed import look_at_typed
+
+    loaded = look_at_typed(config)  # before what takes seconds to import
     from psp_ray.actors.opening import open_runtime
     from psp_ray.run.command import run
 
     watchers = watchers_of(config, html=html, track=track)
-    if run(config, open_runtime=open_runtime, watchers=watchers, continuing=continuing)["status"] == "awaiting_labels":
+    summary = run(config, open_runtime=open_runtime, watchers=watchers, continuing=continuing, loaded=loaded)
+    if summary["status"] == "awaiting_labels":
         raise SystemExit(AWAITING)
 
 

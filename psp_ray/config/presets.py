@@ -13,6 +13,9 @@ from psp_ray.config.policy import PSP_PAPER as POLICY_PAPER
 
 Settings = dict[str, Any]
 
+ZERO_SHOT = "zero-shot"
+REFERENCES = (ZERO_SHOT, "full")
+
 PSP: Settings = {"strategy": "vssp", "self_training": "ust"}
 
 PSP_PAPER: Settings = {
@@ -54,7 +57,7 @@ PRESETS: dict[str, Settings] = {
     "psp-paper-no-ust": PSP_PAPER | {"self_training": "none"},
     "psp-paper-pad": PSP_PAPER | {"align": "pad"},
     "psp-paper-vae": PSP_PAPER | {"align": "vae"},
-    "zero-shot": {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": 1},
+    ZERO_SHOT: {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": 1},
     "full": {"strategy": "random", "self_training": "none", "rounds": 1, "labels_per_round": "pool"},
 }
 

@@ -119,8 +119,8 @@ def plain(value: Any) -> Any:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Raises OutputError as `writing`."""
-    write_with(path, lambda handle: pq.write_table(table, handle, compression="zstd"))
+    """With checksums, which readers may verify. Raises OutputError as `writing`."""
+    write_with(path, lambda handle: pq.write_table(table, handle, compression="zstd", write_page_checksum=True))
 
 
 def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str] | None = None) -> None:

@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
+import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 UInt64Array = NDArray[np.uint64]
 Float64Array = NDArray[np.float64]
@@ -55,7 +55,7 @@ def uniform(seed: int, purpose: str, keys: UInt64Array, *, round: int = 0, draw:
 
 def normal(seed: int, purpose: str, keys: UInt64Array, *, round: int = 0, draw: int = 0) -> Float64Array:
     """Standard normal draws by inversion, float64, shape (n,)."""
-    draws: Float64Array = ndtri(uniform(seed, purpose, keys, round=round, draw=draw))
+    draws: Float64Array = scipy.special.ndtri(uniform(seed, purpose, keys, round=round, draw=draw))
     return draws
 
 

@@ -1,7 +1,8 @@
 """Registries: one for each kind of thing that somebody may add a new one of in one new file.
 
-A registry knows its kind ("reward"), and the package in which its entries live. Every module of that package (but those
-that begin with an underscore) is imported when a name is first looked up, and registers what it holds:
+A registry knows its kind ("reward"), and the package in which its entries live. A name is looked for in the module of
+that package that is called like it (`alfa-mix` in `alfa_mix.py`), then in every one (but those that begin with an
+underscore), which are imported and register what they hold:
 
     REWARDS: Registry[Reward] = Registry("reward", "psp_ray.policy.rewards")
 
@@ -102,7 +103,8 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: an unknown name, with the nearest known one; or its file can't be imported.
         """
-        self._discover()
+        if not self._at_home(name):
+            self._discover()
         if name not in self._entries and (point := self._points().get(name)) is not None:
             self._load(point)
         if name not in self._entries:
@@ -124,6 +126,8 @@ class Registry(Generic[T]):
         return f"{what}{did_you_mean(name, known)}; known: {', '.join(known) or 'none'}{also}"
 
     def __contains__(self, name: object) -> bool:
+        if isinstance(name, str) and self._at_home(name):
+            return True
         self._discover()
         return name in self._entries or name in self._points()
 
@@ -151,20 +155,31 @@ class Registry(Generic[T]):
         finally:
             self._entries, self._broken = entries, broken
 
+    def _at_home(self, name: str) -> bool:
+        """Whether `name` is known already, or is after the module that is called like it: the others stay unread."""
+        module = name.replace("-", "_")
+        if name not in self._entries and not self._discovered and self.package is not None and module.isidentifier():
+            package = importlib.import_module(self.package)
+            if not module.startswith("_") and any(m.name == module for m in pkgutil.iter_modules(package.__path__)):
+                self._import(module)
+        return name in self._entries
+
     def _discover(self) -> None:
         if self._discovered or self.package is None:
             return
         self._discovered = True
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
-            if module.name.startswith("_"):
-                continue
-            place = f"{self.package}.{module.name}"
-            try:
-                importlib.import_module(place)
-            except Exception as error:  # anything may be wrong with a file that somebody just wrote
-                name = module.name.replace("_", "-")
-                self._broken[name] = Broken(name, place.replace(".", "/") + ".py", _one_line(error))
+            if not module.name.startswith("_"):
+                self._import(module.name)
+
+    def _import(self, module: str) -> None:
+        place = f"{self.package}.{module}"
+        try:
+            importlib.import_module(place)
+        except Exception as error:  # anything may be wrong with a file that somebody just wrote
+            name = module.replace("_", "-")
+            self._broken[name] = Broken(name, place.replace(".", "/") + ".py", _one_line(error))
 
     def _points(self) -> dict[str, EntryPoint]:
         if self.package is None:

@@ -22,6 +22,7 @@ from psp_ray.data.decoding import (
     center_view,
     decode,
     formats,
+    opened,
     reason,
     resampling,
     upright_rgb,
@@ -85,7 +86,7 @@ def check_header(source: str | bytes) -> None:
     try:
         if isinstance(source, str) and is_url(source):
             source = read_file(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()):
+        with opened(io.BytesIO(source) if isinstance(source, bytes) else source):
             pass
     except ImageError:
         raise

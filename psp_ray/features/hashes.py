@@ -127,7 +127,7 @@ def _read_index(file: Path) -> dict[str, tuple[int, int, bytes]]:
     """What is remembered; nothing where the index is missing or damaged (files are then simply read again)."""
     try:
         table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, ValueError, pa.ArrowException):
         return {}
     if not table.schema.equals(_SCHEMA):
         return {}

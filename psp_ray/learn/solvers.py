@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.optimize import minimize, minimize_scalar
 
 from psp_ray.core.records import Float32Array, Float64Array
 
@@ -78,7 +77,7 @@ def fit_logistic(
     bound = 0.5 * (design * w).T @ design
     bound[np.diag_indices(dim + 1)] += ridge
     lower = np.linalg.cholesky(bound)
-    inverse = solve_triangular(lower, np.eye(dim + 1), lower=True)
+    inverse = scipy.linalg.solve_triangular(lower, np.eye(dim + 1), lower=True)
     x = (design @ inverse.T).astype(np.float32)
     quadratic = (inverse * ridge) @ inverse.T
     mass = t.sum(axis=1, keepdims=True)
@@ -97,7 +96,7 @@ def fit_logistic(
 
     start = np.zeros((dim + 1) * n_classes)
     options = {"maxiter": steps, "maxcor": 10, "ftol": 1e-8, "gtol": 1e-4}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
     solution = inverse.T @ found.x.reshape(dim + 1, n_classes)
     return Affine(solution[:-1].T.copy(), solution[-1].copy())
 
@@ -160,7 +159,9 @@ def fit_scale(logits: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any]
         value = float(w @ cross_entropy(np.exp(log_scale) * z, t))
         return value if spread is None else value + 0.5 * (log_scale / spread) ** 2
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(SCALE_RANGE)), method="bounded", options={"xatol": 1e-4})
+    found = scipy.optimize.minimize_scalar(
+        loss, bounds=tuple(np.log(SCALE_RANGE)), method="bounded", options={"xatol": 1e-4}
+    )
     return float(np.exp(found.x))
 
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.linalg.lapack import spotrf, spotri
+import scipy  # its parts are imported where they are first used
 
 from psp_ray.core.pool import block_spans
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader
@@ -29,7 +28,7 @@ _MOST_STEPS = 2000
 class Graph:
     """`similarity` S (n, n): symmetric, normalized, float64, sorted CSR."""
 
-    similarity: sp.csr_array
+    similarity: scipy.sparse.csr_array
 
     @property
     def n(self) -> int:
@@ -52,7 +51,7 @@ class PoolGraph:
     space: ImageSpace
     positions: Int64Array
     places: Float32Array
-    edges: sp.csr_array
+    edges: scipy.sparse.csr_array
     neighbors: int
     power: float
     _whole: Graph | None = None
@@ -78,7 +77,7 @@ class PoolGraph:
         own = self.edges.tocoo()
         n = k + len(outside)
         joined = (np.concatenate([own.coords[0], row]), np.concatenate([own.coords[1], column]))
-        return normalized(sp.csr_array((np.concatenate([own.data, added]), joined), shape=(n, n))), rows
+        return normalized(scipy.sparse.csr_array((np.concatenate([own.data, added]), joined), shape=(n, n))), rows
 
     def _places_of(self, positions: Int64Array) -> Float32Array:
         new = np.array(sorted({p for p in positions.tolist() if p not in self._visitors}), np.int64)
@@ -122,17 +121,17 @@ def neighbor_graph(places: Float32Array, *, neighbors: int = 10, power: float = 
     return normalized(_edges(places, neighbors, power))
 
 
-def _edges(places: Float32Array, neighbors: int, power: float) -> sp.csr_array:
+def _edges(places: Float32Array, neighbors: int, power: float) -> scipy.sparse.csr_array:
     """Directed edge weights (n, n) from each of `places` (n, d) to its nearest others."""
     n = len(places)
     if n == 0:
-        return sp.csr_array((0, 0), dtype=np.float64)
+        return scipy.sparse.csr_array((0, 0), dtype=np.float64)
     found = [
         _nearest(places[at : at + BLOCK_SIZE], at, places, np.arange(n, dtype=np.int64), neighbors)
         for at in range(0, n, BLOCK_SIZE)
     ]
     row, column, cosine = (np.concatenate(part) for part in zip(*found, strict=True))
-    return sp.csr_array((np.maximum(cosine, 0.0) ** power, (row, column)), shape=(n, n))
+    return scipy.sparse.csr_array((np.maximum(cosine, 0.0) ** power, (row, column)), shape=(n, n))
 
 
 def _nearest(
@@ -150,13 +149,13 @@ def _nearest(
     return row + start, column, cosine
 
 
-def normalized(directed: sp.csr_array) -> Graph:
+def normalized(directed: scipy.sparse.csr_array) -> Graph:
     """The graph of a matrix of directed edge weights A (n, n) >= 0: `S = D^-1/2 (A + A') D^-1/2`."""
     weights = (directed + directed.T).tocsr()
     degree = np.asarray(weights.sum(axis=1)).ravel()
     scale = np.zeros_like(degree)
     np.divide(1.0, np.sqrt(degree), out=scale, where=degree > 0)
-    diagonal = sp.dia_array((scale[None, :], [0]), shape=weights.shape)
+    diagonal = scipy.sparse.dia_array((scale[None, :], [0]), shape=weights.shape)
     similarity = (diagonal @ weights @ diagonal).tocsr()
     similarity.sum_duplicates()
     similarity.sort_indices()
@@ -168,8 +167,8 @@ def reach(graph: Graph, *, alpha: float = 0.9) -> Float32Array:
     diagonal. O(n^3) time; for graphs small enough to hold them."""
     system = np.asarray((-alpha * graph.similarity).todense(), np.float32)
     system[np.diag_indices(graph.n)] += 1.0
-    factor, failed = spotrf(system, lower=1, overwrite_a=1)
-    inverse, refused = spotri(factor, lower=1, overwrite_c=1)
+    factor, failed = scipy.linalg.lapack.spotrf(system, lower=1, overwrite_a=1)
+    inverse, refused = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
     if failed or refused:  # S has eigenvalues in [-1, 1], so alpha < 1 keeps it positive definite
         raise ArithmeticError("the graph's system is not positive definite; lower graph_alpha")
     lower = np.tril(inverse)
@@ -239,7 +238,7 @@ def _masses(
         yield part, mass
 
 
-def _solve(similarity: sp.csr_array, seeds: Float64Array, alpha: float) -> Float64Array:
+def _solve(similarity: scipy.sparse.csr_array, seeds: Float64Array, alpha: float) -> Float64Array:
     """Columns x of `(I - alpha S) x = (1 - alpha) seed`: conjugate gradients on all columns side by side."""
     rhs = (1.0 - alpha) * seeds
     x = np.zeros_like(rhs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import gammaln
+import scipy
 
 from psp_ray.core.records import Float64Array
 
@@ -27,4 +27,4 @@ def multinomial(log_prob: Float64Array) -> float:
     of a draw without replacement; the indicator `plackett-luce` is that.
     """
     log_prob = np.asarray(log_prob, np.float64)
-    return float(gammaln(len(log_prob) + 1) + np.sum(log_prob))
+    return float(scipy.special.gammaln(len(log_prob) + 1) + np.sum(log_prob))

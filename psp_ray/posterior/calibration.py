@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float64Array, Int32Array
@@ -88,7 +88,7 @@ def fit_temperature(logits: NDArray[Any], labels: Int32Array) -> float:
         log_sum = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
         return float((log_sum - scaled[rows, labels]).sum() + 0.5 * (log_t / PRIOR_SPREAD) ** 2)
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-6})
+    found = scipy.optimize.minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 

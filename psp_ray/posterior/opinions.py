@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy
 
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
@@ -52,7 +52,9 @@ def fitted_scale(logits: Float64Array, labels: Int32Array, typical: float, sprea
         return float(prior) - log_likelihood(np.exp(log_scale) * logits, labels)
 
     around = np.log(typical) + 4 * spread * np.array([-1.0, 1.0])
-    found = minimize_scalar(loss, bounds=(around[0], around[1]), method="bounded", options={"xatol": 1e-6})
+    found = scipy.optimize.minimize_scalar(
+        loss, bounds=(around[0], around[1]), method="bounded", options={"xatol": 1e-6}
+    )
     return float(np.exp(found.x)), -float(found.fun)
 
 

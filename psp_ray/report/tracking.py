@@ -77,10 +77,19 @@ def open_tracked(
 ) -> Tracked:
     """The run of the tool that belongs to an output folder: the one it has, or a new one."""
     tool = type(tracker).__name__
-    known = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    known = _known(folder / FILE)
     tracked = tracker.open(name, settings, known=known.get(tool), parent=parent)
     write_json(folder / FILE, {**known, tool: tracked.id})
     return tracked
+
+
+def _known(file: Path) -> dict[str, Any]:
+    """What the tools called the run so far; nothing where that can't be read: they get a new one then."""
+    try:
+        known = read_json(file)
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def metrics_of(report: RoundReport) -> dict[str, float]:

@@ -14,7 +14,7 @@ from psp_ray.features.cache import FeatureCache
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.pool import SplitFeatures
 from psp_ray.features.tower import encoder_spec, view_settings
-from psp_ray.run.build import answers_from_truth
+from psp_ray.run.asking import answers_from_truth
 from psp_ray.run.inputs import (
     ComponentInputs,
     LearnerInput,

@@ -7,14 +7,12 @@ from pathlib import Path
 from psp_ray.acquisition.base import AcquisitionFunction, create
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.acquisition import SamplerSettings
-from psp_ray.config.labels import LabelSettings
 from psp_ray.config.model import ModelSettings
-from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import PoolReader
 from psp_ray.features.encoder import ChunkEncoder
 from psp_ray.features.tower import make_encoder
-from psp_ray.labels import ANNOTATORS, AnnotatorInput, Ledger, Oracle, OracleSettings, make_annotator
-from psp_ray.labels.annotators.simulated import SimulatedAnnotators, load_group
+from psp_ray.labels import AnnotatorInput, Ledger, Oracle, OracleSettings, make_annotator
+from psp_ray.run.asking import annotator_name
 from psp_ray.run.inputs import LearnerInput, OracleInput, PseudoLabelerInput, ViewInput
 from psp_ray.run.learner import LearnerComponent
 from psp_ray.run.pseudo_labeler import PseudoLabelerComponent
@@ -46,35 +44,6 @@ def build_oracle(given: OracleInput) -> Oracle:
     )
     caps = OracleSettings(label_cap=given.settings.label_cap, cost_cap=given.settings.cost_cap)
     return Oracle(ledger, annotator, given.classes, caps)
-
-
-def annotator_name(settings: LabelSettings) -> str:
-    """Who is asked: the true labels go through simulated annotators where some are described."""
-    if settings.oracle == "ground-truth" and settings.annotators is not None:
-        return "simulated"
-    return settings.oracle
-
-
-def check_annotators(settings: LabelSettings, n_classes: int) -> None:
-    """Raise a ConfigError for an annotator that there isn't, or simulated ones that can't be used, or would not be."""
-    ANNOTATORS.find(settings.oracle)
-    name = annotator_name(settings)
-    if name == "simulated" and settings.annotators is None:
-        raise ConfigError("--oracle simulated: needs --annotators FILE, which says who they are")
-    if settings.annotators is None:
-        return
-    if name == "shared":
-        raise ConfigError(
-            "--annotators: a shared oracle has its own; give them to `psp-ray oracle start`, or leave --oracle out"
-        )
-    if name != "simulated":
-        raise ConfigError(f"--annotators: --oracle {settings.oracle} would not ask them; leave one of them out")
-    SimulatedAnnotators({}, load_group(settings.annotators), n_classes)
-
-
-def answers_from_truth(settings: LabelSettings) -> bool:
-    """Whether the annotator gives the data set's own labels, so that all of the pool must have one."""
-    return ANNOTATORS.find(settings.oracle).needs_truth
 
 
 def build_learner(given: LearnerInput, pool: PoolReader) -> LearnerComponent:

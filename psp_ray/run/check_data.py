@@ -21,7 +21,7 @@ from psp_ray.features.tower import make_encoder, view_settings
 from psp_ray.report.progress import LOOKING, Reporter, counting, duration
 from psp_ray.run.check_embeddings import describe, look_through
 from psp_ray.run.exporting import zero_shot_of
-from psp_ray.run.prepare import prepare, uses_cached_views
+from psp_ray.run.prepare import Prepared, prepare, uses_cached_views
 
 TINY = 16
 """Shorter side in pixels below which an image is called tiny."""
@@ -34,49 +34,65 @@ NEAR = 0.9
 PEEK = 2000
 """Most images that are opened to look at their sizes, and most features for the guess of the class balance."""
 SHOWN = 5
+WITH_TEXT = "which class names the model confuses, and how common it guesses the classes are"
+WITH_MODEL = "which class names the model confuses, how common it guesses the classes are, and how long encoding takes"
 WORTH_A_SESSION = 20
 """Fewest labels for which somebody sits down."""
 
 
-def check(config: Config) -> Iterator[str]:
-    """Lines of a report on the data set that `config` names. Encodes only what times one batch; reads embeddings once.
+def check(config: Config, with_model: bool = False) -> Iterator[str]:
+    """Lines of a report on the data set that `config` names. Reads embeddings once.
+
+    `with_model` loads the model (seconds, and its memory) and lets it say which class names it confuses, how common the
+    classes are, and how long a batch takes to encode.
 
     Raises:
         UserError: as the checks of `run`, for what makes a run impossible.
     """
     reporter = Reporter(config.labels.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
     prepared = prepare(config.changed(oracle="file"))  # labels may be missing here
-    config, dataset, spec = prepared.config, prepared.dataset, prepared.spec
-    what = "images" if spec is not None else "embeddings"
+    config, dataset = prepared.config, prepared.dataset
+    what = "images" if dataset.embeddings is None else "embeddings"
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)
     yield f"{dataset.name}: {dataset.manifest.num_rows:,} {what} ({parts}), {len(dataset.classes)} classes"
     yield from dataset.notes
     yield from _labels(dataset, what)
-    if spec is None:
-        yield from _embeddings(config, dataset, reporter)
+    # Class embeddings that were given cost nothing.
+    text = zero_shot_of(config, dataset) if with_model or config.data.class_embeddings is not None else None
+    if prepared.spec is None:
+        yield from _embeddings(dataset, text, reporter)
         yield from _price(config, dataset)
-        return
+    else:
+        yield from _images(prepared, prepared.spec, text, reporter)
+    if text is None:
+        yield f"add --with-model to see {WITH_MODEL if prepared.spec else WITH_TEXT} (takes seconds more)"
+
+
+def _images(prepared: Prepared, spec: EncoderSpec, text: TextState | None, reporter: Reporter) -> Iterator[str]:
+    """What is particular to images: doubles, sizes, damage, and what encoding them takes."""
+    config, dataset = prepared.config, prepared.dataset
     cache = FeatureCache.open(config.runtime.cache)
     hashes = hash_manifest(dataset.manifest, cache.folder, root=dataset.root, progress=counting(reporter, LOOKING))
     reporter.stop()
     yield from _duplicates(dataset, hashes)
     yield from _sizes(dataset, hashes)
-    text = zero_shot_of(config, dataset)
-    yield from names_said(dataset.classes, text.features)
+    if text is not None:
+        yield from names_said(dataset.classes, text.features)
     views = view_settings(config.model) if uses_cached_views(config) else None
-    encoder = make_encoder(config.model, config.runtime.threads)
+    encoder = make_encoder(config.model, config.runtime.threads) if text is not None else None
     plan = plan_featurize(dataset, spec, cache, views, encoder)
-    yield from _balance(dataset, spec, text, cache)
+    if text is not None:
+        yield from _balance(dataset, spec, text, cache)
     yield from _cost(config, dataset, plan, cache)
 
 
-def _embeddings(config: Config, dataset: Dataset, reporter: Reporter) -> Iterator[str]:
+def _embeddings(dataset: Dataset, text: TextState | None, reporter: Reporter) -> Iterator[str]:
     """What is particular to rows of numbers: their shape and health, and what the class embeddings make of them."""
-    text = zero_shot_of(config, dataset)
     looked = look_through(dataset, text, counting(reporter, LOOKING))
     reporter.stop()
     yield from describe(dataset, looked)
-    yield from names_said(dataset.classes, text.features)
+    if text is not None:
+        yield from names_said(dataset.classes, text.features)
     if looked.guessed.sum():
         yield from _shares(dataset, looked.guessed, int(looked.guessed.sum()), "rows of the pool")
 
@@ -216,9 +232,9 @@ def _shares(dataset: Dataset, guess: Int64Array, count: int, what: str) -> Itera
 
 def _cost(config: Config, dataset: Dataset, plan: Plan, cache: FeatureCache) -> Iterator[str]:
     if plan.n_encodings:
-        time_text = "time unknown" if plan.seconds is None else f"about {duration(plan.seconds)} with one worker"
+        time_text = "" if plan.seconds is None else f"about {duration(plan.seconds)} with one worker, "
         yield (
-            f"featurizing: {plan.n_encodings:,} encodings, {time_text}, {plan.bytes_needed / 2**20:.1f} MiB "
+            f"featurizing: {plan.n_encodings:,} encodings, {time_text}{plan.bytes_needed / 2**20:.1f} MiB "
             f"({plan.bytes_free / 2**30:.1f} GiB free in {cache.folder})"
         )
     else:

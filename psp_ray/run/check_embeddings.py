@@ -38,8 +38,8 @@ class Looked:
     """Mean cosine of rows with the mean row: near 1, all of them look in one direction."""
 
 
-def look_through(dataset: Dataset, text: TextState, told: Callable[[int, int], None] | None = None) -> Looked:
-    """Read all rows once, a block at a time. Memory: 16 bytes a row, and a block."""
+def look_through(dataset: Dataset, text: TextState | None, told: Callable[[int, int], None] | None = None) -> Looked:
+    """Read all rows once, a block at a time; `text` guesses their classes. Memory: 16 bytes a row, and a block."""
     source = dataset.embeddings
     assert source is not None
     found = Looked(np.zeros(len(dataset.classes), np.int64))
@@ -59,7 +59,8 @@ def look_through(dataset: Dataset, text: TextState, told: Callable[[int, int], N
             features = unit[good].astype(np.float32)
             total += features.sum(axis=0, dtype=np.float64)
             count += len(good)
-            _guess(found, text, features[part_of[block.start + good] == 0])
+            if text is not None:
+                _guess(found, text, features[part_of[block.start + good] == 0])
             for row in good.tolist():
                 digest = hashlib.blake2b(unit[row].tobytes(), digest_size=16).digest()
                 one = first.setdefault(digest, block.start + row)

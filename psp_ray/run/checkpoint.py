@@ -168,12 +168,12 @@ def _number(path: Path) -> int:
 
 
 def pseudo_labels_after(folder: Path, number: int) -> pa.Table | None:
-    """The pseudo-labels in the checkpoint of round `number`, if it is there."""
+    """The pseudo-labels in the checkpoint of round `number`, if it is there. Raises DamagedFile."""
     path = folder / f"round_{number:03d}"
-    return pq.read_table(path / "pseudo.parquet") if (path / MARKER).exists() else None
+    return _read(path / "pseudo.parquet", pq.read_table) if (path / MARKER).exists() else None
 
 
 def text_after(folder: Path, number: int) -> StateDict | None:
-    """The classifier in the checkpoint of round `number`, if it is there: tensors of `prompt`."""
+    """The classifier in the checkpoint of round `number`, if it is there: tensors of `prompt`. Raises DamagedFile."""
     path = folder / f"round_{number:03d}"
-    return read_tensors(path / "prompt.safetensors") if (path / MARKER).exists() else None
+    return _read(path / "prompt.safetensors", read_tensors) if (path / MARKER).exists() else None

@@ -48,19 +48,10 @@ from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
 from psp_ray.run.people import ASKED, People, hand_classes
 from psp_ray.run.picks import write_picks
-from psp_ray.run.prepare import Prepared, check_budget, check_classes, prepare, require_labels, with_pool_size
+from psp_ray.run.prepare import Loaded, Prepared, check_budget, check_classes, prepare, require_labels, with_pool_size
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.watching import Watched, Watcher
-
-
-def dry_run(config: Config) -> str:
-    """Check every setting and return the resolved configuration as YAML. Writes and buys nothing."""
-    out = Path(config.output.out) if config.output.out else default_out(config)
-    prepared = prepare(config)
-    require_labels(config, prepared.dataset)
-    check_out(prepared.config, out)
-    return prepared.config.to_yaml()
 
 
 def run(
@@ -70,6 +61,7 @@ def run(
     open_runtime: OpenRuntime = inline,
     watchers: Sequence[Watcher] = (),
     continuing: bool = False,
+    loaded: Loaded | None = None,
 ) -> dict[str, Any]:
     """Run (or resume) an experiment; returns the content of `summary.json`.
 
@@ -77,7 +69,7 @@ def run(
     where `events` stopped it after a round. Where another process is at work in the output folder, its end is awaited
     for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `watchers`
     are told of every round that is safe on disk. `continuing`: `config` is that of `psp_ray.run.continuing.continued`,
-    and may differ from what it was so far.
+    and may differ from what it was so far. `loaded` spares loading the configuration's data set, by `psp_ray.run.prepare.load_for_run`.
 
     Raises:
         UserError: one line for what is wrong.
@@ -95,7 +87,9 @@ def run(
         f"seed {config.runtime.seed} -> {out}"
     )
     events.note(title)
-    prepared = prepare(config, begun=has_run(out) or (mirror is not None and config.output.resume), out=out)
+    dataset, classes = (None, None) if loaded is None else loaded
+    begun = has_run(out) or (mirror is not None and config.output.resume)
+    prepared = prepare(config, dataset, begun=begun, out=out, classes=classes)
     if mirror is not None and mirror.restore(config.output.resume, prepared.config.identity()):
         events.note(f"restored {out} from {config.output.storage}")
         prepared = prepare(with_size_of_run(config, out), begun=True, out=out)
@@ -294,7 +288,7 @@ class Rounds:
         write_rounds(self.out, state)
         write_labels(self.out, state, self.names)
         write_policy(self.out, state)
-        write_picks(self.out, self.out / CHECKPOINTS, state, self.names)
+        write_picks(self.out, self.out / CHECKPOINTS, state, self.names, self.events.warn)
 
     def _copy(self) -> None:
         if self.mirror is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from psp_ray.config.base import option_name
 from psp_ray.config.config import CHANGEABLE, Config, section_of
+from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.core.sealed import DamagedFile
@@ -25,7 +26,6 @@ from psp_ray.run.folder import (
     unseal_finished,
 )
 from psp_ray.run.folder import KEPT as CHECKPOINTS
-from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 
 REASONS = {

@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from psp_ray.config.base import read_yaml
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, OutputError, UserError
-from psp_ray.core.files import read_json
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.embedded import import_embeddings
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.opened import open_cached
 from psp_ray.run.checkpoint import newest
 from psp_ray.run.finish import pool_names
-from psp_ray.run.folder import CONFIG, RUN_FILE, SUMMARY
+from psp_ray.run.folder import CONFIG, RUN_FILE, SUMMARY, read_summary
 from psp_ray.run.folder import KEPT as CHECKPOINTS
-from psp_ray.run.picks import PICKS
+from psp_ray.run.picks import read_picks
 from psp_ray.run.prepare import prepare
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, recorded
@@ -66,7 +64,7 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
     """Open the run in `out`; `data` spares looking for its images and features where they are at hand.
 
     Raises:
-        OutputError: no run there, or one of another version.
+        OutputError: no run there, one of another version, or a damaged file.
     """
     config = settings_of(out)
     checkpoint = newest(out / CHECKPOINTS)
@@ -84,9 +82,8 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
                 state = from_checkpoint(checkpoint, replace(names, classes=classes), out).state
         except OutputError as error:
             data, missing = None, str(error)
-    summary = read_json(out / SUMMARY) if (out / SUMMARY).is_file() else {}
-    picks = pq.read_table(out / PICKS) if (out / PICKS).is_file() else None
-    return LookedAt(out, config, summary, state, picks, data, classes, missing)
+    summary = read_summary(out) if (out / SUMMARY).is_file() else {}
+    return LookedAt(out, config, summary, state, read_picks(out), data, classes, missing)
 
 
 def _find_data(config: Config) -> tuple[FeaturizedDataset | None, str]:

@@ -6,6 +6,7 @@ in the checkpoint before, which is still there when a round is written. Rounds b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,45 @@ from psp_ray.core.answers import answer_name
 from psp_ray.core.files import write_parquet
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Int32Array
+from psp_ray.core.sealed import DamagedFile
 from psp_ray.run.checkpoint import pseudo_labels_after
 from psp_ray.run.state import PoolNames, RunState
 
 PICKS = "picks.parquet"
 NOBODY = -1
 """Index of the class of an image without a pseudo-label."""
+_TAKEN = {
+    "sample_id": pa.string(),
+    "round": pa.int32(),
+    "pseudo_class": pa.int32(),
+    "pseudo_confidence": pa.float32(),
+}
+"""What is taken over from round to round."""
 
 
-def write_picks(out: Path, checkpoints: Path, state: RunState, names: PoolNames) -> None:
-    """Write the file anew, in the order asked; initial labels, which nobody picked, are not in it."""
+def read_picks(out: Path) -> pa.Table | None:
+    """The file of the run in `out`; None where it has none. Raises DamagedFile for one that psp-ray didn't write so."""
+    path = out / PICKS
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, ValueError, pa.ArrowException):
+        raise DamagedFile(path, "is damaged") from None
+    if any(name not in table.column_names or table[name].type != kind for name, kind in _TAKEN.items()):
+        raise DamagedFile(path, "is not what psp-ray writes there")
+    return table
+
+
+def write_picks(
+    out: Path, checkpoints: Path, state: RunState, names: PoolNames, warn: Callable[[str], None] = lambda text: None
+) -> None:
+    """Write the file anew, in the order asked; initial labels, which nobody picked, are not in it.
+
+    `warn` hears of a damaged one, and of what that cost.
+    """
     rows = np.flatnonzero(state.asked_in > 0)
-    taken, sure = _taken_for(out, checkpoints, state, names)
+    taken, sure = _taken_for(out, checkpoints, state, names, warn)
     chances = softmax(state.logits[rows].astype(np.float64)) if len(rows) else np.zeros((0, 2))
     order = np.argsort(-chances, axis=1, kind="stable")[:, :2]
     classes = [*names.classes, None]
@@ -55,13 +83,19 @@ def write_picks(out: Path, checkpoints: Path, state: RunState, names: PoolNames)
     write_parquet(out / PICKS, pa.table(columns))
 
 
-def _taken_for(out: Path, checkpoints: Path, state: RunState, names: PoolNames) -> tuple[Int32Array, Float32Array]:
+def _taken_for(
+    out: Path, checkpoints: Path, state: RunState, names: PoolNames, warn: Callable[[str], None]
+) -> tuple[Int32Array, Float32Array]:
     """What self-training took each of `asked` (m,) for before it was asked: class (or NOBODY), confidence (or NaN)."""
     told: dict[tuple[str, int], tuple[int, float]] = {}
-    if (out / PICKS).exists():
-        table = pq.read_table(out / PICKS, columns=["sample_id", "round", "pseudo_class", "pseudo_confidence"])
-        told = {(row["sample_id"], row["round"]): _told(row) for row in table.to_pylist()}
-    before = pseudo_labels_after(checkpoints, state.round - 1)
+    before = None
+    try:
+        table = read_picks(out)
+        if table is not None:
+            told = {(row["sample_id"], row["round"]): _told(row) for row in table.select(list(_TAKEN)).to_pylist()}
+        before = pseudo_labels_after(checkpoints, state.round - 1)
+    except DamagedFile as error:
+        warn(f"{error.path} {error.reason}; what self-training had taken some images for is lost")
     if before is not None:  # written by this version, so it names its samples
         rows = zip(*(before[name].to_pylist() for name in ("sample_id", "label", "confidence")), strict=True)
         told |= {(name, state.round): (label, confidence) for name, label, confidence in rows}

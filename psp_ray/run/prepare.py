@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from psp_ray.clip.backbone import precision_on
 from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.config import Config
@@ -22,12 +24,14 @@ from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.features.cache import EncoderSpec
 from psp_ray.features.tower import backbone_spec, encoder_spec
-from psp_ray.run.build import answers_from_truth, check_annotators
+from psp_ray.run.asking import answers_from_truth, check_annotators
 from psp_ray.run.classes import RunClasses, arranged, classes_of, told
 from psp_ray.run.people import ASKED
 from psp_ray.run.prompts import model_metadata
 
 DIGITS_IMAGE_SIZE = 96
+Loaded = tuple[Dataset, RunClasses]
+"""A data set, and the classes of the run that it is for."""
 
 
 @dataclass(frozen=True)
@@ -36,31 +40,42 @@ class Prepared:
 
     config: Config
     dataset: Dataset
-    spec: EncoderSpec | None
-    """What the features depend on; None where the data set brings embeddings."""
     classes: RunClasses
     """As the run will have them, where they are not so yet."""
 
+    @cached_property
+    def spec(self) -> EncoderSpec | None:
+        """What the features depend on; None where the data set brings embeddings. Reads the model's weights."""
+        return encoder_spec(self.config.model) if self.dataset.embeddings is None else None
 
-def prepare(config: Config, dataset: Dataset | None = None, begun: bool = False, out: Path | None = None) -> Prepared:
+
+def prepare(
+    config: Config,
+    dataset: Dataset | None = None,
+    begun: bool = False,
+    out: Path | None = None,
+    classes: RunClasses | None = None,
+) -> Prepared:
     """Check all that can be checked before anything is written, encoded or bought, and fill in what depends on it.
 
-    `dataset` spares loading the configuration's data set where it is at hand; `begun`: as for `check_budget`; `out`:
-    the run's folder, which knows its classes (default: as the settings say).
+    `dataset` spares loading the configuration's data set where it is at hand, with the run's `classes` (default: the
+    data set's own); `begun`: as for `check_budget`; `out`: the run's folder, which knows its classes (default: as the
+    settings say).
 
     Raises:
         UserError: one line for the first thing that is wrong.
     """
     if dataset is None:
         dataset, classes = load_for_run(config, out or (Path(config.output.out) if config.output.out else None))
-    else:
+    elif classes is None:
         classes = RunClasses.begun(dataset.classes)
     config = complete(config, dataset)
     check_budget(config, dataset, begun)
     check_classes(config, dataset)
     if dataset.embeddings is None:
         check_way_back(backbone_spec(config.model))
-    return Prepared(config, dataset, encoder_spec(config.model) if dataset.embeddings is None else None, classes)
+        precision_on(config.model.device, config.model.precision)
+    return Prepared(config, dataset, classes)
 
 
 def check_classes(config: Config, dataset: Dataset) -> None:
@@ -101,7 +116,7 @@ def load_data(config: Config) -> Dataset:
     return load_for_run(config, None)[0]
 
 
-def load_for_run(config: Config, out: Path | None) -> tuple[Dataset, RunClasses]:
+def load_for_run(config: Config, out: Path | None) -> Loaded:
     """The same with the classes of the run in `out`, as they are after what data set and settings say now.
 
     Raises:

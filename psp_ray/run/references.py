@@ -27,9 +27,6 @@ from psp_ray.run.output import write_summary
 from psp_ray.run.prepare import prepare
 from psp_ray.run.state import RunState
 
-ZERO_SHOT = "zero-shot"
-REFERENCES = (ZERO_SHOT, "full")
-
 
 def run_zero_shot(config: Config, wait: float = 0.0) -> dict[str, Any]:
     """Evaluate the preset `zero-shot` into its output folder; returns the content of `summary.json`.

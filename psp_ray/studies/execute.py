@@ -10,6 +10,7 @@ from functools import partial
 
 from psp_ray.actors.opening import open_runtime
 from psp_ray.config.config import Config
+from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import UserError
 from psp_ray.core.files import make_folder, write_text
 from psp_ray.features.encoder import ChunkResult, ChunkTask
@@ -20,7 +21,7 @@ from psp_ray.run.command import run
 from psp_ray.run.events import Silent
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.prepare import Prepared, check_budget
-from psp_ray.run.references import ZERO_SHOT, run_zero_shot
+from psp_ray.run.references import run_zero_shot
 from psp_ray.studies.plan import Cell, Plan
 
 ERRORS = "errors"

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.load import load_dataset
-from psp_ray.run.references import ZERO_SHOT
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.command import Request, carry_out
 from psp_ray.studies.plan import make_plan

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from psp_ray.config.config import Config
+from psp_ray.config.presets import REFERENCES, ZERO_SHOT
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.run.folder import RUN_FILE, differences, finished_summary, read_run
 from psp_ray.run.prepare import Prepared, complete, load_data, prepare
-from psp_ray.run.references import REFERENCES, ZERO_SHOT
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from psp_ray.run.references import REFERENCES
+from psp_ray.config.presets import REFERENCES
 from psp_ray.studies.statistics import (
     FEWEST_PAIRS,
     Difference,

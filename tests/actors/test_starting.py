@@ -50,6 +50,18 @@ def test_joining_is_bounded_and_signals_come_back():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)] == handlers
 
 
+def start_as_ray_does_where_a_machine_is_busy():
+    with joining("local", "--ray-address"):
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+
+def test_ray_that_does_not_start_is_a_line():
+    with pytest.raises(ResourceError, match="Ray did not start on this machine") as error:
+        start_as_ray_does_where_a_machine_is_busy()
+    assert "\n" not in str(error.value)
+    assert "--runner inline" in str(error.value)
+
+
 def test_a_long_folder_for_temporary_files(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setattr("tempfile.tempdir", "/tmp")

@@ -160,36 +160,6 @@ def test_doctor(call):
     assert "feature cache    ok" in out
 
 
-@pytest.mark.parametrize(
-    "commands",
-    [
-        ["--help"],
-        ["run --dry-run"],
-        ["run --model psp-light"],
-        ["run --rounds 1000"],
-        ["compare --datasets digits --strategies random --dry-run"],
-        ["sweep --datasets digits --out x --vary kappa=-1,1"],
-        ["cache ls"],
-        [f"list {kind}" for kind in KINDS],
-    ],
-    ids=lambda commands: commands[0],
-)
-def test_what_only_checks_is_light(commands, tmp_path):
-    """It imports nothing that takes seconds: a mistake is told at once."""
-    code = (
-        "import sys; from psp_ray.cli.main import main\n"
-        "for words in sys.argv[1:]:\n"
-        "    try: main(words.split())\n"
-        "    except SystemExit as ended: assert ended.code in (0, 2), (words, ended.code)\n"
-        "print(*sorted({'torch', 'ray', 'open_clip', 'sklearn'} & set(sys.modules)))"
-    )
-    environment = os.environ | {"PSP_RAY_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", code, *commands]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == ""
-
-
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_names_are_listed_one_a_line_with_their_source(call, kind):
     code, out, _ = call("list", kind)

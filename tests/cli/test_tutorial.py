@@ -28,7 +28,9 @@ def shown_commands():
 
 
 def leaves(group, path=()):
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from leaves(command, (*path, name))
         else:
@@ -47,7 +49,7 @@ def test_a_shown_command_is_one(line, monkeypatch, tmp_path):
     cli.main(args=arguments_with_command(words), prog_name="psp-ray", standalone_mode=False)
     (path, given), *_ = called.items()
     if path[0] in WITH_SETTINGS:
-        own = {key: given.pop(key) for key in ("config_file", "dry_run", "html", "track") if key in given}
+        own = {key: given.pop(key) for key in ("config_file", "dry_run", "html", "track", "with_model") if key in given}
         assert resolve(given, own["config_file"])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.words import normalize_name
-from psp_ray.learn import load_descriptions, match_descriptions
+from psp_ray.data.descriptions import load_descriptions, match_descriptions
 
 DESCRIPTORS = Path(__file__).resolve().parents[3] / "shared" / "datasets" / "descriptors"
 

@@ -208,6 +208,8 @@ def test_check_data_says_what_is_wrong(options, tiny_folder, tmp_path, capsys):
     words = ["check-data", "--cache", options["cache"], "--model", options["model"], "--runner", "inline"]
     assert command(*words, "--dataset", folder, "--rounds", "2") == 0
     text = capsys.readouterr().out
+    assert "add --with-model" in text
+    assert "class names" not in text.replace("class names the model confuses", "")
     for wanted in (
         "3 classes",
         "1 image repeats the bytes of another",
@@ -219,9 +221,12 @@ def test_check_data_says_what_is_wrong(options, tiny_folder, tmp_path, capsys):
         "suggested: --labels-per-round",
     ):
         assert wanted in text, text
-    assert command(*words, "--dataset", tiny_folder, "--strategy", "random", "--self-training", "none") == 0
+    more = ["--strategy", "random", "--self-training", "none", "--with-model"]
+    assert command(*words, "--dataset", tiny_folder, *more) == 0
     text = capsys.readouterr().out
     assert "duplicates: none" in text
+    assert "the model" in text
+    assert "--with-model" not in text
     assert "class balance, a zero-shot guess from" in text or "class balance: unknown" in text
 
 

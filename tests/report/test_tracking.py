@@ -169,3 +169,15 @@ def test_wandb_is_told_what_it_takes(tmp_path, monkeypatch):
     assert told == [(2, {"round": 2, "accuracy": 0.5}), 0]
     open_tracked(tracker, child, "run", {"seed": 3}, parent)
     assert (opened[2]["id"], opened[2]["resume"]) == ("abc", "allow")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\x00"])
+def test_a_damaged_note_of_what_tools_called_a_run_costs_that_note(tmp_path, content):
+    class Tool:
+        def open(self, name, settings, known=None, parent=None):
+            assert known is None
+            return types.SimpleNamespace(id="new")
+
+    (tmp_path / "tracking.json").write_text(content)
+    assert open_tracked(Tool(), tmp_path, "run", {}).id == "new"
+    assert read_json(tmp_path / "tracking.json") == {"Tool": "new"}

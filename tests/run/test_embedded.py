@@ -22,7 +22,8 @@ from psp_ray.features.embedded import import_embeddings
 from psp_ray.labels import Ledger
 from psp_ray.report.progress import Reporter
 from psp_ray.run.check_data import check
-from psp_ray.run.command import dry_run, run
+from psp_ray.run.command import run
+from psp_ray.run.dry_run import dry_run
 from psp_ray.run.resolve import resolve
 
 NAMES = ["cat", "dog", "owl"]

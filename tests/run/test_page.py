@@ -15,12 +15,15 @@ from sklearn.metrics import confusion_matrix
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import read_json
+from psp_ray.core.sealed import DamagedFile
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
 from psp_ray.run.events import Silent
+from psp_ray.run.finish import pool_names
 from psp_ray.run.looked_at import look_at
 from psp_ray.run.page import KeptPage, make_page, write_page
 from psp_ray.run.page_parts import Pictures
+from psp_ray.run.picks import write_picks
 from psp_ray.run.references import run_zero_shot
 from psp_ray.run.resolve import resolve
 from psp_ray.run.watching import Watched
@@ -126,6 +129,42 @@ def test_pseudo_labels_of_all_rounds_survive_a_resumed_run(finished, tmp_path, t
     run(resolve(given), Silent())
     one, other = (pq.read_table(folder / "picks.parquet") for folder in (finished, tmp_path / "run"))
     assert one.equals(other)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "another table", "earlier checkpoint cut"])
+def test_damaged_picks_are_told_and_written_anew(finished, tmp_path, how):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    found = look_at(folder)
+    picks = pq.read_table(folder / "picks.parquet")
+    file = folder / "picks.parquet"
+    data = bytearray(file.read_bytes())
+    if how == "earlier checkpoint cut":
+        file = folder / "checkpoints" / f"round_{found.state.round - 1:03d}" / "pseudo.parquet"
+        file.write_bytes(file.read_bytes()[:100])
+    elif how == "another table":
+        pq.write_table(picks.drop_columns(["round"]), file)
+    else:
+        data[40] ^= 4
+        file.write_bytes(data if how == "flipped" else data[: len(data) // 2])
+    if how != "earlier checkpoint cut":
+        with pytest.raises(DamagedFile, match=r"picks\.parquet: is "):
+            look_at(folder)
+    said: list[str] = []
+    write_picks(folder, folder / "checkpoints", found.state, pool_names(found.data), said.append)
+    assert len(said) == 1
+    assert str(file) in said[0]
+    again = pq.read_table(folder / "picks.parquet")
+    kept = [name for name in picks.column_names if not name.startswith("pseudo_")]
+    assert again.select(kept).equals(picks.select(kept))
+
+
+def test_a_damaged_summary_is_a_line(finished, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(DamagedFile, match="--resume"):
+        look_at(folder)
 
 
 def test_without_images_the_page_says_what_is_missing(finished, tmp_path):

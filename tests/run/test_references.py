@@ -11,7 +11,8 @@ from psp_ray.cli.main import main
 from psp_ray.core.errors import ConfigError
 from psp_ray.report.progress import Reporter
 from psp_ray.run import references
-from psp_ray.run.command import dry_run, run
+from psp_ray.run.command import run
+from psp_ray.run.dry_run import dry_run
 from psp_ray.run.resolve import resolve
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from psp_ray.cli.main import cli
@@ -53,7 +54,8 @@ def test_a_list_is_values(tmp_path):
 
 @pytest.mark.parametrize(("entry", "name"), [(sweep, "sweep"), (report, "sweep-report")])
 def test_the_entry_points_are_the_commands(entry, name, capsys, tmp_path):
-    command = cli.commands[name]
+    context = click.Context(cli)
+    command = cli.get_command(context, name)
     with pytest.raises(SystemExit) as ended:
         entry.main([*(["--datasets", "digits", "--out"] if name == "sweep" else []), str(tmp_path), "--nonsense"])
     assert ended.value.code == 2
@@ -63,6 +65,6 @@ def test_the_entry_points_are_the_commands(entry, name, capsys, tmp_path):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Usage: python -m tuning.sweep ")
-    for option in (option for parameter in cli.commands["sweep"].params for option in parameter.opts):
+    for option in (option for parameter in cli.get_command(context, "sweep").params for option in parameter.opts):
         assert option in shown
     assert command is (entry.sweep if name == "sweep" else entry.sweep_report)

@@ -101,6 +101,10 @@ class FileAnnotator(RevisingAnnotator):
         self._take({item.sample_id: answer for item, answer in zip(items, answers, strict=True) if answer is not None})
         return answers
 
+    def look(self) -> None:
+        """Read all that was typed so far. Raises OracleError, with file and line, for the first that is no answer."""
+        self._said()
+
     def revisions(self, told: Mapping[str, int]) -> dict[str, int]:
         """Answers that were changed in the files since they were taken up; `corrections.csv` has the last word.
 

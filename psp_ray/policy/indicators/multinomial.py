@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import gammaln
+import scipy
 
 from psp_ray.config.kinds import INDICATORS
 from psp_ray.core.records import Float64Array
@@ -18,4 +18,4 @@ class Multinomial(Indicator):
         return multinomial(log_prob)
 
     def uniform(self, n: int, n_query: int) -> float:
-        return float(gammaln(n_query + 1) - n_query * np.log(n))
+        return float(scipy.special.gammaln(n_query + 1) - n_query * np.log(n))

@@ -1,0 +1,38 @@
+"""Who is asked for labels, by the settings: what can be told before an oracle is built."""
+
+from __future__ import annotations
+
+from psp_ray.config.labels import LabelSettings
+from psp_ray.core.errors import ConfigError
+from psp_ray.labels.annotators.base import ANNOTATORS
+
+
+def annotator_name(settings: LabelSettings) -> str:
+    """Who is asked: the true labels go through simulated annotators where some are described."""
+    if settings.oracle == "ground-truth" and settings.annotators is not None:
+        return "simulated"
+    return settings.oracle
+
+
+def check_annotators(settings: LabelSettings, n_classes: int) -> None:
+    """Raise a ConfigError for an annotator that there isn't, or simulated ones that can't be used, or would not be."""
+    ANNOTATORS.find(settings.oracle)
+    name = annotator_name(settings)
+    if name == "simulated" and settings.annotators is None:
+        raise ConfigError("--oracle simulated: needs --annotators FILE, which says who they are")
+    if settings.annotators is None:
+        return
+    if name == "shared":
+        raise ConfigError(
+            "--annotators: a shared oracle has its own; give them to `psp-ray oracle start`, or leave --oracle out"
+        )
+    if name != "simulated":
+        raise ConfigError(f"--annotators: --oracle {settings.oracle} would not ask them; leave one of them out")
+    from psp_ray.labels.annotators.simulated import SimulatedAnnotators, load_group
+
+    SimulatedAnnotators({}, load_group(settings.annotators), n_classes)
+
+
+def answers_from_truth(settings: LabelSettings) -> bool:
+    """Whether the annotator gives the data set's own labels, so that all of the pool must have one."""
+    return ANNOTATORS.find(settings.oracle).needs_truth
