@@ -1,8 +1,8 @@
 """Minutes to label 120 images of RSSCN7: in query.csv, by keys on the page, and in its grid, by a scripted person.
 
 The person knows every answer and has a human's pace: 1.5 s a look, 0.4 s a key (or click). Looks and keys are counted,
-not slept. What the program makes a person wait for (starting, proposing, learning, answering a request) is measured as its
-seconds of CPU on one thread: what it would take on a machine with nothing else to do, whatever else this one does.
+not slept. What the program makes a person wait for (starting, proposing, learning, answering a request) is measured as
+its seconds of CPU on one thread: what it would take on a machine with nothing else to do, whatever else this one does.
 All three ways ask about the same images and give the same answers, so the classifier is the same to the bit; the script
 says so if not.
 

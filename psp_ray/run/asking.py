@@ -6,6 +6,9 @@ from psp_ray.config.labels import LabelSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.labels.annotators.base import ANNOTATORS
 
+ASKED = ("people", "file")
+"""Annotators whose runs people can label by hand: in the browser, or through `psp_ray.Session`."""
+
 
 def annotator_name(settings: LabelSettings) -> str:
     """Who is asked: the true labels go through simulated annotators where some are described."""

@@ -19,6 +19,7 @@ from psp_ray.data.own import initial_labels, readable
 from psp_ray.features.featurize import FeaturizedDataset, write_broken
 from psp_ray.report.progress import Reporter
 from psp_ray.run.ahead import AnsweredAhead
+from psp_ray.run.asking import ASKED
 from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
 from psp_ray.run.build import build_oracle
 from psp_ray.run.checkpoint import drop_checkpoint, latest_round
@@ -46,7 +47,7 @@ from psp_ray.run.loop import Experiment, InitialLabels
 from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
 from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
-from psp_ray.run.people import ASKED, People, hand_classes
+from psp_ray.run.people import People, hand_classes
 from psp_ray.run.picks import write_picks
 from psp_ray.run.prepare import Loaded, Prepared, check_budget, check_classes, prepare, require_labels, with_pool_size
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
@@ -69,7 +70,7 @@ def run(
     where `events` stopped it after a round. Where another process is at work in the output folder, its end is awaited
     for `wait` seconds. `open_runtime` says where components live: `psp_ray.actors.opening` knows Ray, too. `watchers`
     are told of every round that is safe on disk. `continuing`: `config` is that of `psp_ray.run.continuing.continued`,
-    and may differ from what it was so far. `loaded` spares loading the configuration's data set, by `psp_ray.run.prepare.load_for_run`.
+    and may differ from what it was so far. `loaded`, as `psp_ray.run.prepare.load_for_run` gives it, spares loading it.
 
     Raises:
         UserError: one line for what is wrong.

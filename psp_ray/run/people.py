@@ -13,10 +13,8 @@ from psp_ray.labels.answer_book import AnswerBook
 from psp_ray.labels.database import chunks
 from psp_ray.labels.schema import labels
 from psp_ray.labels.spaces import take_classes
+from psp_ray.run.asking import ASKED
 from psp_ray.run.inputs import OracleInput
-
-ASKED = ("people", "file")
-"""Annotators whose runs people can label by hand: in the browser, or through `psp_ray.Session`."""
 
 
 def hand_classes(given: OracleInput) -> None:

@@ -24,9 +24,8 @@ from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.features.cache import EncoderSpec
 from psp_ray.features.tower import backbone_spec, encoder_spec
-from psp_ray.run.asking import answers_from_truth, check_annotators
+from psp_ray.run.asking import ASKED, answers_from_truth, check_annotators
 from psp_ray.run.classes import RunClasses, arranged, classes_of, told
-from psp_ray.run.people import ASKED
 from psp_ray.run.prompts import model_metadata
 
 DIGITS_IMAGE_SIZE = 96

@@ -14,7 +14,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from psp_ray.core.errors import ConfigError, UserError
-from psp_ray.run.people import ASKED, People
+from psp_ray.run.asking import ASKED
+from psp_ray.run.people import People
 from psp_ray.run.session import Session
 from psp_ray.web.app import Page
 from psp_ray.web.board import PoolView

@@ -144,7 +144,7 @@ def test_a_forgotten_class_comes_in_while_people_go_on(tiny_folder, tmp_path, se
     assert (state["round"], state["answers"], state["labels"]) == (2, 6, 3)
     assert [item["position"] for item in you.get("/api/review").json()["none"]] == [items[0]["position"]]
     assert ann.get("/api/review").json()["none"] == []
-    black = CLASSES + ["black"]
+    black = [*CLASSES, "black"]
     you.post("/api/decide", json={"position": items[0]["position"], "label": black.index("black")}, headers=WRITE)
     assert you.get("/api/review").json()["none"] == []
     while not you.get("/api/state").json()["over"]:

@@ -12,12 +12,12 @@ from typing import Any
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.threads import limit_threads
+from psp_ray.run.asking import ASKED
 from psp_ray.run.command import Rounds, entered, made_ready
 from psp_ray.run.continuing import continued, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.folder import check_out, default_out, has_run
 from psp_ray.run.mirror import mirror_of
-from psp_ray.run.people import ASKED
 from psp_ray.run.prepare import prepare, require_labels
 from psp_ray.run.resolve import resolve
 from psp_ray.run.runtime import OpenRuntime
