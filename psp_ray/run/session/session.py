@@ -34,10 +34,6 @@ from psp_ray.run.watching import Watcher
 class Session(Telling):
     """A run of rounds, driven by you: `propose`, `label`, `learn`, and again.
 
-    >>> session = Session("photos", ["cat", "dog"], out="runs/mine")  # doctest: +SKIP
-    >>> session.label({name: look(name) for name in session.propose()})  # doctest: +SKIP
-    >>> session.learn()  # doctest: +SKIP
-
     What a method did is on disk when it returns. The same answers give the same bits as `psp-ray run` with these
     settings, which can go on where a session ended, and the other way round. One thread at a time.
 
@@ -54,6 +50,11 @@ class Session(Telling):
             are known, and `learn` asks nobody.
 
     Raises UserError, one line for what is wrong, before anything is bought.
+
+    Examples:
+        >>> session = Session("photos", ["cat", "dog"], out="runs/mine")  # doctest: +SKIP
+        >>> session.label({name: look(name) for name in session.propose()})  # doctest: +SKIP
+        >>> session.learn()  # doctest: +SKIP
     """
 
     def __init__(
