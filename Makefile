@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-all lint bench gpu-check setup clean
+.PHONY: help run test test-all lint bench gpu-check lock pin-images setup clean
 help:
 	@echo "make run       set up, then run PSP on the bundled digits (ARGS='--seed 1 …' adds options)"
 	@echo "make test      set up, then lint and run the tests"
@@ -12,6 +12,8 @@ help:
 	@echo "make lint      ruff, mypy (strict), and whether the settings tables in docs/ are up to date"
 	@echo "make bench     the benchmarks (ratios within one run)"
 	@echo "make gpu-check  what a GPU here changes: numbers, speed, memory (6 minutes; writes gpu-check.md)"
+	@echo "make lock      the hashes of what the images install (docker/requirements.txt), after constraints.txt has changed"
+	@echo "make pin-images  the digests of the images that ours build on (needs docker and its registry)"
 	@echo "make clean     remove the virtual environment and build files"
 
 run: $(VENV)/.ready-run
@@ -38,6 +40,12 @@ bench: $(VENV)/.ready-test
 gpu-check: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
+lock: $(VENV)/.ready-run
+	$(BIN)/python docker/lock.py
+
+pin-images:
+	$(PYTHON) docker/pin.py
 
 setup: $(VENV)/.ready-test
 
