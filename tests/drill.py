@@ -193,7 +193,9 @@ def kill_an_actor(pick: random.Random):
     """Kill one of the processes in which Ray holds actors; False while there is none."""
 
     def strike(path) -> bool:
-        import psutil
+        if "ray" not in sys.modules:
+            return False
+        import psutil  # comes with Ray
 
         actors = [child for child in psutil.Process().children(recursive=True) if "ray::" in " ".join(_line(child))]
         if not actors:

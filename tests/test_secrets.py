@@ -1,4 +1,4 @@
-"""No secret is in a file of the repository: the kept detectors of detect-secrets, but those that go by entropy or names."""
+"""No secret is in a file of the repository: detectors of detect-secrets, but those that go by entropy or names."""
 
 from __future__ import annotations
 
