@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-all lint bench gpu-check docs docs-serve setup clean
+.PHONY: help run test test-all lint bench gpu-check docs docs-serve lock pin-images setup clean
 help:
 	@echo "make run       set up, then run PSP on the bundled digits (ARGS='--seed 1 …' adds options)"
 	@echo "make test      set up, then lint and run the tests"
@@ -13,6 +13,8 @@ help:
 	@echo "make bench     the benchmarks (ratios within one run)"
 	@echo "make gpu-check  what a GPU here changes: numbers, speed, memory (6 minutes; writes gpu-check.md)"
 	@echo "make docs      the documentation as a site, with the API reference, in build/docs (docs-serve: at 127.0.0.1:8000)"
+	@echo "make lock      the hashes of what the images install (docker/requirements.txt), after constraints.txt has changed"
+	@echo "make pin-images  the digests of the images that ours build on (needs docker and its registry)"
 	@echo "make clean     remove the virtual environment and build files"
 
 run: $(VENV)/.ready-run
@@ -46,6 +48,12 @@ docs: $(VENV)/.ready-docs
 
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8000
+
+lock: $(VENV)/.ready-run
+	$(BIN)/python docker/lock.py
+
+pin-images:
+	$(PYTHON) docker/pin.py
 
 setup: $(VENV)/.ready-test
 
