@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.records import Float32Array, Int64Array, PoolReader, PseudoLabels, TextState
 from psp_ray.core.topk import StreamingTopK
+from psp_ray.neighbors.cells import is_large
 from psp_ray.neighbors.graph import Opinion, PoolGraph, knn_graph, propagate
 from psp_ray.posterior.evidence import Bought, Evidence, Posterior, digest
+from psp_ray.posterior.large import LargeEvidence, LargePosterior
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
 from psp_ray.selftrain.records import Candidates, KnownLabels, ScoreRequest, Scores, SoftTargets
 from psp_ray.selftrain.scoring import Teacher, Views, stream
@@ -23,6 +26,8 @@ from psp_ray.selftrain.ust import BlockScores
 NO_OPINION = Opinion(np.zeros(0, np.int32), np.zeros(0, np.float32))
 """Of a graph that is not asked."""
 
+HELD_OUT = 2
+"""Parts of the labels that are held out in a large pool, where each has hundreds."""
 FILL_SPARE = 32
 """Candidates listed per class beyond its floor, for samples that are bought meanwhile or wanted by other classes."""
 
@@ -42,7 +47,8 @@ class PseudoLabeler:
         self.source = PSEUDO_SOURCES.find(settings.pseudo_source)()
         self._graph: PoolGraph | None = None
         self._evidence: Evidence | None = None
-        self._latest: tuple[bytes, Posterior] | None = None
+        self._large: LargeEvidence | None = None
+        self._latest: OrderedDict[bytes, Posterior] = OrderedDict()
 
     def score(self, request: ScoreRequest, views: Views | None = None, pool: PoolReader | None = None) -> Scores:
         """The teacher's opinion on the requested samples; in pools with a limited graph, on those in it.
@@ -59,7 +65,7 @@ class PseudoLabeler:
         if self.source.uses_graph:  # beside the oracle, rather than when its answer is there
             positions = np.intersect1d(positions, self.graph().positions, assume_unique=True)
         if self.source.weighs_evidence:
-            self.evidence()
+            self._prepared(request.text)
             return Scores.pending(request.round, request.text, positions)
         return self._score(request.text, Scores.pending(request.round, request.text, positions), views, pool)
 
@@ -84,8 +90,9 @@ class PseudoLabeler:
             if not len(known.positions):
                 return PseudoLabels.empty()
             teacher = self.posterior(scores.text, known)
-            rest = np.setdiff1d(scores.positions, taken, assume_unique=True)
-            scores = self._score(teacher, Scores.pending(scores.round, scores.text, rest), views, pool)
+            rest = scores.positions[~np.isin(scores.positions, taken, assume_unique=True)]
+            pending = Scores.pending(scores.round, scores.text, rest)
+            scores = self._swept(teacher, pending) or self._score(teacher, pending, views, pool)
         free = ~np.isin(scores.positions, taken, assume_unique=True)
         graph = self.opinion(scores.positions, known) if self.source.uses_graph else NO_OPINION
         opinion = self.source.choose(Opinion(scores.labels, scores.confidence), graph)
@@ -138,18 +145,33 @@ class PseudoLabeler:
         return Opinion(opinion.labels[rows], opinion.confidence[rows])
 
     def evidence(self) -> Evidence:
-        """What infers posteriors over the pool; made once."""
+        """What infers posteriors over a pool that is not large; made once."""
         if self._evidence is None:
             self._evidence = Evidence(self.pool, self.graph(), self.settings)
         return self._evidence
+
+    def large_evidence(self) -> LargeEvidence:
+        """What infers posteriors over a large pool; made once."""
+        if self._large is None:
+            self._large = LargeEvidence(self.pool, self.settings)
+        return self._large
+
+    def _prepared(self, zero_shot: TextState) -> Evidence | LargeEvidence:
+        large = is_large(self.pool.n, len(zero_shot.features))
+        return self.large_evidence() if large else self.evidence()
 
     def posterior(self, zero_shot: TextState, known: KnownLabels) -> Posterior:
         """The posterior over the pool after the purchases `known`, with zero-shot as its teacher."""
         bought = Bought(known.positions, known.labels, known.rounds)
         name = digest(bought, zero_shot)
-        if self._latest is None or self._latest[0] != name:
-            self._latest = name, self.evidence().infer(bought, zero_shot)
-        return self._latest[1]
+        if name not in self._latest:
+            evidence = self._prepared(zero_shot)
+            # A pass over a large pool is dear, what it found takes 8 bytes an image: a fold's doesn't drive it out.
+            while len(self._latest) >= (2 if isinstance(evidence, LargeEvidence) else 1):
+                self._latest.popitem(last=False)
+            self._latest[name] = evidence.infer(bought, zero_shot)
+        self._latest.move_to_end(name)
+        return self._latest[name]
 
     def doubt(self, zero_shot: TextState, known: KnownLabels) -> Float32Array:
         """One minus the probability of the posterior's likeliest class, (n,) for the whole pool."""
@@ -157,7 +179,13 @@ class PseudoLabeler:
         return np.float32(1.0) - confidence
 
     def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> SoftTargets:
-        """The posterior of the graph's samples, and again without the labels of each of `folds` parts."""
+        """The posterior of the graph's samples, and again without the labels of each of `folds` parts.
+
+        Of a large pool: that of some members, the moments of all other images, and two parts held out at most.
+        """
+        evidence = self._prepared(zero_shot)
+        if isinstance(evidence, LargeEvidence):
+            return self._large_soft_labels(evidence, zero_shot, known, folds)
         positions = self.graph().positions
 
         def infer(rows: Int64Array) -> Float32Array:
@@ -168,7 +196,32 @@ class PseudoLabeler:
 
         return soft_labels(positions, infer, len(known.positions), folds)
 
+    def _large_soft_labels(
+        self, evidence: LargeEvidence, zero_shot: TextState, known: KnownLabels, folds: int
+    ) -> SoftTargets:
+        whole = self.posterior(zero_shot, known)
+        assert isinstance(whole, LargePosterior)
+        positions = evidence.core.positions[evidence.few(len(zero_shot.features))]
+
+        def infer(rows: Int64Array) -> Float32Array:
+            if len(rows) == len(known.positions):
+                return whole.at(positions)
+            part = Bought(known.positions[rows], known.labels[rows], known.rounds[rows])
+            return evidence.without(part, whole, zero_shot).at(positions)
+
+        found = soft_labels(positions, infer, len(known.positions), folds, HELD_OUT)
+        rest = whole.moments(np.union1d(positions, known.positions))
+        return replace(found, soft=replace(found.soft, rest=rest))
+
     # ---- passes over the pool ----------------------------------------------------------------------------------
+
+    def _swept(self, teacher: Teacher, pending: Scores) -> Scores | None:
+        """What the posterior of a large pool said of all images in one pass, where no views and no floor ask for more
+        (a single view is no more uncertain than itself)."""
+        if not isinstance(teacher, LargePosterior) or self.pool.n_views or self.settings.pseudo_floor:
+            return None
+        labels, confidence = teacher.likeliest(pending.positions)
+        return replace(pending, labels=labels, confidence=confidence, uncertainty=np.zeros(len(labels), np.float32))
 
     def _score(self, teacher: Teacher, pending: Scores, views: Views | None, pool: PoolReader | None) -> Scores:
         """What the teacher says of the samples at `pending.positions`."""
