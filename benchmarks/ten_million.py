@@ -1,8 +1,7 @@
 """A whole round over 10,000 to 10,000,000 made-up embeddings of 1,000 classes: seconds and memory, stage by stage.
 
     python -m benchmarks.ten_million --folder FOLDER [--sizes 1e4,1e5,1e6,1e7] [--rounds 2] [--threads 2]
-        [--set KEY=VALUE ...] [--markdown FILE]
-    python -m benchmarks.ten_million --folder FOLDER --sizes 1e6 --command     # the same by `psp-ray run`, read back
+        [--classes 1000 --dim 256] [--set KEY=VALUE ...]
 
 Embeddings lie in clusters around their class's center; class sizes fall like a power of their rank, and the class
 embeddings are the centers with noise, a teacher that is right on about half of the images. The same seed makes the same
@@ -10,7 +9,8 @@ files. They are written to FOLDER once, in half precision, and read memory-mappe
 
 Every size is a process of its own. Stages: what a round of `psp` does, with the program's own components (the policy's
 update included; prompts are not learned, the head is in closed form). Memory is what the process holds of its own
-(`RssAnon`): pages of the mapped file come and go with the file cache. A table in Markdown is printed.
+(`RssAnon`): pages of the mapped file come and go with the file cache. A table in Markdown is printed. Seconds are those
+that processors worked, over all threads: what a busy machine makes of them stands under `wall`.
 """
 
 from __future__ import annotations
@@ -212,12 +212,13 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         text = outcome.text
         with meter.stage("predictions"):
             accuracy.append(evaluate(text, (pool.block(i) for i in range(pool.n_blocks)), truth[:n]).accuracy)
-        print("accuracy", accuracy, file=sys.stderr)
         right = float(np.mean(truth[pseudo.positions] == pseudo.labels)) if len(pseudo.positions) else float("nan")
-        print(f"round {number}: {len(pseudo.positions):,} pseudo-labels, {right:.3f} right", file=sys.stderr)
-        print({k: round(v, 1) for k, v in meter.seconds.items()}, file=sys.stderr)
-        print({k: round(v, 1) for k, v in meter.worked.items()}, file=sys.stderr)
-        print({k: round(v) for k, v in meter.peak.items()}, file=sys.stderr)
+        worked = sum(meter.worked.values())
+        print(
+            f"{n:,} images, round {number}: {worked:.0f} CPU s, accuracy {accuracy[-1]:.3f}, "
+            f"{len(pseudo.positions):,} pseudo-labels, {right:.3f} right",
+            file=sys.stderr,
+        )
     return {
         "n": n,
         "accuracy": accuracy,
@@ -229,9 +230,9 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", required=True)
-    parser.add_argument("--sizes", default="1e4,1e5")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--folder", required=True, help="where the made-up embeddings lie")
+    parser.add_argument("--sizes", default="1e4,1e5,1e6", help="images, with commas; 10,000,000 take 5.2 GB of disk")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the program")
     for name, default in (("classes", 1000), ("dim", 256), ("rounds", 2), ("threads", 2), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -239,6 +240,33 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options)))
         return
+    found = []
+    for size in options.sizes.split(","):
+        arguments = [f"--{name}={getattr(options, name)}" for name in ("folder", "classes", "dim", "rounds", "seed")]
+        arguments += [f"--threads={options.threads}", f"--sizes={size}", "--child", *(["--set", *options.set])]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+        command = [sys.executable, "-m", "benchmarks.ten_million", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(table(found), flush=True)
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: a line a stage, seconds of work (all threads) in the first and the last round, and the memory."""
+    heads = [f"{item['n']:,} {what}" for item in found for what in ("first", "last")]
+    lines = [f"| CPU seconds | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
+    for stage in found[0]["rounds"][0]["worked"]:
+        lines.append(_line(stage, [item["rounds"][at]["worked"][stage] for item in found for at in (0, -1)], 1))
+    lines.append(_line("all", [sum(item["rounds"][at]["worked"].values()) for item in found for at in (0, -1)], 1))
+    lines.append(_line("wall", [sum(item["rounds"][at]["seconds"].values()) for item in found for at in (0, -1)], 1))
+    peaks = [max(item["rounds"][at]["peak"].values()) for item in found for at in (0, -1)]
+    lines.append(_line("most memory, MB", peaks, 0))
+    accuracy = [100 * item["accuracy"][at] for item in found for at in (1, -1)]
+    return "\n".join([*lines, _line("accuracy, %", accuracy, 1)])
+
+
+def _line(name: str, values: list[float], digits: int) -> str:
+    return f"| {name} | {' | '.join(f'{value:,.{digits}f}' for value in values)} |"
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def k_means(places: Float32Array, count: int) -> Float32Array:
 
     count = min(count, len(places))
     seeded = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), 32 * count)).astype(int))]
-    centers, _ = kmeans_plusplus(seeded, count, random_state=0, n_local_trials=1)
+    centers: Float32Array = kmeans_plusplus(seeded, count, random_state=0, n_local_trials=1)[0]
     for _ in range(STEPS):
         sums, height = np.zeros_like(centers), 1 << 13
         for at in range(0, len(places), height):

@@ -110,7 +110,7 @@ class Coverage:
             equal = mass if large else np.ones(len(at), np.float32)
             return chosen[greedy(similar, equal, np.zeros(len(at), np.float32), k)]
         weight = np.ones(len(at))
-        if large and self._worth(state) is not None:
+        if large and state.doubt is not None and self.settings.coverage_weight == "posterior":
             weight = state.doubt[chosen].astype(np.float64)
         elif self.settings.coverage_weight != "uniform":
             weight = disagreement(scene.graph, scene.encodings, state.text, seeds, state.labels[known])[at]

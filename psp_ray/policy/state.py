@@ -327,8 +327,8 @@ class StateReader:
     def _features(self, view: PoolView, index: int) -> tuple[Tensor, Int64Array, UInt64Array]:
         positions = view.unlabeled[self.inside(view.unlabeled, index)]
         if self.block_size != self.pool.block_size:
-            rows = torch.from_numpy(read_rows(self.pool, positions)).to(self.device)
-            return rows, np.asarray(positions, np.int64), read_keys(self.pool, positions)
+            seen = torch.from_numpy(read_rows(self.pool, positions)).to(self.device)
+            return seen, np.asarray(positions, np.int64), read_keys(self.pool, positions)
         block = self.pool.block(index)
         rows = np.asarray(positions) - block.start
         features = finite(np.asarray(block.features[rows], np.float32), positions)
