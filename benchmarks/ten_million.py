@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -255,8 +257,10 @@ def table(found: list[dict[str, Any]]) -> str:
     """Markdown: a line a stage, seconds of work (all threads) in the first and the last round, and the memory."""
     heads = [f"{item['n']:,} {what}" for item in found for what in ("first", "last")]
     lines = [f"| CPU seconds | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
-    for stage in found[0]["rounds"][0]["worked"]:
-        lines.append(_line(stage, [item["rounds"][at]["worked"][stage] for item in found for at in (0, -1)], 1))
+    lines += [
+        _line(stage, [item["rounds"][at]["worked"][stage] for item in found for at in (0, -1)], 1)
+        for stage in found[0]["rounds"][0]["worked"]
+    ]
     lines.append(_line("all", [sum(item["rounds"][at]["worked"].values()) for item in found for at in (0, -1)], 1))
     lines.append(_line("wall", [sum(item["rounds"][at]["seconds"].values()) for item in found for at in (0, -1)], 1))
     peaks = [max(item["rounds"][at]["peak"].values()) for item in found for at in (0, -1)]

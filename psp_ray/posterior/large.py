@@ -16,17 +16,17 @@ The opinions and their weights are those of `psp_ray.posterior.evidence`. What d
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import scipy  # its parts are imported where they are first used
 
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.probability import softmax
-from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, Moments, PoolReader, TextState
-from psp_ray.neighbors.attach import Attached, attach
-from psp_ray.neighbors.cells import Cells, Members, cells_of, draw_members
-from psp_ray.neighbors.graph import neighbor_graph, solve
+from psp_ray.core.records import Float32Array, Int32Array, Int64Array, Moments, PoolReader, TextState
+from psp_ray.neighbors.attach import attach
+from psp_ray.neighbors.cells import cells_of, draw_members
+from psp_ray.neighbors.graph import neighbor_graph
 from psp_ray.neighbors.space import ImageSpace, averaged
 from psp_ray.posterior.evidence import (
     FIRST_TEMPERATURE,
@@ -41,27 +41,22 @@ from psp_ray.posterior.evidence import (
 )
 from psp_ray.posterior.members import PlaceSource
 from psp_ray.posterior.opinions import (
-    BIAS_FLOOR,
-    BIAS_SHARE,
     FLAT,
-    SIZE_PRIOR,
     TEACHER_SPREAD,
     ClassMeans,
+    add_sparse,
     fitted_scale,
     graph_weight_of,
     teacher_logits,
     teacher_strength,
+    weighted_means,
 )
+from psp_ray.posterior.reached import Core, Reached
 
 ENTRIES = 1 << 22
 """Probabilities of the members that hypotheses and folds are judged on, and that heads see one by one."""
-TOLERANCE = 0.02
-"""Relative residual of a label's reach over the graph: shares of masses need no more digits."""
-REACH = 1e-3
-"""Reach below this share of a label's largest is forgotten."""
 LEAST = 0.01
 """Probabilities below this don't enter the moments."""
-_LABELS = 256  # labels whose reach is solved side by side
 
 
 @dataclass(frozen=True)
@@ -70,54 +65,6 @@ class Sweep:
 
     labels: Int32Array
     confidence: Float32Array
-
-
-@dataclass(frozen=True)
-class Core:
-    """The members of a large pool: `members` with `encodings` and `places` (k, d), their graph's `similarity` (k, k)
-    float32, and `attached`, who listens to whom."""
-
-    cells: Cells
-    members: Members
-    encodings: Float32Array
-    places: Float32Array
-    similarity: scipy.sparse.csr_array
-    attached: Attached
-
-    @property
-    def positions(self) -> Int64Array:
-        return self.members.positions
-
-    @property
-    def mass(self) -> Float32Array:
-        """(k,) with mean 1: a bought label counts like a few members, however large the pool is."""
-        return self.members.mass / np.float32(self.members.mass.mean())
-
-
-@dataclass
-class Reached:
-    """What single labels reach over a core's graph: sparse columns (k,), by position; solved once, then kept."""
-
-    core: Core
-    alpha: float
-    _rows: dict[int, int] = field(default_factory=dict)
-    _kept: scipy.sparse.csr_array | None = None
-
-    def of(self, positions: Int64Array) -> scipy.sparse.csr_array:
-        """Reach (m, k) float32 of labels at `positions` (m,)."""
-        new = [p for p in dict.fromkeys(positions.tolist()) if p not in self._rows]
-        found = [] if self._kept is None else [self._kept]
-        found += [self._solved(np.array(new[at : at + _LABELS], np.int64)) for at in range(0, len(new), _LABELS)]
-        self._rows.update(zip(new, range(len(self._rows), len(self._rows) + len(new)), strict=True))
-        self._kept = scipy.sparse.csr_array(scipy.sparse.vstack(found, format="csr")) if len(found) > 1 else found[0]
-        return self._kept[[self._rows[p] for p in positions.tolist()]]
-
-    def _solved(self, positions: Int64Array) -> scipy.sparse.csr_array:
-        n_members = len(self.core.positions)
-        seeds = np.ascontiguousarray(self.core.attached.rows(positions, n_members).toarray().T)
-        reach = solve(self.core.similarity, seeds, self.alpha, TOLERANCE).T
-        reach[reach < REACH * reach.max(axis=1, keepdims=True)] = 0.0
-        return scipy.sparse.csr_array(reach)
 
 
 @dataclass(frozen=True)
@@ -366,52 +313,3 @@ class LargeEvidence:
             sharpness=settings.posterior_sharpness,
             steps=settings.posterior_steps,
         )
-
-
-def weighted_means(
-    prior: Float32Array,
-    places: Float32Array,
-    mass: Float32Array,
-    unknown: Float32Array,
-    owned: Float32Array,
-    preferred: Float64Array,
-    *,
-    sharpness: float,
-    steps: int,
-) -> ClassMeans:
-    """As `psp_ray.posterior.opinions.class_means`, over images that stand for others.
-
-    Args:
-        prior: (k, C) log odds before the means have a say.
-        places: (k, d) unit vectors.
-        mass: (k,) images that each stands for, as sizes of classes count them; `unknown` (k,): as means count them, 0
-            for images with a label.
-        owned: (C, d) what labels give to the sums.
-        preferred: (C,) mean probabilities of the teacher.
-        sharpness, steps: as there.
-    """
-    n_classes, total = prior.shape[1], float(mass.sum())
-    share, found = prior.copy(), None
-    for _ in range(steps):
-        if found is not None:
-            np.matmul(places, np.float32(sharpness) * found.means.T, out=share)
-            share += found.bias
-            share += prior
-        share -= share.max(axis=1, keepdims=True)
-        np.exp(share, out=share)
-        share /= share.sum(axis=1, keepdims=True)
-        sizes = ((share.T @ mass).astype(np.float64) + SIZE_PRIOR) / (total + SIZE_PRIOR * n_classes)
-        bias = BIAS_SHARE * (np.log(sizes) - np.log(preferred + BIAS_FLOOR / n_classes))
-        sums = share.T @ (places * unknown[:, None]) + owned
-        length = np.linalg.norm(sums, axis=1, keepdims=True)
-        means = np.divide(sums, length, out=np.zeros_like(sums), where=length > 1e-9)
-        found = ClassMeans(means, bias.astype(np.float32), sharpness)
-    assert found is not None, "posterior_steps is at least 1"
-    return found
-
-
-def add_sparse(table: Float32Array, sparse: scipy.sparse.csr_array, factor: float) -> None:
-    """Add `factor` times a sparse matrix to `table` (m, C), in place."""
-    sparse.sum_duplicates()
-    row = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
-    table[row, sparse.indices] += np.float32(factor) * sparse.data

@@ -13,7 +13,7 @@ from tests.helpers import ArrayPool
 from tests.selftrain.conftest import unit
 
 N, CLASSES = 3000, 6
-SMALL = {"hidden": 8, "rank_image": 4, "rank_class": 3, "update_steps": 3}
+SMALL = {"hidden": 8, "rank_image": 4, "rank_class": 3, "update_steps": 3, "align": "id"}
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import scipy.sparse as sp
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.records import TextState
 from psp_ray.neighbors import cells as cells_module
-from psp_ray.posterior import large as large_module
 from psp_ray.neighbors.graph import Graph, class_masses
+from psp_ray.posterior import reached as reached_module
 from psp_ray.posterior.evidence import Bought
-from psp_ray.posterior.large import LEAST, LargeEvidence, add_sparse, weighted_means
-from psp_ray.posterior.opinions import class_means, graph_opinion
+from psp_ray.posterior.large import LEAST, LargeEvidence
+from psp_ray.posterior.opinions import add_sparse, class_means, graph_opinion, weighted_means
 from psp_ray.selftrain.records import KnownLabels, ScoreRequest
 from psp_ray.selftrain.service import PseudoLabeler
 from tests.helpers import ArrayPool
@@ -39,8 +39,8 @@ def world(small_bounds):
 @pytest.mark.parametrize("exact_digits", [True, False])
 def test_shares_of_masses_are_those_of_a_dense_solve(world, monkeypatch, exact_digits):
     if exact_digits:
-        monkeypatch.setattr(large_module, "TOLERANCE", 1e-5)
-        monkeypatch.setattr(large_module, "REACH", 0.0)
+        monkeypatch.setattr(reached_module, "TOLERANCE", 1e-5)
+        monkeypatch.setattr(reached_module, "REACH", 0.0)
     pool, _, _, bought = world
     found = LargeEvidence(pool, FEW)
     graph = Graph(found.core.similarity.astype(np.float64))
