@@ -31,6 +31,7 @@ from psp_ray.core.records import (
     StateDict,
     UInt64Array,
 )
+from psp_ray.neighbors.cells import cells_of, draw_members, is_large
 from psp_ray.policy import indicator, sampling
 from psp_ray.policy.replay import ReplayBuffer, Transition
 from psp_ray.policy.reward import reward
@@ -38,6 +39,15 @@ from psp_ray.policy.reward import reward
 if TYPE_CHECKING:
     from psp_ray.policy.agent import Agent
     from psp_ray.policy.state import PoolView
+
+
+LOOKED, FEWEST, MOST = 1 << 24, 1 << 12, 1 << 16
+"""Numbers (samples C) that the policy looks at in a round of a large pool; bounds on its samples."""
+
+
+def _samples(n_classes: int) -> int:
+    """Samples of a large pool that the policy looks at."""
+    return max(FEWEST, min(MOST, LOOKED // n_classes))
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class VSSP(Strategy):
 
     Source: "PSP: Prompt-Guided Self-Training Sampling Policy for Active Prompt Learning" (ICLR 2026); docs/method.md
     says what is ours. O(n (d + C)) time for a choice, and the same on `update_sample` blocks for each update step.
+    Of a large pool it looks at some samples of every cell each round, and at the anchors of its prior.
 
     Args:
         pool: frozen features, read block by block.
@@ -98,13 +109,14 @@ class VSSP(Strategy):
         """Take the reward, remember the transition, and update the policy (method.md, steps 7-9)."""
         from psp_ray.policy.sac import update
 
-        start = time.perf_counter()
         state, proposal, outcome = feedback.state, feedback.proposal, feedback.outcome
-        paid = reward(proposal, len(state.unlabeled), outcome, self.settings)
+        view = self.view(state)
+        start = time.perf_counter()
+        paid = reward(proposal, len(view.unlabeled), outcome, self.settings)
         reward_seconds = time.perf_counter() - start
         policy = self._ready(state)
-        actions, view = self.actions, self.view(state)
-        if actions is None or actions.round != state.round or len(actions.u) != len(state.unlabeled):
+        actions = self.actions
+        if actions is None or actions.round != state.round or len(actions.u) != len(view.unlabeled):
             # The proposal was made by another process: its actions are a function of the state.
             actions = self._act(policy, view, state.round)
         self.replay.add(
@@ -112,8 +124,8 @@ class VSSP(Strategy):
                 round=state.round,
                 text=state.text,
                 next_text=outcome.text,
-                unlabeled=np.asarray(state.unlabeled, np.int64),
-                removed=np.setdiff1d(state.unlabeled, feedback.unlabeled_next, assume_unique=True),
+                unlabeled=np.asarray(view.unlabeled, np.int64),
+                removed=np.setdiff1d(view.unlabeled, feedback.unlabeled_next, assume_unique=True),
                 u=actions.u,
                 normalizer=actions.normalizer,
                 bought=np.asarray(proposal.positions, np.int64),
@@ -131,11 +143,17 @@ class VSSP(Strategy):
         return Observation(paid.total, update(policy, self.replay, state.round), reward_seconds)
 
     def utilities(self, state: PoolState) -> Float64Array | None:
-        """Log selection probabilities (n_t,) of the round, the prior's part and the uniform share included."""
+        """Log selection probabilities (n_t,) of the round, the prior's part and the uniform share included; -inf for
+        samples of a large pool that were not looked at."""
         validate_state(state, self.pool)
         policy, view = self._ready(state), self.view(state)
         actions = self._act(policy, view, state.round)
-        return np.concatenate([log_a for _, log_a, _, _ in self._perturbed(policy, view, state, actions)])
+        found = np.concatenate([log_a for _, log_a, _, _ in self._perturbed(policy, view, state, actions)])
+        if len(found) == len(state.unlabeled):
+            return found
+        all_of_them = np.full(len(state.unlabeled), -np.inf)
+        all_of_them[np.searchsorted(state.unlabeled, view.unlabeled)] = found
+        return all_of_them
 
     def state_dict(self) -> StateDict:
         """Networks, target, optimizer moments, temperature, replay buffer and the actions of an open round."""
@@ -184,15 +202,27 @@ class VSSP(Strategy):
         if self._planned is None or not same_state(replace(self._planned[0], n_query=state.n_query), state):
             class_embeddings(state.text, self.pool)
             anchors, odds = self._prior.anchors(state)
-            view = PoolView(state.text, state.unlabeled, state.labeled, state.labels, anchors, odds)
+            view = PoolView(state.text, self._looked_at(state, anchors), state.labeled, state.labels, anchors, odds)
             self._planned = state, view
         return self._planned[1]
+
+    def _looked_at(self, state: PoolState, anchors: Int64Array) -> Int64Array:
+        """Sorted positions that the policy chooses from: all unlabeled ones, or the anchors and some of every cell of a
+        large pool, drawn anew each round."""
+        if not is_large(self.pool.n, state.n_classes):
+            return state.unlabeled
+        cells = cells_of(self.pool, whitening=self.settings.coverage_whitening)
+        count = max(_samples(state.n_classes), 4 * state.n_query)
+        some = draw_members(cells, count, "vssp-look", among=state.unlabeled, round=state.round, temper=1.0)
+        return np.union1d(some.positions, anchors)
 
     def _build(self, n_classes: int, seed: int) -> Agent:
         from psp_ray.policy.agent import Agent
         from psp_ray.policy.state import StateReader
 
         reader = StateReader(self.pool, self.settings, self.device, prior=self._prior)
+        if is_large(self.pool.n, n_classes):
+            reader.look_at(_samples(n_classes))
         return Agent(reader, n_classes, seed, self.settings)
 
     def _ready(self, state: PoolState) -> Agent:

@@ -50,6 +50,9 @@ def read_rows(pool: PoolReader, positions: Int64Array) -> Float32Array:
 
 def read_keys(pool: PoolReader, positions: Int64Array) -> UInt64Array:
     """Noise keys (n,) of the sorted `positions`; no feature is looked at."""
+    held = getattr(pool, "keys", None)
+    if held is not None:
+        return np.asarray(held[positions], np.uint64)
     keys = np.empty(len(positions), np.uint64)
     for index, span in block_spans(positions, pool.block_size):
         block = pool.block(index)

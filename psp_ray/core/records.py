@@ -142,14 +142,39 @@ class PseudoLabels:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Sums over images with features f_i and probabilities p_ic: all that a Gaussian discriminant has to know of them.
+
+    `count` (C,) sum of p_ic, `first` (C, d) sum of p_ic f_i, `second` (d, d) sum of p_ic f_i f_i'; float64.
+    """
+
+    count: Float64Array
+    first: Float64Array
+    second: Float64Array
+
+    @classmethod
+    def nothing(cls, n_classes: int, dim: int) -> Moments:
+        """Of no image."""
+        return cls(np.zeros(n_classes), np.zeros((n_classes, dim)), np.zeros((dim, dim)))
+
+    def plus(self, other: Moments, factor: float = 1.0) -> Moments:
+        """These and `factor` times others."""
+        return Moments(
+            self.count + factor * other.count, self.first + factor * other.first, self.second + factor * other.second
+        )
+
+
+@dataclass(frozen=True)
 class SoftLabels:
     """Distributions over the classes: `positions` (p,) sorted, `probabilities` (p, C) float32, rows summing to 1.
 
-    Bought images may be among them; their labels win.
+    Bought images may be among them; their labels win. `rest`: of a large pool, the moments of all images that are
+    neither among them nor bought.
     """
 
     positions: Int64Array
     probabilities: Float32Array
+    rest: Moments | None = None
 
 
 @dataclass(frozen=True)

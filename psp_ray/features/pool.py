@@ -14,7 +14,7 @@ from psp_ray.features.cache import FeatureStore
 from psp_ray.features.segments import HashArray, half_lists, half_matrix
 
 
-@dataclass
+@dataclass(eq=False)
 class CachedPool:
     """A `PoolReader` over the feature cache: memory-mapped segments, gathered block by block.
 

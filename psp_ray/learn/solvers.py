@@ -14,11 +14,13 @@ import numpy as np
 import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
 
-from psp_ray.core.records import Float32Array, Float64Array
+from psp_ray.core.records import Float32Array, Float64Array, Moments
 
 BIAS_PENALTY = 1e-3
 """Penalty on the squared bias: small enough to leave it free, and the problem keeps one solution."""
 SCALE_RANGE = (1e-3, 1e2)
+WHOLE, ENOUGH = 1 << 22, 1 << 20
+"""Logits (n C) beyond which a scale is fitted to some rows, and about as many as then are."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def fit_discriminant(
     *,
     prior: NDArray[Any] | None = None,
     prior_weight: float = 0.0,
+    rest: Moments | None = None,
 ) -> Affine:
     """Gaussian discriminant with one covariance for all classes, from soft labels.
 
@@ -118,6 +121,7 @@ def fit_discriminant(
 
     `prior` (n, C): opinions p_ic that are worth `prior_weight` samples a class; a class without any sample has its mean
     from them, and without them the mean of all samples and the bias of the farthest class.
+    `rest`: moments of further samples, weighted already.
     """
     x = np.asarray(features, np.float64)
     mass = np.asarray(targets, np.float64) * np.asarray(weights, np.float64)[:, None]
@@ -132,6 +136,12 @@ def fit_discriminant(
         count = count + p.sum(axis=0)
         moment = moment + p.T @ x
         square = square + (x * p.sum(axis=1)[:, None]).T @ x
+    if rest is not None:
+        count = count + rest.count
+        moment = moment + rest.first - rest.count[:, None] * center
+        total = rest.first.sum(axis=0)
+        square = square + rest.second - np.outer(total, center) - np.outer(center, total)
+        square = square + rest.count.sum() * np.outer(center, center)
     known = count > 1e-9
     means = np.where(known[:, None], moment / np.maximum(count, 1e-9)[:, None], 0.0)
     within = (square - (means * count[:, None]).T @ means) / max(count.sum(), 1e-12)
@@ -147,12 +157,17 @@ def fit_discriminant(
 def fit_scale(logits: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any], spread: float | None = None) -> float:
     """The factor on logits (n, C) of smallest weighted cross-entropy, within `SCALE_RANGE`.
 
-    `spread`: standard deviation of a normal prior of its logarithm around 0; None: no prior. 1 for no samples.
+    `spread`: standard deviation of a normal prior of its logarithm around 0; None: no prior. 1 for no samples. Beyond
+    `WHOLE` logits it is fitted to evenly spaced rows, which count for all.
     """
     w = np.asarray(weights, np.float64)
     keep = w > 0
     if not keep.any():
         return 1.0
+    if logits.size > WHOLE:  # one number from millions: evenly spaced rows tell it as well
+        rows = np.flatnonzero(keep)[:: -(-logits.size // ENOUGH)]
+        logits, targets, keep = logits[rows], targets[rows], np.ones(len(rows), bool)
+        w = w[rows] * (w.sum() / w[rows].sum())
     z, t, w = np.asarray(logits, np.float64)[keep], np.asarray(targets, np.float64)[keep], w[keep]
 
     def loss(log_scale: float) -> float:

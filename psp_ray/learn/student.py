@@ -15,6 +15,7 @@ from psp_ray.core.records import (
     Int64Array,
     LearnOutcome,
     LearnRequest,
+    Moments,
     PoolReader,
     TextState,
 )
@@ -85,6 +86,7 @@ class Student:
             zero_shot=self.zero_shot,
             prompt=prompt,
             folds=tuple(self._fold(request, held, mine, weights) for held in request.held_out),
+            rest=self._rest(request),
             seed=self.seed,
         )
 
@@ -99,6 +101,12 @@ class Student:
         free = ~np.isin(request.soft.positions, labeled)
         weights = np.full(int(free.sum()), self.settings.head_soft_weight)
         return request.soft.positions[free], request.soft.probabilities[free].astype(np.float32), weights
+
+    def _rest(self, request: LearnRequest) -> Moments | None:
+        if request.soft is None or request.soft.rest is None:
+            return None
+        weight = self.settings.head_soft_weight
+        return Moments.nothing(*self.zero_shot.features.shape).plus(request.soft.rest, weight)
 
     def _fold(self, request: LearnRequest, held: HeldOut, mine: Float32Array, weights: Float64Array) -> Fold:
         assert request.soft is not None, "held-out labels need the posterior without them"

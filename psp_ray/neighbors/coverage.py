@@ -21,7 +21,9 @@ own doubt, `1 - max_c p(c | x)`. Before anything is labeled all weights are 1.
 
 Larger pools are judged on `coverage_limit` unlabeled samples, drawn anew each round, and on at most half as many
 labeled ones; the other labeled ones stand with the nearest of all these. O(m^3) time for m samples, once a run where
-these are the whole pool, and about 24 m^2 bytes.
+these are the whole pool, and about 24 m^2 bytes. Of a large pool (`psp_ray.neighbors.cells`) the samples are members of
+all its cells, drawn by their doubt, and count by the mass that they stand for; the doubt of the posterior alone, known
+of every sample, is their weight where there is one.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from psp_ray.core.records import (
     PoolState,
     TextState,
 )
+from psp_ray.neighbors.cells import cells_of, draw_members, is_large
 from psp_ray.neighbors.graph import Graph, class_masses, neighbor_graph, reach
 from psp_ray.neighbors.space import ImageSpace, averaged, subset, unit
 
@@ -92,10 +95,11 @@ class Coverage:
     def order(self, state: PoolState, k: int) -> Int64Array:
         """The first `k` greedy choices among the unlabeled, as positions: fewer where `coverage_limit` is less."""
         limit = self.settings.coverage_limit
-        chosen = subset(self.pool, state.unlabeled, limit, "coverage", round=state.round)
-        known = np.arange(len(state.labeled))
-        if len(known) > limit // 2:
-            some = subset(self.pool, np.sort(state.labeled), limit // 2, "coverage-labeled", round=state.round)
+        large = is_large(self.pool.n, state.n_classes) and len(state.unlabeled) > limit
+        chosen, mass = self._members(state) if large else (self._some(state), np.ones(0, np.float32))
+        known, most = np.arange(len(state.labeled)), limit // (8 if large else 2)
+        if len(known) > most:
+            some = subset(self.pool, np.sort(state.labeled), most, "coverage-labeled", round=state.round)
             known = np.flatnonzero(np.isin(state.labeled, some))
         scene = self._scene(np.union1d(chosen, state.labeled[known]))
         at, seeds = scene.rows(chosen), scene.rows(state.labeled[known])
@@ -103,12 +107,17 @@ class Coverage:
         if not len(state.labeled):
             if self.settings.coverage_first_width > 0:
                 similar = self._typical(chosen, similar)
-            return chosen[greedy(similar, np.ones(len(at), np.float32), np.zeros(len(at), np.float32), k)]
+            equal = mass if large else np.ones(len(at), np.float32)
+            return chosen[greedy(similar, equal, np.zeros(len(at), np.float32), k)]
         weight = np.ones(len(at))
-        if self.settings.coverage_weight != "uniform":
+        if large and state.doubt is not None and self.settings.coverage_weight == "posterior":
+            weight = state.doubt[chosen].astype(np.float64)
+        elif self.settings.coverage_weight != "uniform":
             weight = disagreement(scene.graph, scene.encodings, state.text, seeds, state.labels[known])[at]
             if self.settings.coverage_weight == "posterior" and state.doubt is not None:
                 weight = np.sqrt(weight * state.doubt[chosen])
+        if large:
+            weight = weight * mass
         others = np.setdiff1d(np.arange(len(state.labeled)), known)
         seeds = np.union1d(seeds, self._nearest(scene, state.labeled[others]))
         covered = np.zeros(len(at), np.float32)
@@ -116,6 +125,27 @@ class Coverage:
             part = scene.similar[np.ix_(at, seeds[start : start + BLOCK_SIZE])]
             np.maximum(covered, part.max(axis=1), out=covered)
         return chosen[greedy(similar, weight.astype(np.float32), covered, k)]
+
+    def _some(self, state: PoolState) -> Int64Array:
+        return subset(self.pool, state.unlabeled, self.settings.coverage_limit, "coverage", round=state.round)
+
+    def _worth(self, state: PoolState) -> Float32Array | None:
+        """The doubt of each unlabeled sample, where that is to be covered and known."""
+        wanted = self.settings.coverage_weight == "posterior" and len(state.labeled) and state.doubt is not None
+        return state.doubt[state.unlabeled] if wanted and state.doubt is not None else None
+
+    def _members(self, state: PoolState) -> tuple[Int64Array, Float32Array]:
+        """Samples of a large pool to choose from, from all cells, and the mass that each stands for, of mean 1."""
+        cells = cells_of(self.pool, whitening=self.settings.coverage_whitening)
+        found = draw_members(
+            cells,
+            self.settings.coverage_limit,
+            "coverage",
+            among=state.unlabeled,
+            worth=self._worth(state),
+            round=state.round,
+        )
+        return found.positions, found.mass / found.mass.mean()
 
     def _typical(self, positions: Int64Array, similar: Float32Array) -> Float32Array:
         """`similar` (m, m) of samples at `positions` (m,) and a wide kernel on their plain encodings."""
@@ -169,6 +199,8 @@ class Coverage:
         """Places in the image space and averaged encodings, each (k, d), of positions (k,); all of a small pool's."""
         pool = self.pool
         small = pool.n <= self.settings.coverage_limit
+        if self._space is None and is_large(pool.n):
+            self._space = cells_of(pool, whitening=self.settings.coverage_whitening).space
         if self._space is None:
             self._space = ImageSpace.fit(pool, whitening=self.settings.coverage_whitening, views=small)
         if small:  # asked for all of it, once

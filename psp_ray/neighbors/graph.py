@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import scipy  # its parts are imported where they are first used
+from numpy.typing import NDArray
 
 from psp_ray.core.pool import block_spans
 from psp_ray.core.records import BLOCK_SIZE, Float32Array, Float64Array, Int32Array, Int64Array, PoolReader
@@ -22,6 +24,8 @@ from psp_ray.neighbors.space import ImageSpace, subset
 _COLUMN_ENTRIES = 1 << 23  # float64 entries of one right-hand side matrix in work at a time (64 MiB)
 _TOLERANCE = 1e-6
 _MOST_STEPS = 2000
+
+F = TypeVar("F", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -231,21 +235,27 @@ def _masses(
         column = np.minimum(np.searchsorted(part, labels), len(part) - 1)
         mine = part[column] == labels
         seeds[labeled[mine], column[mine]] = 1.0
-        mass = np.maximum(_solve(graph.similarity, seeds, alpha), 0.0)
+        mass = np.maximum(solve(graph.similarity, seeds, alpha), 0.0)
         if balance != "none":
             share = np.sqrt(seeds.sum(axis=0) + 1.0) if balance == "tempered" else np.ones(len(part))
             mass *= share / mass.sum(axis=0)
         yield part, mass
 
 
-def _solve(similarity: scipy.sparse.csr_array, seeds: Float64Array, alpha: float) -> Float64Array:
-    """Columns x of `(I - alpha S) x = (1 - alpha) seed`: conjugate gradients on all columns side by side."""
-    rhs = (1.0 - alpha) * seeds
+def solve(
+    similarity: scipy.sparse.csr_array, seeds: NDArray[F], alpha: float, tolerance: float = _TOLERANCE
+) -> NDArray[F]:
+    """Columns x (n, k) of `(I - alpha S) x = (1 - alpha) seed`, by conjugate gradients on all columns side by side.
+
+    `similarity` S (n, n) and `seeds` (n, k) in one precision, to a relative residual of `tolerance`. Raises
+    ArithmeticError where it isn't reached.
+    """
+    rhs: NDArray[F] = (1.0 - alpha) * seeds
     x = np.zeros_like(rhs)
     residual = rhs.copy()
     direction = residual.copy()
     square = np.einsum("ij,ij->j", residual, residual)
-    goal = _TOLERANCE**2 * square
+    goal = tolerance**2 * square
     for _ in range(_MOST_STEPS):
         active = square > goal
         if not active.any():

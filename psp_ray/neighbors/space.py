@@ -8,13 +8,14 @@ alike). Measured (ours) on val of three data sets, random labels, accuracy of la
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from psp_ray.core import noise
-from psp_ray.core.pool import finite, read_keys
-from psp_ray.core.records import FeatureBlock, Float32Array, Float64Array, Int64Array, PoolReader
+from psp_ray.core.pool import block_spans, finite, read_keys
+from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float32Array, Float64Array, Int64Array, PoolReader
 
 FIT_BLOCKS = 16
 """Blocks that mean and covariance are taken from; in larger pools evenly spaced ones."""
@@ -35,18 +36,30 @@ class ImageSpace:
 
     @classmethod
     def fit(
-        cls, pool: PoolReader, *, whitening: float = 0.25, views: bool = True, shrinkage: float | None = None
+        cls,
+        pool: PoolReader,
+        *,
+        whitening: float = 0.25,
+        views: bool = True,
+        shrinkage: float | None = None,
+        scattered: bool = False,
     ) -> ImageSpace:
         """Mean and principal axes of a pool's encodings; O(n d^2 + d^3), block by block in float64.
 
         `views`: average the pool's cached views in, where it has any. `shrinkage`: pull the covariance to a multiple
         of the identity, by this share more than `oracle_shrinkage` says (None: not at all); strong whitening of small
-        pools needs it. A pool of equal images is left where it is. Raises DatasetError where a feature is not finite.
+        pools needs it. `scattered`: look at images from everywhere, as many as in the blocks; a block is of one kind
+        where names tell classes. A pool of equal images is left where it is. Raises DatasetError where a feature is
+        not finite.
         """
         views = views and pool.n_views > 0
         count, total, square = 0, np.zeros(pool.dim), np.zeros((pool.dim, pool.dim))
-        for index in fit_blocks(pool.n_blocks):
-            rows = averaged(pool.block(index, views=views), views).astype(np.float64)
+        if scattered:
+            some = subset(pool, np.arange(pool.n, dtype=np.int64), FIT_BLOCKS * BLOCK_SIZE, "space")
+            seen = fitting_rows(pool, some, views)
+        else:
+            seen = (averaged(pool.block(index, views=views), views) for index in fit_blocks(pool.n_blocks))
+        for rows in (part.astype(np.float64) for part in seen):
             count += len(rows)
             total += rows.sum(axis=0)
             square += rows.T @ rows
@@ -92,6 +105,18 @@ def averaged(block: FeatureBlock, views: bool, chosen: Int64Array | None = None)
 def fit_blocks(n_blocks: int) -> list[int]:
     """Indices of at most `FIT_BLOCKS` evenly spaced blocks."""
     return [int(block) for block in np.unique(np.linspace(0, n_blocks - 1, min(n_blocks, FIT_BLOCKS)).astype(int))]
+
+
+def fitting_rows(pool: PoolReader, positions: Int64Array, views: bool) -> Iterator[Float32Array]:
+    """Averaged encodings (m, d) of sorted `positions`, some at a time; with `views` whole blocks are read for them."""
+    for at in range(0, len(positions), BLOCK_SIZE):
+        part = positions[at : at + BLOCK_SIZE]
+        if not views:
+            yield unit(finite(pool.rows(part).astype(np.float32), part))
+            continue
+        for index, span in block_spans(part, pool.block_size):
+            block = pool.block(index, views=True)
+            yield averaged(block, True, part[span] - block.start)
 
 
 def subset(pool: PoolReader, positions: Int64Array, limit: int, purpose: str, *, round: int = 0) -> Int64Array:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from psp_ray.config.kinds import PRIORS
 from psp_ray.config.policy import PolicySettings
-from psp_ray.core.pool import block_spans, class_embeddings, finite
+from psp_ray.core.pool import block_spans, class_embeddings, finite, read_keys, read_rows
 from psp_ray.core.records import (
     Float32Array,
     Float64Array,
@@ -33,6 +33,8 @@ from psp_ray.policy.prior import Prior
 CACHE_BYTES = 256 << 20
 """Blocks of states kept in memory; the rest is recomputed from the features, to the same bits."""
 
+SPARSE = 1024
+"""Samples in a block of a large pool, of which the policy looks at some only."""
 N_STATE_FEATURES = 5
 N_CONTEXT_FEATURES = 5
 _CLIP = 6.0
@@ -180,12 +182,19 @@ class StateReader:
         self.pool, self.settings, self.device = pool, settings, torch.device(device)
         self.prior = prior or PRIORS.find(settings.prior)(pool, settings)
         self.block_size = pool.block_size
+        """Positions a block; see `look_at`."""
         self.cache_bytes = cache_bytes
         self._blocks: OrderedDict[tuple[bytes, int], BlockState] = OrderedDict()
         self.held_bytes = 0
         """Memory of the blocks kept."""
         self._summaries: dict[bytes, _Summary] = {}
         self._texts: dict[bytes, Tensor] = {}
+
+    def look_at(self, samples: int) -> None:
+        """Take the pool in larger blocks, read sample by sample, where views hold so many `samples` of a large pool:
+        blocks of about `SPARSE` of them."""
+        factor = -(-self.pool.n * SPARSE // max(samples, 1)) // self.pool.block_size
+        self.block_size = self.pool.block_size * max(1, factor)
 
     @property
     def n_extra(self) -> int:
@@ -317,6 +326,9 @@ class StateReader:
 
     def _features(self, view: PoolView, index: int) -> tuple[Tensor, Int64Array, UInt64Array]:
         positions = view.unlabeled[self.inside(view.unlabeled, index)]
+        if self.block_size != self.pool.block_size:
+            seen = torch.from_numpy(read_rows(self.pool, positions)).to(self.device)
+            return seen, np.asarray(positions, np.int64), read_keys(self.pool, positions)
         block = self.pool.block(index)
         rows = np.asarray(positions) - block.start
         features = finite(np.asarray(block.features[rows], np.float32), positions)

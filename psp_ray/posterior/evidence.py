@@ -27,7 +27,7 @@ from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, PoolReader, TextState
 from psp_ray.neighbors.graph import PoolGraph, class_masses
 from psp_ray.neighbors.space import ImageSpace, unit
-from psp_ray.posterior.members import Members, MemberSource
+from psp_ray.posterior.members import Members, MemberSource, PlaceSource
 from psp_ray.posterior.opinions import (
     TEACHER_SPREAD,
     ClassMeans,
@@ -102,7 +102,7 @@ class Posterior:
 
     def __init__(
         self,
-        source: MemberSource,
+        source: PlaceSource,
         teacher: TextState,
         weights: Weights,
         judgment: Judgment,
@@ -111,6 +111,7 @@ class Posterior:
     ) -> None:
         self.weights, self.judgment, self.means = weights, judgment, means
         self._source, self._teacher, self._graph_odds = source, teacher, graph_odds
+        self._in_graph = source.graph.positions if isinstance(source, MemberSource) else None
 
     @property
     def n(self) -> int:
@@ -168,8 +169,8 @@ class Posterior:
         logits = np.float32(self.weights.teacher) * teacher_logits(encodings, self._teacher)
         if self.means is not None:
             logits += self.means.logits(places)
-        if self._graph_odds is not None:
-            known = self._source.graph.positions
+        known = self._in_graph
+        if self._graph_odds is not None and known is not None:
             at = np.minimum(np.searchsorted(known, positions), len(known) - 1)
             inside = known[at] == positions
             logits[inside] += np.float32(self.weights.graph) * self._graph_odds[at[inside]]
@@ -188,7 +189,7 @@ class Evidence:
             shrinkage=settings.posterior_shrinkage,
             views=graph.space.views,
         )
-        self._source = MemberSource(pool, graph, space)
+        self._source = MemberSource(pool, space, graph)
         self._said: OrderedDict[bytes, Float32Array] = OrderedDict()
 
     def infer(self, bought: Bought, teacher: TextState) -> Posterior:
@@ -198,7 +199,7 @@ class Evidence:
         """
         n_classes = len(teacher.features)
         if not len(bought.positions):
-            nothing = Judgment(_factors(), np.zeros(9), np.ones(9), _share(np.zeros(9)), 0)
+            nothing = Judgment(hypotheses(), np.zeros(9), np.ones(9), share_of(np.zeros(9)), 0)
             return Posterior(self._source, teacher, Weights(1.0, 0.0, 1.0), nothing, None, None)
         judgment = self._judge(bought, teacher)
         base, members, odds = self._prepare(bought, teacher)
@@ -218,7 +219,7 @@ class Evidence:
         starts = starts[-self.settings.posterior_rounds :]
         ends = [*starts[1:], len(bought.positions)][: len(starts)]
         said = [self._foretold(bought.until(end), start, teacher) for start, end in zip(starts, ends, strict=True)]
-        factors = _factors()
+        factors = hypotheses()
         n_labels = len(bought.positions) - starts[0] if starts else 0
         temperature, likelihood = np.full(len(factors), FIRST_TEMPERATURE), np.zeros(len(factors))
         if n_labels:
@@ -226,7 +227,7 @@ class Evidence:
             for h in range(len(factors)):
                 logits = np.concatenate([part[h] for part in said])
                 temperature[h], likelihood[h] = fitted_scale(logits, labels, FIRST_TEMPERATURE, TEMPERATURE_SPREAD)
-        return Judgment(factors, likelihood, temperature, _share(likelihood), n_labels)
+        return Judgment(factors, likelihood, temperature, share_of(likelihood), n_labels)
 
     def _foretold(self, bought: Bought, start: int, teacher: TextState) -> Float32Array:
         """Log odds (h, k, C) of the purchases from `start` on, under each hypothesis, from those before `start`."""
@@ -236,7 +237,7 @@ class Evidence:
             base, members, odds = self._prepare(earlier, teacher, judged)
             rows, members = members.rows[start:], _without(members, start)
             found = []
-            for on_teacher, on_graph in _factors():
+            for on_teacher, on_graph in hypotheses():
                 weights = Weights(base.teacher * on_teacher, base.graph * on_graph, 1.0)
                 found.append(self._settle(members, odds, weights, earlier, teacher)[1][rows])
             self._said[key] = np.stack(found)
@@ -286,13 +287,14 @@ def _without(members: Members, count: int) -> Members:
     return Members(members.graph, members.encodings, members.places, members.rows[:count])
 
 
-def _factors() -> Float64Array:
+def hypotheses() -> Float64Array:
+    """Factors (h, 2) on the weights of teacher and graph."""
     return np.array(list(product(FACTORS, FACTORS)))
 
 
-def _share(likelihood: Float64Array) -> Float64Array:
+def share_of(likelihood: Float64Array) -> Float64Array:
     """Prior times likelihood of each hypothesis, summing to 1."""
-    weight = likelihood - 0.5 * np.sum((np.log(_factors()) / FACTOR_SPREAD) ** 2, axis=1)
+    weight = likelihood - 0.5 * np.sum((np.log(hypotheses()) / FACTOR_SPREAD) ** 2, axis=1)
     share = np.exp(weight - weight.max())
     result: Float64Array = share / share.sum()
     return result

@@ -9,7 +9,7 @@ import numpy as np
 from psp_ray.core.pool import block_spans
 from psp_ray.core.records import Float32Array, Int64Array, PoolReader
 from psp_ray.neighbors.graph import Graph, PoolGraph
-from psp_ray.neighbors.space import ImageSpace, averaged
+from psp_ray.neighbors.space import ImageSpace, averaged, fitting_rows
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,32 @@ class Members:
 
 
 @dataclass
-class MemberSource:
-    """Gathers members from a pool: all images where the graph holds them all.
-
-    `space`: where classes have means; whether it averages views decides what an encoding is. Encodings and places are
-    kept: 8 d bytes for each image of the graph and each bought one beside it.
-    """
+class PlaceSource:
+    """A pool's images in a `space`: where classes have means; whether it averages views decides what an encoding is."""
 
     pool: PoolReader
-    graph: PoolGraph
     space: ImageSpace
+
+    def block(self, index: int) -> tuple[Float32Array, Float32Array]:
+        """Encodings and places (m, d) of a block of the pool."""
+        encodings = averaged(self.pool.block(index, views=self.space.views), self.space.views)
+        return encodings, self.space.place(encodings)
+
+    def read(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
+        """Encodings and places (k, d) of sorted `positions` (k,), row by row: whole blocks only where views need it."""
+        parts = [np.zeros((0, self.pool.dim), np.float32)]
+        encodings = np.concatenate([*parts, *fitting_rows(self.pool, positions, self.space.views)])
+        return encodings, self.space.place(encodings)
+
+
+@dataclass
+class MemberSource(PlaceSource):
+    """Gathers members from a pool: all images where the graph holds them all.
+
+    Encodings and places are kept: 8 d bytes for each image of the graph and each bought one beside it.
+    """
+
+    graph: PoolGraph
     _own: tuple[Float32Array, Float32Array] | None = None
     _visitors: dict[int, tuple[Float32Array, Float32Array]] = field(default_factory=dict)
 
@@ -50,11 +66,6 @@ class MemberSource:
             encodings = np.concatenate([encodings, np.stack([a for a, _ in added])])
             places = np.concatenate([places, np.stack([b for _, b in added])])
         return Members(graph, encodings, places, rows)
-
-    def block(self, index: int) -> tuple[Float32Array, Float32Array]:
-        """Encodings and places (m, d) of a block of the pool."""
-        encodings = averaged(self.pool.block(index, views=self.space.views), self.space.views)
-        return encodings, self.space.place(encodings)
 
     def _read(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
         """Encodings and places (k, d) of sorted `positions` (k,). Whole blocks: see `psp_ray.neighbors.graph`."""

@@ -28,8 +28,10 @@ GRAPH_RANGE = (0.5, 2.5)
 """How far that may differ where one of them is much better."""
 BIAS_SHARE = 0.5
 """How much of the teacher's preference for some classes is taken back, in shares of its log."""
-_SIZE_PRIOR = 2.0  # images that each class is sure to have, when sizes are estimated
-_BIAS_FLOOR = 0.1  # of an even share: a class that the teacher never names is not blown up without bound
+SIZE_PRIOR = 2.0
+"""Images that each class is sure to have, when sizes are estimated."""
+BIAS_FLOOR = 0.1
+"""Of an even share: a class that the teacher never names is not blown up without bound."""
 _CHUNK = 1 << 22  # entries of a probability matrix in work at a time
 
 
@@ -89,8 +91,12 @@ def graph_weight(odds: Float32Array, strength: float, n_labels: int) -> float:
     graph is compared with the `strength` of the teacher. Both forms were read off the weights that would have been best
     on 10 pools (0.25 to 1 at one label a class, 1 to 2 at eight).
     """
-    a_class = n_labels / max(odds.shape[1], 1)
     sure = float(np.exp(odds.max(axis=1)).mean())
+    return graph_weight_of(sure, strength, n_labels / max(odds.shape[1], 1))
+
+
+def graph_weight_of(sure: float, strength: float, a_class: float) -> float:
+    """`graph_weight` by how `sure` the graph is on average, and labels a class."""
     ratio = float(np.clip(sure / max(strength, 1e-6), *GRAPH_RANGE))
     return float(GRAPH_WEIGHT * a_class**0.75 * ratio ** (1.0 / max(a_class, 1.0)))
 
@@ -134,8 +140,8 @@ def class_means(
     logits = prior
     for _ in range(steps):
         share = softmax(logits)
-        sizes = (share.sum(axis=0, dtype=np.float64) + _SIZE_PRIOR) / (n + _SIZE_PRIOR * n_classes)
-        bias = BIAS_SHARE * (np.log(sizes) - np.log(preferred + _BIAS_FLOOR / n_classes))
+        sizes = (share.sum(axis=0, dtype=np.float64) + SIZE_PRIOR) / (n + SIZE_PRIOR * n_classes)
+        bias = BIAS_SHARE * (np.log(sizes) - np.log(preferred + BIAS_FLOOR / n_classes))
         share[rows] = 0.0
         share[rows, labels] = label_weight
         sums = share.T @ places
@@ -153,3 +159,52 @@ def _mean_probability(logits: Float32Array) -> Float64Array:
     for at in range(0, len(logits), height):
         total += softmax(logits[at : at + height]).sum(axis=0, dtype=np.float64)
     return total / max(len(logits), 1)
+
+
+def weighted_means(
+    prior: Float32Array,
+    places: Float32Array,
+    mass: Float32Array,
+    unknown: Float32Array,
+    owned: Float32Array,
+    preferred: Float64Array,
+    *,
+    sharpness: float,
+    steps: int,
+) -> ClassMeans:
+    """As `class_means`, over images that stand for others.
+
+    Args:
+        prior: (k, C) log odds before the means have a say.
+        places: (k, d) unit vectors.
+        mass: (k,) images that each stands for, as sizes of classes count them; `unknown` (k,): as means count them, 0
+            for images with a label.
+        owned: (C, d) what labels give to the sums.
+        preferred: (C,) mean probabilities of the teacher.
+        sharpness, steps: as there.
+    """
+    n_classes, total = prior.shape[1], float(mass.sum())
+    share, found = prior.copy(), None
+    for _ in range(steps):
+        if found is not None:
+            np.matmul(places, np.float32(sharpness) * found.means.T, out=share)
+            share += found.bias
+            share += prior
+        share -= share.max(axis=1, keepdims=True)
+        np.exp(share, out=share)
+        share /= share.sum(axis=1, keepdims=True)
+        sizes = ((share.T @ mass).astype(np.float64) + SIZE_PRIOR) / (total + SIZE_PRIOR * n_classes)
+        bias = BIAS_SHARE * (np.log(sizes) - np.log(preferred + BIAS_FLOOR / n_classes))
+        sums = share.T @ (places * unknown[:, None]) + owned
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        means = np.divide(sums, length, out=np.zeros_like(sums), where=length > 1e-9)
+        found = ClassMeans(means, bias.astype(np.float32), sharpness)
+    assert found is not None, "posterior_steps is at least 1"
+    return found
+
+
+def add_sparse(table: Float32Array, sparse: scipy.sparse.csr_array, factor: float) -> None:
+    """Add `factor` times a sparse matrix to `table` (m, C), in place."""
+    sparse.sum_duplicates()
+    row = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
+    table[row, sparse.indices] += np.float32(factor) * sparse.data

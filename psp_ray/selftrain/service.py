@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from psp_ray.config.kinds import PSEUDO_SOURCES
 from psp_ray.config.selftrain import SelfTrainingSettings
-from psp_ray.core.records import Float32Array, Int64Array, PoolReader, PseudoLabels, TextState
+from psp_ray.core.records import Int64Array, PoolReader, PseudoLabels
 from psp_ray.core.topk import StreamingTopK
-from psp_ray.neighbors.graph import Opinion, PoolGraph, knn_graph, propagate
-from psp_ray.posterior.evidence import Bought, Evidence, Posterior, digest
+from psp_ray.neighbors.graph import Opinion
+from psp_ray.posterior.large import LargePosterior
 from psp_ray.selftrain.bpls import Filling, fill, passes, within_cap
-from psp_ray.selftrain.records import Candidates, KnownLabels, ScoreRequest, Scores, SoftTargets
+from psp_ray.selftrain.records import Candidates, KnownLabels, ScoreRequest, Scores
 from psp_ray.selftrain.scoring import Teacher, Views, stream
-from psp_ray.selftrain.soft import soft_labels
 from psp_ray.selftrain.ust import BlockScores
+from psp_ray.selftrain.weighing import Weighing
 
 NO_OPINION = Opinion(np.zeros(0, np.int32), np.zeros(0, np.float32))
 """Of a graph that is not asked."""
@@ -27,7 +27,7 @@ FILL_SPARE = 32
 """Candidates listed per class beyond its floor, for samples that are bought meanwhile or wanted by other classes."""
 
 
-class PseudoLabeler:
+class PseudoLabeler(Weighing):
     """Pseudo-labels for the unlabeled part of a pool, in two steps that depend on their arguments alone.
 
     `score` needs no label, so that it can run beside the oracle: it takes the pass over the views, or, where the
@@ -37,12 +37,8 @@ class PseudoLabeler:
     """
 
     def __init__(self, pool: PoolReader, settings: SelfTrainingSettings) -> None:
-        self.pool = pool
-        self.settings = settings
+        super().__init__(pool, settings)
         self.source = PSEUDO_SOURCES.find(settings.pseudo_source)()
-        self._graph: PoolGraph | None = None
-        self._evidence: Evidence | None = None
-        self._latest: tuple[bytes, Posterior] | None = None
 
     def score(self, request: ScoreRequest, views: Views | None = None, pool: PoolReader | None = None) -> Scores:
         """The teacher's opinion on the requested samples; in pools with a limited graph, on those in it.
@@ -59,7 +55,7 @@ class PseudoLabeler:
         if self.source.uses_graph:  # beside the oracle, rather than when its answer is there
             positions = np.intersect1d(positions, self.graph().positions, assume_unique=True)
         if self.source.weighs_evidence:
-            self.evidence()
+            self.prepared(request.text)
             return Scores.pending(request.round, request.text, positions)
         return self._score(request.text, Scores.pending(request.round, request.text, positions), views, pool)
 
@@ -84,8 +80,9 @@ class PseudoLabeler:
             if not len(known.positions):
                 return PseudoLabels.empty()
             teacher = self.posterior(scores.text, known)
-            rest = np.setdiff1d(scores.positions, taken, assume_unique=True)
-            scores = self._score(teacher, Scores.pending(scores.round, scores.text, rest), views, pool)
+            rest = scores.positions[~np.isin(scores.positions, taken, assume_unique=True)]
+            pending = Scores.pending(scores.round, scores.text, rest)
+            scores = self._swept(teacher, pending) or self._score(teacher, pending, views, pool)
         free = ~np.isin(scores.positions, taken, assume_unique=True)
         graph = self.opinion(scores.positions, known) if self.source.uses_graph else NO_OPINION
         opinion = self.source.choose(Opinion(scores.labels, scores.confidence), graph)
@@ -115,60 +112,15 @@ class PseudoLabeler:
             columns[3][order].astype(np.float32),
         )
 
-    def graph(self) -> PoolGraph:
-        """The pool's graph of nearest neighbors; computed once."""
-        if self._graph is None:
-            self._graph = knn_graph(
-                self.pool,
-                neighbors=self.settings.graph_neighbors,
-                power=self.settings.graph_power,
-                limit=self.settings.graph_limit,
-                whitening=self.settings.graph_whitening,
-            )
-        return self._graph
-
-    def opinion(self, positions: Int64Array, known: KnownLabels) -> Opinion:
-        """What known labels say about samples of the graph (-1: nothing), and how surely; both (k,)."""
-        if len(known.positions) == 0:
-            return Opinion(np.full(len(positions), -1, np.int32), np.zeros(len(positions), np.float32))
-        graph, seeds = self.graph().with_labeled(np.asarray(known.positions, np.int64))
-        alpha, balance = self.settings.graph_alpha, self.settings.graph_balance
-        opinion = propagate(graph, seeds, known.labels, alpha=alpha, balance=balance)
-        rows = np.searchsorted(self.graph().positions, positions)
-        return Opinion(opinion.labels[rows], opinion.confidence[rows])
-
-    def evidence(self) -> Evidence:
-        """What infers posteriors over the pool; made once."""
-        if self._evidence is None:
-            self._evidence = Evidence(self.pool, self.graph(), self.settings)
-        return self._evidence
-
-    def posterior(self, zero_shot: TextState, known: KnownLabels) -> Posterior:
-        """The posterior over the pool after the purchases `known`, with zero-shot as its teacher."""
-        bought = Bought(known.positions, known.labels, known.rounds)
-        name = digest(bought, zero_shot)
-        if self._latest is None or self._latest[0] != name:
-            self._latest = name, self.evidence().infer(bought, zero_shot)
-        return self._latest[1]
-
-    def doubt(self, zero_shot: TextState, known: KnownLabels) -> Float32Array:
-        """One minus the probability of the posterior's likeliest class, (n,) for the whole pool."""
-        confidence = self.posterior(zero_shot, known).likeliest(np.arange(self.pool.n, dtype=np.int64))[1]
-        return np.float32(1.0) - confidence
-
-    def soft_labels(self, zero_shot: TextState, known: KnownLabels, folds: int) -> SoftTargets:
-        """The posterior of the graph's samples, and again without the labels of each of `folds` parts."""
-        positions = self.graph().positions
-
-        def infer(rows: Int64Array) -> Float32Array:
-            if len(rows) == len(known.positions):
-                return self.posterior(zero_shot, known).at(positions)
-            part = Bought(known.positions[rows], known.labels[rows], known.rounds[rows])
-            return self.evidence().infer(part, zero_shot).at(positions)
-
-        return soft_labels(positions, infer, len(known.positions), folds)
-
     # ---- passes over the pool ----------------------------------------------------------------------------------
+
+    def _swept(self, teacher: Teacher, pending: Scores) -> Scores | None:
+        """What the posterior of a large pool said of all images in one pass, where no views and no floor ask for more
+        (a single view is no more uncertain than itself)."""
+        if not isinstance(teacher, LargePosterior) or self.pool.n_views or self.settings.pseudo_floor:
+            return None
+        labels, confidence = teacher.likeliest(pending.positions)
+        return replace(pending, labels=labels, confidence=confidence, uncertainty=np.zeros(len(labels), np.float32))
 
     def _score(self, teacher: Teacher, pending: Scores, views: Views | None, pool: PoolReader | None) -> Scores:
         """What the teacher says of the samples at `pending.positions`."""

@@ -12,6 +12,8 @@ from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
+from psp_ray.core.records import Moments
+from psp_ray.learn import solvers
 from psp_ray.learn.solvers import (
     BIAS_PENALTY,
     Affine,
@@ -162,3 +164,32 @@ def test_the_same_input_gives_the_same_bits():
         one, other = solve(), solve()
         assert np.array_equal(one.vectors, other.vectors)
         assert np.array_equal(one.bias, other.bias)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 99), split=st.integers(1, 39), shrinkage=st.sampled_from([0.0, 0.3, 1.0]))
+def test_moments_of_samples_do_as_well_as_the_samples(seed, split, shrinkage):
+    """A discriminant from rows and moments of the rest is that of all rows."""
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(40, 5)) + 2.0
+    t = draw.dirichlet(np.ones(3), 40)
+    w = draw.uniform(0.5, 2.0, 40)
+    mass = t[split:] * w[split:, None]
+    rest = Moments(mass.sum(axis=0), mass.T @ x[split:], (x[split:] * mass.sum(axis=1)[:, None]).T @ x[split:])
+    expected = fit_discriminant(x, t, w, shrinkage)
+    found = fit_discriminant(x[:split], t[:split], w[:split], shrinkage, rest=rest)
+    # What all classes share depends on where the center is, and says nothing.
+    one, other = (log_softmax(affine.logits(x), axis=1) for affine in (found, expected))
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_a_scale_from_some_rows_is_about_that_of_all(monkeypatch):
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(6000, 4)) * 3.0
+    targets = np.eye(4)[[draw.choice(4, p=np.exp(z) / np.exp(z).sum()) for z in 0.4 * logits]]
+    whole = fit_scale(logits, targets, np.ones(6000))
+    monkeypatch.setattr(solvers, "WHOLE", 1 << 12)
+    monkeypatch.setattr(solvers, "ENOUGH", 1 << 13)
+    some = fit_scale(logits, targets, np.ones(6000))
+    assert some != whole
+    assert some == pytest.approx(whole, rel=0.1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.errors import ConfigError
-from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
+from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, Moments, TextState
 from psp_ray.learn.solvers import Affine, classifier
 
 
@@ -41,6 +41,7 @@ class FitRequest:
         zero_shot: the teacher that saw no label.
         prompt: the learned prompts, where there are any.
         folds: for heads that choose by cross-fitting; may be empty.
+        rest: moments of images that are not among the rows, weighted as they count; for heads in closed form.
         seed: seed of all noise.
     """
 
@@ -51,6 +52,7 @@ class FitRequest:
     zero_shot: TextState
     prompt: TextState | None = None
     folds: tuple[Fold, ...] = ()
+    rest: Moments | None = None
     seed: int = 0
 
     @property
@@ -72,7 +74,7 @@ class FitRequest:
         """The request as it would be without the held labels of a fold."""
         bought = self.bought.copy()
         bought[fold.held] = False
-        return replace(self, targets=fold.targets, weights=fold.weights, bought=bought, folds=())
+        return replace(self, targets=fold.targets, weights=fold.weights, bought=bought, folds=(), rest=None)
 
     def check(self) -> None:
         """Raise ConfigError where there is nothing to fit, ValueError where shapes or values do not fit together."""

@@ -29,5 +29,6 @@ def discriminant(request: FitRequest, settings: LearnSettings) -> Affine:
         settings.head_shrinkage,
         prior=opinions,
         prior_weight=PRIOR_WEIGHT,
+        rest=request.rest,
     )
     return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))

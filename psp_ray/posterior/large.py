@@ -1,0 +1,315 @@
+"""The posterior of a large pool: inferred on members of all its cells, said of every image, never an (n, C) table.
+
+The opinions and their weights are those of `psp_ray.posterior.evidence`. What differs, beyond `is_large`:
+
+- the graph and the class means are those of members drawn from everywhere (`psp_ray.neighbors.cells`), which count by
+  the mass that they stand for;
+- what a label reaches over the graph is linear in the labels: it is solved once for each label and kept, sparse, so
+  that parts of the labels (a round before, a fold) cost a sum;
+- other images hear the graph through their nearest members (`psp_ray.neighbors.attach`), as the mean of these members'
+  log shares;
+- hypotheses are judged, and held-out labels foretold, on every few members; held-out parts take over the three weights
+  that all labels were judged by, on which a fifth of thousands of labels has no say worth hearing;
+- one pass over the pool finds every image's class and confidence, and the moments that a discriminant is made of.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import scipy  # its parts are imported where they are first used
+
+from psp_ray.config.selftrain import SelfTrainingSettings
+from psp_ray.core.probability import softmax
+from psp_ray.core.records import Float32Array, Int32Array, Int64Array, Moments, PoolReader, TextState
+from psp_ray.neighbors.attach import attach
+from psp_ray.neighbors.cells import cells_of, draw_members
+from psp_ray.neighbors.graph import neighbor_graph
+from psp_ray.neighbors.space import ImageSpace, averaged
+from psp_ray.posterior.evidence import (
+    FIRST_TEMPERATURE,
+    TEMPERATURE_SPREAD,
+    Bought,
+    Judgment,
+    Posterior,
+    Weights,
+    digest,
+    hypotheses,
+    share_of,
+)
+from psp_ray.posterior.members import PlaceSource
+from psp_ray.posterior.opinions import (
+    FLAT,
+    TEACHER_SPREAD,
+    ClassMeans,
+    add_sparse,
+    fitted_scale,
+    graph_weight_of,
+    teacher_logits,
+    teacher_strength,
+    weighted_means,
+)
+from psp_ray.posterior.reached import Core, Reached
+
+ENTRIES = 1 << 22
+"""Probabilities of the members that hypotheses and folds are judged on, and that heads see one by one."""
+LEAST = 0.01
+"""Probabilities below this don't enter the moments."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a pass over the pool found: `labels` (n,) int32, `confidence` (n,) float32."""
+
+    labels: Int32Array
+    confidence: Float32Array
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the graph says from some labels: `odds` (k, C) sparse log shares over those of a class that nothing reached,
+    and how `sure` it is on average."""
+
+    odds: scipy.sparse.csr_array
+    sure: float
+
+
+class LargePosterior(Posterior):
+    """As `Posterior`, for pools whose graph is one of members: see the module."""
+
+    def __init__(
+        self,
+        source: PlaceSource,
+        core: Core,
+        teacher: TextState,
+        weights: Weights,
+        judgment: Judgment,
+        means: ClassMeans | None,
+        spoken: Spoken | None,
+    ) -> None:
+        super().__init__(source, teacher, weights, judgment, means, None)
+        self.core, self._spoken = core, spoken
+        self._sweep: Sweep | None = None
+        self._moments: Moments | None = None
+
+    def _logits(self, encodings: Float32Array, places: Float32Array, positions: Int64Array) -> Float32Array:
+        logits = super()._logits(encodings, places, positions)
+        if self._spoken is not None:
+            listens = self.core.attached.rows(positions, len(self.core.positions))
+            add_sparse(logits, listens @ self._spoken.odds, self.weights.graph * self.weights.temperature)
+        return logits
+
+    def at(self, positions: Int64Array) -> Float32Array:
+        """Probabilities (k, C) of the images at sorted `positions` (k,), read one by one."""
+        encodings, places = self._source.read(positions)
+        return softmax(self._logits(encodings, places, positions))
+
+    def likeliest(self, positions: Int64Array) -> tuple[Int32Array, Float32Array]:
+        """The class of the images at `positions` (k,), and its probability; both (k,)."""
+        found = self.sweep()
+        return found.labels[positions], found.confidence[positions]
+
+    def sweep(self) -> Sweep:
+        """Class and confidence of every image, in one pass that is taken once."""
+        if self._sweep is None:
+            self._pass()
+        assert self._sweep is not None
+        return self._sweep
+
+    def moments(self, beside: Int64Array) -> Moments:
+        """Moments of all images under the posterior but for those at positions `beside` (k,)."""
+        if self._moments is None:
+            self._pass()
+        assert self._moments is not None
+        beside = np.unique(beside)
+        taken = Moments.nothing(self.n_classes, self._source.pool.dim)
+        for at in range(0, len(beside), self._source.pool.block_size):
+            part = beside[at : at + self._source.pool.block_size]
+            features = self._source.pool.rows(part).astype(np.float32)
+            taken = taken.plus(_moments_of(self.at(part), features))
+        return self._moments.plus(taken, -1.0)
+
+    def _pass(self) -> None:
+        pool, space = self._source.pool, self._source.space
+        labels, confidence = np.empty(pool.n, np.int32), np.empty(pool.n, np.float32)
+        moments = Moments.nothing(self.n_classes, pool.dim)
+        for index in range(pool.n_blocks):
+            block = pool.block(index, views=space.views)
+            encodings = averaged(block, space.views)
+            positions = np.arange(block.start, block.start + len(encodings))
+            table = softmax(self._logits(encodings, space.place(encodings), positions))
+            best = table.argmax(axis=1)
+            labels[positions], confidence[positions] = best, table[np.arange(len(table)), best]
+            moments = moments.plus(_moments_of(table, block.features.astype(np.float32)))
+        self._sweep, self._moments = Sweep(labels, confidence), moments
+
+
+def _moments_of(table: Float32Array, features: Float32Array) -> Moments:
+    """Moments of images with `features` (m, d) under probabilities (m, C), small ones left out."""
+    row, column = np.nonzero(table > LEAST)
+    kept = scipy.sparse.csr_array((table[row, column], (row, column)), shape=table.shape)
+    mass = np.asarray(kept.sum(axis=1), np.float32).ravel()
+    return Moments(
+        count=np.asarray(kept.sum(axis=0), np.float64).ravel(),
+        first=np.asarray(kept.T @ features, np.float64),
+        second=((features * mass[:, None]).T @ features).astype(np.float64),
+    )
+
+
+class LargeEvidence:
+    """Infers posteriors over a large pool; keeps functions of the pool, and what earlier rounds said of later ones."""
+
+    def __init__(self, pool: PoolReader, settings: SelfTrainingSettings) -> None:
+        self.settings = settings
+        cells = cells_of(pool, whitening=settings.graph_whitening)
+        space = ImageSpace.fit(
+            pool,
+            whitening=settings.posterior_whitening,
+            shrinkage=settings.posterior_shrinkage,
+            views=cells.space.views,
+            scattered=True,
+        )
+        self._source = PlaceSource(pool, space)
+        members = draw_members(cells, min(settings.graph_limit, pool.n), "graph-members")
+        encodings, places = self._source.read(members.positions)
+        near = cells.space.place(encodings)
+        graph = neighbor_graph(near, neighbors=settings.graph_neighbors, power=settings.graph_power)
+        listeners = attach(pool, cells, members.positions, near, power=settings.graph_power)
+        similarity = scipy.sparse.csr_array(graph.similarity.astype(np.float32))
+        self.core = Core(cells, members, encodings, places, similarity, listeners)
+        self._reached = Reached(self.core, settings.graph_alpha)
+        self._said: OrderedDict[bytes, Float32Array] = OrderedDict()
+
+    def few(self, n_classes: int) -> Int64Array:
+        """Rows of members, evenly spaced, as many as `ENTRIES` probabilities are to be had of."""
+        k = len(self.core.positions)
+        return np.unique(np.linspace(0, k - 1, min(k, max(1, ENTRIES // n_classes))).astype(np.int64))
+
+    def infer(self, bought: Bought, teacher: TextState) -> LargePosterior:
+        """The posterior after purchases, under the zero-shot `teacher`; with nothing bought it is the teacher's own."""
+        if not len(bought.positions):
+            nothing = Judgment(hypotheses(), np.zeros(9), np.ones(9), share_of(np.zeros(9)), 0)
+            return LargePosterior(self._source, self.core, teacher, Weights(1.0, 0.0, 1.0), nothing, None, None)
+        judgment = self._judge(bought, teacher)
+        spoken, base = self._opinions(bought, teacher)
+        factor = np.exp(judgment.share @ np.log(judgment.factors))
+        temperature = float(np.exp(judgment.share @ np.log(judgment.temperature)))
+        weights = Weights(float(base.teacher * factor[0]), float(base.graph * factor[1]), temperature)
+        rows = np.arange(len(self.core.positions))
+        means = self._means(rows, spoken, weights, bought, teacher)
+        return LargePosterior(self._source, self.core, teacher, weights, judgment, means, spoken)
+
+    def without(self, kept: Bought, like: LargePosterior, teacher: TextState) -> LargePosterior:
+        """What the posterior `like` would be from the `kept` labels alone, its weights taken over; from few members."""
+        spoken, _ = self._opinions(kept, teacher)
+        means = self._means(self.few(len(teacher.features)), spoken, like.weights, kept, teacher)
+        return LargePosterior(self._source, self.core, teacher, like.weights, like.judgment, means, spoken)
+
+    # ---- evidence ----------------------------------------------------------------------------------------------
+
+    def _judge(self, bought: Bought, teacher: TextState) -> Judgment:
+        starts = np.flatnonzero(np.diff(bought.rounds, prepend=bought.rounds[0])).tolist()
+        starts = starts[-self.settings.posterior_rounds :]
+        ends = [*starts[1:], len(bought.positions)][: len(starts)]
+        said = [self._foretold(bought.until(end), start, teacher) for start, end in zip(starts, ends, strict=True)]
+        factors = hypotheses()
+        n_labels = len(bought.positions) - starts[0] if starts else 0
+        temperature, likelihood = np.full(len(factors), FIRST_TEMPERATURE), np.zeros(len(factors))
+        if n_labels:
+            spans = zip(starts, ends, strict=True)
+            labels = np.concatenate([bought.labels[s:e][self._judging(s, e, teacher)] for s, e in spans])
+            for h in range(len(factors)):
+                logits = np.concatenate([part[h] for part in said])
+                temperature[h], likelihood[h] = fitted_scale(logits, labels, FIRST_TEMPERATURE, TEMPERATURE_SPREAD)
+        return Judgment(factors, likelihood, temperature, share_of(likelihood), n_labels)
+
+    def _judging(self, start: int, end: int, teacher: TextState) -> Int64Array:
+        """Which of a round's labels judge: evenly spaced ones, so many that their logits stay small."""
+        most = max(1, ENTRIES // (16 * len(teacher.features)))
+        return np.unique(np.linspace(0, end - start - 1, min(end - start, most)).astype(np.int64))
+
+    def _foretold(self, bought: Bought, start: int, teacher: TextState) -> Float32Array:
+        """Log odds (h, j, C) of some of the purchases from `start` on, under each hypothesis, from those before."""
+        key = digest(bought, teacher, start)
+        if key not in self._said:
+            earlier = bought.until(start)
+            judged = bought.positions[start:][self._judging(start, len(bought.positions), teacher)]
+            spoken, base = self._opinions(earlier, teacher)
+            rows, found = self.few(len(teacher.features)), []
+            order = np.argsort(judged, kind="stable")
+            encodings, places = (part[np.argsort(order)] for part in self._source.read(judged[order]))
+            taught = teacher_logits(encodings, teacher)
+            heard = self.core.attached.rows(judged, len(self.core.positions)) @ spoken.odds
+            for on_teacher, on_graph in hypotheses():
+                weights = Weights(base.teacher * on_teacher, base.graph * on_graph, 1.0)
+                means = self._means(rows, spoken, weights, earlier, teacher)
+                logits = np.float32(weights.teacher) * taught + means.logits(places)
+                add_sparse(logits, heard, weights.graph)
+                found.append(logits)
+            self._said[key] = np.stack(found)
+            while len(self._said) > self.settings.posterior_rounds:
+                self._said.popitem(last=False)
+        self._said.move_to_end(key)
+        return self._said[key]
+
+    # ---- inference ---------------------------------------------------------------------------------------------
+
+    def _opinions(self, bought: Bought, teacher: TextState) -> tuple[Spoken, Weights]:
+        """What the graph says from some labels, and the weights before evidence."""
+        order = np.argsort(bought.positions, kind="stable")
+        encodings = self._source.read(bought.positions[order])[0][np.argsort(order)]
+        logits = teacher_logits(encodings, teacher).astype(np.float64)
+        trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
+        spoken = self.spoken(bought, len(teacher.features))
+        a_class = len(bought.labels) / len(teacher.features)
+        return spoken, Weights(
+            trusted, graph_weight_of(spoken.sure, teacher_strength(logits, bought.labels), a_class), 1.0
+        )
+
+    def spoken(self, bought: Bought, n_classes: int) -> Spoken:
+        """Log shares of the masses that labels spread to the members, as `graph_opinion`, but for the constant of a row
+        that tells no class from another."""
+        m = len(bought.labels)
+        labels = scipy.sparse.csr_array((np.ones(m, np.float32), (bought.labels, np.arange(m))), shape=(n_classes, m))
+        masses = labels @ self._reached.of(bought.positions)
+        if self.settings.graph_balance != "none":
+            total = np.asarray(masses.sum(axis=1)).ravel()
+            counts = np.bincount(bought.labels, minlength=n_classes)
+            share = np.sqrt(counts + 1.0) if self.settings.graph_balance == "tempered" else np.ones(n_classes)
+            factor = np.divide(share, total, out=np.zeros(n_classes), where=total > 0).astype(np.float32)
+            masses = scipy.sparse.dia_array((factor[None, :], [0]), shape=(n_classes, n_classes)) @ masses
+        by_member = scipy.sparse.csr_array(masses.T)
+        arrives = np.asarray(by_member.sum(axis=1)).ravel()
+        extra = max(FLAT * float(np.median(arrives)), 1e-12)
+        top = np.asarray(by_member.max(axis=1).todense()).ravel()
+        sure = float(((top + extra / n_classes) / (arrives + extra)).mean())
+        by_member.data = np.log1p(by_member.data * np.float32(n_classes / extra))
+        return Spoken(by_member, sure)
+
+    def _means(
+        self, rows: Int64Array, spoken: Spoken, weights: Weights, bought: Bought, teacher: TextState
+    ) -> ClassMeans:
+        """Means of the classes by `rows` (r,) of the members and the bought labels: `class_means`, weighed by mass."""
+        settings, core = self.settings, self.core
+        taught = teacher_logits(core.encodings[rows], teacher)
+        taught *= np.float32(weights.teacher)
+        mass = core.mass[rows]
+        preferred = softmax(taught).T @ (mass / mass.sum())
+        add_sparse(taught, spoken.odds[rows], weights.graph)
+        order = np.argsort(bought.positions, kind="stable")
+        owned = np.zeros((len(teacher.features), self._source.pool.dim), np.float32)
+        shown = self._source.read(bought.positions[order])[1]
+        np.add.at(owned, bought.labels[order], np.float32(settings.posterior_label_weight) * shown)
+        unknown = (~np.isin(core.positions[rows], bought.positions)).astype(np.float32) * mass
+        return weighted_means(
+            taught,
+            core.places[rows],
+            mass,
+            unknown,
+            owned,
+            preferred.astype(np.float64),
+            sharpness=settings.posterior_sharpness,
+            steps=settings.posterior_steps,
+        )
