@@ -9,7 +9,7 @@ PAGE = "CONTRIBUTING.md"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    text = (Path(config.config_file_path).parent / PAGE).read_text(encoding="utf-8")
+    text = (Path(config.config_file_path).parents[1] / PAGE).read_text(encoding="utf-8")
     files.append(File.generated(config, PAGE, content=text.replace("](docs/", "](")))
     return files
 
