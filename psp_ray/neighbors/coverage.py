@@ -106,7 +106,7 @@ class Coverage:
         similar = scene.similar[np.ix_(at, at)]
         if not len(state.labeled):
             if self.settings.coverage_first_width > 0:
-                similar = self._typical(chosen, similar)
+                similar = self._typical(scene, at)
             equal = mass if large else np.ones(len(at), np.float32)
             return chosen[greedy(similar, equal, np.zeros(len(at), np.float32), k)]
         weight = np.ones(len(at))
@@ -147,8 +147,15 @@ class Coverage:
         )
         return found.positions, found.mass / found.mass.mean()
 
-    def _typical(self, positions: Int64Array, similar: Float32Array) -> Float32Array:
-        """`similar` (m, m) of samples at `positions` (m,) and a wide kernel on their plain encodings."""
+    def _typical(self, scene: Scene, at: Int64Array) -> Float32Array:
+        """A wide kernel (m, m) on the plain encodings of a scene's rows `at` (m,), and some of the reach between them.
+
+        Where both kernels cover, the one of distances is left out here: the wide one says the same, and better.
+        """
+        similar, positions = scene.similar, scene.positions[at]
+        if self.settings.coverage_kernel == "both":
+            similar = similar - _scaled(self._by_distance(scene.places))
+        similar = similar[np.ix_(at, at)]
         distances = _distances(unit(finite(self.pool.rows(positions).astype(np.float32), positions)))
         wide = _decay(distances, self.settings.coverage_first_width * float(distances.mean(dtype=np.float64)))
         spread = float((wide.mean(axis=1, dtype=np.float64) - wide.min(axis=1)).mean())
@@ -180,11 +187,9 @@ class Coverage:
             kernels.append(reach(graph))
         if self.settings.coverage_kernel != "reach":
             kernels.append(self._by_distance(places))
+        similar = _scaled(kernels.pop())
         for kernel in kernels:
-            kernel /= np.float32(max(float(kernel.mean(dtype=np.float64)), 1e-12))
-        similar = kernels.pop()
-        for kernel in kernels:
-            similar += kernel
+            similar += _scaled(kernel)
         scene = Scene(positions, places, encodings, graph, similar)
         self._whole = scene if whole else None
         return scene
@@ -209,6 +214,12 @@ class Coverage:
         else:  # views of scattered samples would mean reading all of them
             rows = finite(pool.rows(positions).astype(np.float32), positions)
         return self._space.place(rows), rows
+
+
+def _scaled(kernel: Float32Array) -> Float32Array:
+    """A kernel at a mean of 1, in its place."""
+    kernel /= np.float32(max(float(kernel.mean(dtype=np.float64)), 1e-12))
+    return kernel
 
 
 def _distances(rows: Float32Array) -> Float32Array:
