@@ -10,9 +10,10 @@ The objective is submodular, so lazy evaluation finds the greedy choice exactly 
 
 The kernel (ours) is label propagation's own reach: the correlations of `(I - alpha S)^-1` over the graph of nearest
 neighbors, so that a sample covers those that its label will tell something about. `coverage_kernel: distance` has
-`k(x, s) = exp(-(1 - x . s) / sigma)` in the space of `psp_ray.neighbors.space` instead. Before anything is labeled a
-wide kernel on the plain encodings is added to either, `exp(-(1 - x . s) / (2 mean(1 - x . x')))`; being nearly linear,
-it asks for what k-medoids does, samples typical of large groups.
+`k(x, s) = exp(-(1 - x . s) / sigma)` in the space of `psp_ray.neighbors.space` instead, `both` the sum of the two.
+Before anything is labeled a wide kernel on the plain encodings, `exp(-(1 - x . s) / (2 mean(1 - x . x')))`, takes the
+place of distances, and the reach counts a tenth beside it; being nearly linear, the wide one asks for what k-medoids
+does, samples typical of large groups.
 
 The weight (ours) is the chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c |
 x)`, where the graph is the label propagation of self-training: where two opinions of different kind agree, a label
