@@ -49,8 +49,8 @@ class ImageSpace:
         `views`: average the pool's cached views in, where it has any. `shrinkage`: pull the covariance to a multiple
         of the identity, by this share more than `oracle_shrinkage` says (None: not at all); strong whitening of small
         pools needs it. `among`: look at the images at these sorted positions, not at some blocks; a block is of one
-        kind where names tell classes. A pool of equal images is left where it is. Raises DatasetError where a feature is
-        not finite.
+        kind where names tell classes. A pool of equal images is left where it is. Raises DatasetError where a feature
+        is not finite.
         """
         views = views and pool.n_views > 0
         count, total, square = 0, np.zeros(pool.dim), np.zeros((pool.dim, pool.dim))
