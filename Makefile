@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-all lint bench gpu-check setup clean
+.PHONY: help run test test-all lint bench gpu-check docs docs-serve lock pin-images setup clean
 help:
 	@echo "make run       set up, then run PSP on the bundled digits (ARGS='--seed 1 …' adds options)"
 	@echo "make test      set up, then lint and run the tests"
@@ -12,6 +12,9 @@ help:
 	@echo "make lint      ruff, mypy (strict), and whether the settings tables in docs/ are up to date"
 	@echo "make bench     the benchmarks (ratios within one run)"
 	@echo "make gpu-check  what a GPU here changes: numbers, speed, memory (6 minutes; writes gpu-check.md)"
+	@echo "make docs      the documentation as a site, with the API reference, in build/docs (docs-serve: at 127.0.0.1:8000)"
+	@echo "make lock      the hashes of what the images install (docker/requirements.txt), after constraints.txt has changed"
+	@echo "make pin-images  the digests of the images that ours build on (needs docker and its registry)"
 	@echo "make clean     remove the virtual environment and build files"
 
 run: $(VENV)/.ready-run
@@ -39,6 +42,19 @@ gpu-check: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
+# Material tells of its successor on every build; a warning of its own is no warning about these pages.
+docs: $(VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f .ci/mkdocs.yml
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8000
+
+lock: $(VENV)/.ready-run
+	$(BIN)/python docker/lock.py
+
+pin-images:
+	$(PYTHON) docker/pin.py
+
 setup: $(VENV)/.ready-test
 
 $(VENV)/.ready-run: pyproject.toml constraints.txt
@@ -52,6 +68,11 @@ $(VENV)/.ready-run: pyproject.toml constraints.txt
 $(VENV)/.ready-test: $(VENV)/.ready-run
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e ".[test]"
 	@$(BIN)/python -c 'import pytest, hypothesis, tslearn'
+	@touch $@
+
+$(VENV)/.ready-docs: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
 clean:

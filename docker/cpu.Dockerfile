@@ -1,24 +1,27 @@
-# syntax=docker/dockerfile:1
 # psp-ray without CUDA: docker build -f docker/cpu.Dockerfile -t psp-ray:0.1.0-cpu .
-FROM python:3.11.14-slim-bookworm AS build
+# Named once, for `make pin-images` to put the digest behind.
+ARG BASE=python:3.11.14-slim-bookworm
+
+FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/psp-ray
 WORKDIR /src
-# Dependencies first: they change less often than the code. TORCH_INDEX may name the index of PyTorch's CPU wheels,
-# which make the image a third of the size; without it torch comes with its CUDA libraries, and works all the same.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY psp_ray/core/version.py psp_ray/__init__.py psp_ray/
+# Dependencies first: they change less often than the code. Every file is compared with its hash. TORCH_INDEX may name
+# the index of PyTorch's CPU wheels, which make the image a third of the size; their hashes aren't known here, so torch
+# is then taken on that index's word. Without it torch comes with its CUDA libraries, and works all the same.
+COPY docker/requirements.txt ./
 ARG TORCH_INDEX=
-RUN cp constraints.txt /tmp/constraints.txt \
+RUN cp requirements.txt /tmp/requirements.txt \
     && if [ -n "${TORCH_INDEX}" ]; then \
-        /opt/psp-ray/bin/pip install --index-url "${TORCH_INDEX}" torch==2.15.0 torchvision==0.29.2 \
-        && sed -i -E '/^(nvidia-|cuda-|triton|torch==|torchvision==)/d' /tmp/constraints.txt; \
+        /opt/psp-ray/bin/pip install --no-deps --index-url "${TORCH_INDEX}" torch==2.15.0 torchvision==0.29.2 \
+        && sed -i -E '/^(nvidia-|cuda-|triton|torch==|torchvision==)/d' /tmp/requirements.txt; \
     fi \
-    && /opt/psp-ray/bin/pip install -c /tmp/constraints.txt ".[postgresql,sweep]"
+    && /opt/psp-ray/bin/pip install --no-deps --only-binary=:all: --require-hashes -r /tmp/requirements.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY psp_ray psp_ray
-RUN /opt/psp-ray/bin/pip install --no-deps --force-reinstall .
+RUN /opt/psp-ray/bin/pip install --no-deps --no-build-isolation . && /opt/psp-ray/bin/pip check
 
-FROM python:3.11.14-slim-bookworm
+FROM ${BASE}
 LABEL org.opencontainers.image.title="psp-ray" org.opencontainers.image.licenses="Apache-2.0"
 # KubeRay's health probes call wget.
 # hadolint ignore=DL3008

@@ -1,17 +1,20 @@
-# syntax=docker/dockerfile:1
 # psp-ray with CUDA: docker build -f docker/gpu.Dockerfile -t psp-ray:0.1.0-gpu .
 # torch's wheels bring the CUDA libraries; the host needs NVIDIA's driver and container toolkit only.
-FROM python:3.11.14-slim-bookworm AS build
+# Named once, for `make pin-images` to put the digest behind.
+ARG BASE=python:3.11.14-slim-bookworm
+
+FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/psp-ray
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY psp_ray/core/version.py psp_ray/__init__.py psp_ray/
-RUN /opt/psp-ray/bin/pip install -c constraints.txt ".[postgresql,sweep]"
+# Dependencies first: they change less often than the code. Every file is compared with its hash.
+COPY docker/requirements.txt ./
+RUN /opt/psp-ray/bin/pip install --no-deps --only-binary=:all: --require-hashes -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY psp_ray psp_ray
-RUN /opt/psp-ray/bin/pip install --no-deps --force-reinstall .
+RUN /opt/psp-ray/bin/pip install --no-deps --no-build-isolation . && /opt/psp-ray/bin/pip check
 
-FROM python:3.11.14-slim-bookworm
+FROM ${BASE}
 LABEL org.opencontainers.image.title="psp-ray" org.opencontainers.image.licenses="Apache-2.0"
 # KubeRay's health probes call wget.
 # hadolint ignore=DL3008

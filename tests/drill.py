@@ -6,11 +6,14 @@ Every case is a process of its own, forked from this one, so that a kill is a ki
 a case does depends on the seed and its own number alone: with `--log` the same command goes on where it was stopped.
 Printed is a table of fault, stage and outcome with counts. Outcomes:
 
-    same        finished, bit for bit as the run that nothing happened to
-    one line    exit code 2 and one line; where a disk failed, the resumed run then is the same
-    read        an input was taken (mutations only)
-    OTHER       finished with another result
-    TRACEBACK   an error that nobody had thought of
+    same            finished, bit for bit as the run that nothing happened to
+    one line, same  exit code 2 and one line; resumed it ends the same
+    went on, same   finished the same in spite of it
+    one line        a damaged folder or input was refused
+    read            an input was taken (mutations only)
+    OTHER           finished with another result
+    NOT RESUMED     refused to go on
+    TRACEBACK       an error that nobody had thought of
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ KILLED = 137
 TABLES = ("labels", "policy", "pool_predictions")
 OPERATIONS = ("open", "replace", "mkdir", "symlink", "link", "unlink", "rmdir", "fsync")
 ON_RAY = ("--runner", "ray", "--workers", "1", "--no-html")
+IN_A_ROW = 4
+"""Strikes in a case: a run is resumed after each."""
 AT_ONCE = 50
 """Mutations in a case."""
 FAULTS = {"disk full": errno.ENOSPC, "read-only": errno.EROFS, "I/O error": errno.EIO}
@@ -188,7 +193,9 @@ def kill_an_actor(pick: random.Random):
     """Kill one of the processes in which Ray holds actors; False while there is none."""
 
     def strike(path) -> bool:
-        import psutil
+        if "ray" not in sys.modules:
+            return False
+        import psutil  # comes with Ray
 
         actors = [child for child in psutil.Process().children(recursive=True) if "ray::" in " ".join(_line(child))]
         if not actors:
@@ -281,12 +288,12 @@ class Drill:
     def fresh_of(self, name: str) -> Path:
         return self.world.root / "cases" / name
 
-    def place(self, more: tuple[str, ...]) -> tuple[int, str]:
-        """Which write is met, and how far in the run that is."""
+    def place(self, more: tuple[str, ...], number: int = 0) -> tuple[int, str]:
+        """Which write is met, and how far in the run that is; the first half where it was resumed `number` times."""
         last = self.operations(more)
-        at = self.random.randint(1, last)
+        at = self.random.randint(1, last // 2 if number else last)
         tenth = 10 * at // (last + 1) * 10
-        return at, f"write {tenth}-{tenth + 9} %"
+        return at, f"{'resumed, ' if number else ''}write {tenth}-{tenth + 9} %"
 
     def resumed(self, out: Path, *more: str) -> tuple[str, str]:
         """What `--resume` makes of a folder: same, OTHER, one line or TRACEBACK; and what it said."""
@@ -296,20 +303,44 @@ class Drill:
         return told(output), output
 
     def kill(self) -> None:
+        self.in_a_row("kill", die, KILLED)
+
+    def write_error(self) -> None:
+        name = self.random.choice(sorted(FAULTS))
+        self.in_a_row(name, fail(FAULTS[name]), 2)
+
+    def in_a_row(self, fault: str, strike, ends: int) -> None:
+        """A run that is struck, and struck again where it is resumed, `IN_A_ROW` times; then it may go on.
+
+        Every strike has to end it with the exit code `ends`, or not at all; the end has to be the same as ever.
+        """
         more, out = self.page(), self.fresh()
-        at, stage = self.place(more)
+        met: list[tuple[str, str]] = []
+        for number in range(IN_A_ROW + 1):
+            at, stage = self.place(more, number) if number < IN_A_ROW else (-1, "left alone")
+            words = self.world.options(out, *more, *(["--resume"] if number else []))
 
-        def work() -> None:
-            with disturbed(out, at, die):
-                command(self.world.options(out, *more))()
+            def work(at: int = at, words: list[str] = words) -> None:
+                with disturbed(out, at, strike) as seen:
+                    try:
+                        command(words)()
+                    finally:
+                        if 0 < at <= len(seen):
+                            print("\nSTRUCK")
 
-        code, output = forked(work)
-        if code != KILLED:
-            self.world.note("kill", stage, "TRACEBACK" if "Traceback" in output else "not met", output[-300:])
-            return
-        outcome, output = self.resumed(out, *more)
-        outcome = "NOT RESUMED" if outcome == "one line" else outcome
-        self.world.note("kill", stage, outcome, f"op {at}: {output[-400:]}")
+            code, output = forked(work)
+            if code == 0:
+                outcome = "same" if result_of(out) == self.wanted else "OTHER"
+                met += [(stage, "went on, ")] if "\nSTRUCK" in output else []
+                break
+            if number == IN_A_ROW or code != ends or (ends == 2 and told(output) != "one line"):
+                outcome = "TRACEBACK" if told(output) == "TRACEBACK" else "NOT RESUMED"
+                met.append((stage, ""))
+                break
+            met.append((stage, "" if ends == KILLED else "one line, "))
+        for stage, how in met:
+            what = f"{[stage for stage, _ in met]}: {output[-500:]}"
+            self.world.note(fault, stage, outcome if outcome.isupper() else f"{how}{outcome}", what)
         shutil.rmtree(out, ignore_errors=True)
 
     def ray_kill(self) -> None:
@@ -338,27 +369,6 @@ class Drill:
         else:
             outcome = "TRACEBACK"
         self.world.note(fault, stage, outcome, f"op {at}: {output[-900:]}")
-        shutil.rmtree(out, ignore_errors=True)
-
-    def write_error(self) -> None:
-        name = self.random.choice(sorted(FAULTS))
-        more, out = self.page(), self.fresh()
-        at, stage = self.place(more)
-
-        def work() -> None:
-            with disturbed(out, at, fail(FAULTS[name])):
-                command(self.world.options(out, *more))()
-
-        code, output = forked(work)
-        if code == 0:
-            outcome = "same" if result_of(out) == self.wanted else "OTHER"
-        else:
-            outcome = told(output) if code == 2 else "TRACEBACK"
-            if outcome == "one line":
-                again, said = self.resumed(out, *more)
-                output += said
-                outcome = outcome if again == "same" else f"THEN {again.upper()}"
-        self.world.note(name, stage, outcome, f"op {at}: {output[-500:]}")
         shutil.rmtree(out, ignore_errors=True)
 
     def damage(self, started: Path, stage: str) -> None:
@@ -542,9 +552,9 @@ def make_world(root: Path) -> World:
 def plan(kills: int, ray_kills: int, writes: int, damage: int, mutations: int, seed: int) -> list[tuple[str, int]]:
     """(kind, number) of every case, well mixed."""
     counts = {
-        "kill": kills,
+        "kill": -(-kills // IN_A_ROW),
         "ray_kill": ray_kills,
-        "write_error": writes,
+        "write_error": -(-writes // IN_A_ROW),
         "damage": damage,
         "mutations": -(-mutations // AT_ONCE),
     }

@@ -22,9 +22,7 @@ _SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def on_loopback() -> Iterator[None]:
     """A cluster that is started in here listens on loopback alone.
 
-    Ray 2.60 and newer also asks for a token, which only this user can read then. Older ones do so where
-    `RAY_AUTH_MODE=token` is in the environment before Ray is imported (2.52), or not at all: then other users of this
-    machine get in.
+    It also asks for a token, which only this user can read then: see `psp_ray.actors.tokens`.
     """
     before = os.environ.get(_SWITCH)
     os.environ[_SWITCH] = "0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from psp_ray.actors.tokens import want_token
 from psp_ray.config.config import Config
 from psp_ray.run.inputs import OracleInput
 from psp_ray.run.interfaces import LabelSource
@@ -21,6 +22,7 @@ def open_runtime(config: Config) -> Iterator[Runtime]:
     if config.runtime.runner == "inline":
         yield InlineRuntime(config, _connect_shared)
         return
+    want_token(config.runtime.ray_address)
     from psp_ray.actors.runtime import RayRuntime
 
     runtime = RayRuntime(config)

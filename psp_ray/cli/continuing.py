@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from psp_ray.cli.light import spare_pandas
 from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, setting_options
 from psp_ray.cli.starting import run_options, start_run
 from psp_ray.config.config import CHANGEABLE, RUN_ONLY
+from psp_ray.config.paths import absolute
 
 SHOWN = CHANGEABLE | RUN_ONLY
 """Settings that may change; the others are taken, too, so that they can be refused with the reason."""
@@ -44,6 +46,10 @@ def continue_command(folder: Path, html: bool, track: str | None, **given: Any) 
     others put behind them. The options below may change, no other one.
     """
     spare_pandas()
-    from psp_ray.run.continuing import continued
+    from psp_ray.run.continuing import continued, paths_lead_from
 
+    home = paths_lead_from(folder)
+    if home is not None:  # paths given now are seen from here, those of its settings from there
+        folder, given = folder.absolute(), absolute(given)
+        os.chdir(home)
     start_run(continued(folder, given), html=html, track=track, continuing=True)

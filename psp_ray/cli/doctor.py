@@ -88,6 +88,9 @@ def _cache() -> str:
 
 
 def _ray() -> str:
+    from psp_ray.actors.tokens import want_token
+
+    want_token(None)
     import ray
 
     from psp_ray.actors.cluster import start_ray

@@ -80,6 +80,9 @@ def sweep(
     catch_sigterm()
     try:
         plan = make_plan(SweepRequest(**given))
+        from psp_ray.actors.tokens import want_token
+
+        want_token(ray_address)
         from psp_ray.studies.sweep.run import run_sweep
         from psp_ray.studies.tracking import StudyTracker
 

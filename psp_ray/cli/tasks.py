@@ -52,8 +52,8 @@ def tasks_push(run_folder: str, server: str | None, project: int | None, url: st
     from psp_ray.export.files import classes_of_run, name_of_run
     from psp_ray.labels.label_studio_live import push
 
-    given = {"project": project, "url": url, "name": name_of_run(run_folder)}
-    for line in push(run_folder, classes_of_run(run_folder), server, **given):
+    classes, name = classes_of_run(run_folder), name_of_run(run_folder)
+    for line in push(run_folder, classes, server, project=project, url=url, name=name):
         click.echo(printable(line))
 
 

@@ -21,6 +21,7 @@ from psp_ray.data.images import ImageError, center_view, decode, read_file
 from psp_ray.data.listing import image_files
 from psp_ray.features.embedded import BLOCK_ROWS, half_rows
 from psp_ray.features.tower import load_image_tower
+from psp_ray.run.folder import require_as_written
 from psp_ray.run.prompts import read_prompts, trusted_spec
 
 ImageSource = Union[str, "os.PathLike[str]", bytes]
@@ -66,8 +67,10 @@ class Classifier:
 
         Raises:
             ModelError: no prompts there, or the weights are not those that the prompts were learned with.
+            OutputError: they are not what the run wrote when it finished.
         """
         learned = read_prompts(run)
+        require_as_written(learned.path)
         if not images:
             return cls(None, learned.text, learned.classes)
         if not learned.has_tower:

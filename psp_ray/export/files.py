@@ -36,7 +36,7 @@ from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.export.scripts import ONNX_SCRIPT, OPEN_CLIP_SCRIPT, write_script
 from psp_ray.run.classes import classes_of
-from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run
+from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run, require_as_written
 from psp_ray.run.prompts import PROMPTS, read_prompts
 
 _COLUMNS = ("sample_id", "path", "class", "probability", "source")
@@ -47,6 +47,7 @@ def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = local_path(run) / PREDICTIONS
     if not is_file(path):
         raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
+    require_as_written(path)
     try:
         rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:

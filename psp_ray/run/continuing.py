@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from psp_ray.config.base import option_name
+from psp_ray.config.base import option_name, read_yaml
 from psp_ray.config.config import CHANGEABLE, Config, section_of
+from psp_ray.config.paths import seen_from
 from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
@@ -38,6 +39,20 @@ REASONS = {
     "runtime": "all chance in the rounds so far hangs on it",
 }
 """Why a setting of a section can't change on the way."""
+
+
+def paths_lead_from(out: Path) -> Path | None:
+    """The folder that the run in `out` was started in, where its relative paths lead somewhere from there alone."""
+    if not has_run(out):
+        return None
+    try:
+        home = read_run(out).folder
+    except DamagedFile:
+        return None
+    settings = read_yaml(out / CONFIG, "--config")
+    if not isinstance(settings, dict) or not home or seen_from(home, settings) == settings:
+        return None
+    return Path(home)
 
 
 def continued(out: Path, changes: Mapping[str, Any]) -> Config:

@@ -283,6 +283,20 @@ def unseal_finished(out: Path) -> None:
         (out / KEPT / FINISHED).unlink(missing_ok=True)
 
 
+def require_as_written(file: Path) -> None:
+    """Compare a file of a finished run with what the run wrote there. Where that is not known, any will do.
+
+    Raises:
+        DamagedFile: it is another one.
+    """
+    try:
+        seals = read_document(file.parent / KEPT / FINISHED, Finished).files
+    except DamagedFile:
+        return
+    if file.name in seals and file_digest(file) != seals[file.name]:
+        raise DamagedFile(file, "is damaged, or was changed since the run finished")
+
+
 def _not_as_written(out: Path) -> list[str]:
     """Files of a finished run that are damaged or gone, in words."""
     try:

@@ -178,7 +178,7 @@ class Experiment:
         restored = from_checkpoint(checkpoint, self.context.names, self.out)
         state = restored.state
         if restored.more_classes:
-            state = self._learned_anew(state)
+            state = _learned_anew(self.context, state)
         state = replace(state, stopped=why_stopped(self.context, state))  # `--stop` may be another one now
         if restored.moved:
             self.context.events.warn(
@@ -192,19 +192,6 @@ class Experiment:
         self._mend_ledger(state)
         self.context.events.restored(state.reports, state.zero_shot)
         return state
-
-    def _learned_anew(self, state: RunState) -> RunState:
-        """`state` with a classifier of all the classes that there are now, from all labels, as if they were initial
-        ones. What judges it must not have seen them, so the folds begin with zero-shot."""
-        learner, text = self.context.components.learner, self.context.zero_shot
-        judged = replace(state.judged, lines=(Line(text),) * len(state.judged.lines))
-        empty = np.zeros((0, 0), np.float32)
-        state = replace(state, text=text, contexts=empty, judged=judged)
-        if len(state.labeled):
-            request = LearnRequest(state.round, state.labeled, state.labels, 0, PseudoLabels.empty(), text)
-            outcome = learner.learn(request).result()
-            state = replace(state, text=outcome.text, contexts=outcome.contexts)
-        return replace(state, last=learner.evaluate(state.text).result())
 
     def _mend_ledger(self, state: RunState) -> None:
         """A ledger that lost labels of this run (missing, older, emptied) gets them back from the checkpoint."""
@@ -241,3 +228,16 @@ class Experiment:
         events.prospect(report, judged, "" if played.ends else outlook(played.expectation, changed, n_query))
         if state.stopped and not played.ends:
             events.note(f"stopping: {state.stopped}")
+
+
+def _learned_anew(context: RunContext, state: RunState) -> RunState:
+    """`state` with a classifier of all the classes that there are now, from all labels, as if they were initial ones.
+    What judges it must not have seen them, so the folds begin with zero-shot."""
+    learner, text = context.components.learner, context.zero_shot
+    judged = replace(state.judged, lines=(Line(text),) * len(state.judged.lines))
+    state = replace(state, text=text, contexts=np.zeros((0, 0), np.float32), judged=judged)
+    if len(state.labeled):
+        request = LearnRequest(state.round, state.labeled, state.labels, 0, PseudoLabels.empty(), text)
+        outcome = learner.learn(request).result()
+        state = replace(state, text=outcome.text, contexts=outcome.contexts)
+    return replace(state, last=learner.evaluate(state.text).result())

@@ -15,6 +15,7 @@ import shutil
 import time
 import uuid
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from pyarrow import fs
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import files_under, make_folder, write_bytes, write_with
 from psp_ray.core.ours import mark
+from psp_ray.core.sealed import digest_of
 from psp_ray.core.writing import writing
 
 _CHUNK = 4 * 2**20
-_TRIES = 12
-CLAIM_SECONDS = 600.0
-"""How long a writer's claim on a name keeps others off: far longer than any one file takes to write."""
+CLAIM_SECONDS = 300.0
+"""How long a writer's claim on a name keeps others off: longer than one file takes to write, with all retries."""
+_PATIENCE = 30.0
+"""How much longer than that a writer waits for others; and how old a claim of its own may be for it to write."""
 
 
 class Storage:
@@ -72,29 +75,34 @@ class Storage:
         """Write a file that nobody has written yet; false where somebody has. Of several writers, one succeeds.
 
         Local folders do this by a hard link. Object stores list what was written: every writer first leaves a claim
-        beside the name and goes on only where it sees no other; whoever sees one withdraws and tries again. Claims of
-        the dead end after `CLAIM_SECONDS` by the store's clock.
+        beside the name and goes on only where it sees no other; whoever sees one withdraws and tries again. A claim of
+        a process of this machine that is dead is removed; those of other machines end after `CLAIM_SECONDS` by the
+        store's clock, and are waited for.
 
         Raises:
             OutputError: it can't be written, or others claim the name for ever.
         """
         if self._is_local:
             return self._create_here(Path(self._path(name)), data)
-        for attempt in range(_TRIES):
-            if self._exists(name):
-                return False
-            claim = f"{name}.claims/{uuid.uuid4().hex}"
+        deadline, pause = time.monotonic() + CLAIM_SECONDS + _PATIENCE, 0.1
+        while not self._exists(name):
+            claim, since = f"{name}.claims/{uuid.uuid4().hex}.{_own_process()}", time.monotonic()
             self.write(claim, b"1")
             try:
-                if self._alone(claim):
+                if self._alone(claim) and time.monotonic() - since < _PATIENCE:
                     if self._exists(name):
                         return False
                     self.write(name, data)
                     return True
             finally:
                 self.delete(claim)
-            time.sleep(random.uniform(0.05, 0.2) * (attempt + 1))
-        raise OutputError(f"--storage {self.uri}: other machines write {name} at this moment; run the command again")
+            if time.monotonic() > deadline:
+                raise OutputError(
+                    f"--storage {self.uri}: other machines write {name} at this moment; run the command again"
+                )
+            time.sleep(random.uniform(0.5, 1.5) * pause)
+            pause = min(2 * pause, 5.0)
+        return False
 
     def _create_here(self, path: Path, data: bytes) -> bool:
         with writing(path):
@@ -116,6 +124,10 @@ class Storage:
             found = self._fs.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
         times = {info.path.rpartition("/")[2]: info.mtime for info in found if info.type == fs.FileType.File}
         mine = times.pop(own, None)
+        for dead in [other for other in times if _is_dead(other.partition(".")[2])]:
+            del times[dead]
+            with suppress(OutputError):  # somebody else has removed it
+                self.delete(f"{folder}/{dead}")
         # Where a store tells no times, a claim never ends by itself.
         return all(
             mine is not None and at is not None and (mine - at).total_seconds() > CLAIM_SECONDS for at in times.values()
@@ -194,6 +206,34 @@ class Storage:
     def _make_parent(self, name: str) -> None:
         if self._is_local:
             self._fs.create_dir(os.path.dirname(self._path(name)), recursive=True)
+
+
+@cache
+def _own_machine() -> str:
+    """Names this boot of this machine, and who sees the same processes on it; "" where that can't be known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return digest_of(f"{boot} {os.readlink('/proc/self/ns/pid')}".encode())
+    except OSError:
+        return ""
+
+
+def _own_process() -> str:
+    return f"{_own_machine()}.{os.getpid()}"
+
+
+def _is_dead(process: str) -> bool:
+    """Whether a process, as `_own_process` names it, was one of this machine and has ended."""
+    machine, _, number = process.partition(".")
+    if not machine or machine != _own_machine() or not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _open(uri: str) -> tuple[Any, str]:

@@ -122,6 +122,9 @@ def execute(plan: Plan, cells: list[Cell], config: Config, parallel: int | None,
         for cell in cells:
             ended(cell, run_one(_as_json(cell.config), partial(watch, cell, None)))
         return
+    from psp_ray.actors.tokens import want_token
+
+    want_token(config.runtime.ray_address)
     from psp_ray.actors.tasks import Tasks
 
     with Tasks(config, parallel) as tasks:

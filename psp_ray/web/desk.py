@@ -103,8 +103,7 @@ class Desk:
             self.changed.notify_all()
 
     def change_pool(self, book: AnswerBook, pool: PoolView) -> None:
-        """Go on with other classes, and the same book opened anew; labels keep their numbers. What was to be labeled is
-        chosen anew, too."""
+        """Go on with other classes and the book opened anew; what is to be labeled will be chosen anew."""
         with self.changed:
             self.book, self.pool = book, pool
             self._tasks.clear()
@@ -143,7 +142,7 @@ class Desk:
                 if alone or not chosen:
                     chosen += self._free(person, more)[: count - len(chosen)]
             if not chosen and (waiting or ahead):
-                chosen = self._later_half(waiting or ahead)[:count]
+                chosen = _later_half(waiting or ahead, self.leases)[:count]
             self.leases.take(person.name, [t.position for t in chosen if self.leases.holder(t.position) != person.name])
             return self._handed(chosen, person)
 
@@ -215,16 +214,6 @@ class Desk:
         """{content hash: {person: what it says}} of images that await a reviewer."""
         return disagreements(self.standing)
 
-    def said_none_before(self) -> list[Event]:
-        """Answers that stand and say that an image shows none of the classes, from before the newest one was there."""
-        with self.changed:
-            known = self.pool.position_of
-            return [
-                event
-                for digest, event in self._decided.items()
-                if event.label == IGNORE and event.given_at < self.pool.added_at and digest in known
-            ]
-
     # ---- what these are made of -----------------------------------------------------------------------------------
 
     def _note(self, events: Sequence[Event]) -> None:
@@ -242,14 +231,6 @@ class Desk:
 
     def _free(self, person: Person, tasks: Sequence[Task]) -> list[Task]:
         return [task for task in tasks if self.leases.free_for(person.name, task.position)]
-
-    def _later_half(self, tasks: Sequence[Task]) -> list[Task]:
-        """Of those that the person with most of them has: one is before that person's eyes."""
-        held: dict[str | None, list[Task]] = {}
-        for task in tasks:
-            held.setdefault(self.leases.holder(task.position), []).append(task)
-        most = max(held.values(), key=len)
-        return most[len(most) - len(most) // 2 :]
 
     def _seconds_for(self, person: Person) -> list[Task]:
         """Images of others that are due a blind second opinion of this person."""
@@ -299,3 +280,12 @@ class Desk:
 def drawn(content_hash: str, share: float) -> bool:
     """Whether an image is among the share that gets a second opinion: by chance, and always the same ones."""
     return float(noise.uniform(0, "second-opinion", noise.sample_keys([content_hash]))[0]) < share
+
+
+def _later_half(tasks: Sequence[Task], leases: Leases) -> list[Task]:
+    """Of those that the person with most of them has: one is before that person's eyes."""
+    held: dict[str | None, list[Task]] = {}
+    for task in tasks:
+        held.setdefault(leases.holder(task.position), []).append(task)
+    most = max(held.values(), key=len)
+    return most[len(most) - len(most) // 2 :]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from psp_ray.core.answers import answer_name
+from psp_ray.core.answers import IGNORE, answer_name
 from psp_ray.labels.answer_book import REVIEW, Event
 from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.report.round_report import RoundReport
@@ -149,11 +149,21 @@ def agreement_of(desk: Desk) -> dict[str, Any]:
 
 def none_before(desk: Desk, most: int = 200) -> list[dict[str, Any]]:
     """Images that were said to show none of the classes before the newest one was there, the latest first."""
-    return history(desk, desk.said_none_before()[::-1][:most])
+    return history(desk, _said_none_before(desk)[::-1][:most])
+
+
+def _said_none_before(desk: Desk) -> list[Event]:
+    """Answers that stand and say that an image shows none of the classes, from before the newest one was there."""
+    known = desk.pool.position_of
+    return [
+        event
+        for digest, event in desk.decided.items()
+        if event.label == IGNORE and event.given_at < desk.pool.added_at and digest in known
+    ]
 
 
 def _to_review(desk: Desk) -> int:
-    return len(desk.disagreements()) + len(_open_doubts(desk)) + len(desk.said_none_before())
+    return len(desk.disagreements()) + len(_open_doubts(desk)) + len(_said_none_before(desk))
 
 
 def _open_doubts(desk: Desk) -> list[Doubt]:

@@ -45,6 +45,7 @@ CLUSTER = {
             "properties": {
                 "idleTimeoutSeconds": COUNT,
                 "upscalingMode": {"enum": ["Default", "Aggressive", "Conservative"]},
+                "securityContext": {"type": "object"},
             },
         },
         "headGroupSpec": {
@@ -81,6 +82,7 @@ JOB = {
         "submissionMode": {"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
         "backoffLimit": COUNT,
         "submitterConfig": {"type": "object", "additionalProperties": False, "properties": {"backoffLimit": COUNT}},
+        "submitterPodTemplate": {"type": "object"},
         "activeDeadlineSeconds": {"type": "integer", "minimum": 1},
         "shutdownAfterJobFinishes": {"type": "boolean"},
         "ttlSecondsAfterFinished": COUNT,
@@ -116,7 +118,6 @@ def test_kuberay_manifests(path):
         template = group["template"]
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **template["metadata"]}}
         validate({**pod, "spec": template["spec"]}, "1.30", strict=True)
-        assert template["spec"]["securityContext"]["runAsNonRoot"]
         (container,) = template["spec"]["containers"]
         assert container["image"].startswith(f"psp-ray:{__version__}-")
         resources = container["resources"]
@@ -125,6 +126,45 @@ def test_kuberay_manifests(path):
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         assert ("nvidia.com/gpu" in str(group["template"])) == (group["groupName"] == "gpu")
+
+
+def pods_of(manifest):
+    """Every pod that KubeRay makes of a manifest by a template of ours."""
+    cluster = cluster_of(manifest) or {"headGroupSpec": None, "workerGroupSpecs": []}
+    groups = [group for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]) if group]
+    submitter = manifest["spec"].get("submitterPodTemplate")
+    return [group["template"]["spec"] for group in groups] + ([submitter["spec"]] if submitter else [])
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
+def test_pods_are_what_pod_security_calls_restricted(path):
+    """By the list in Kubernetes' documentation of Pod Security Standards, version 1.30; and their root is read-only."""
+    manifest = load(path)
+    pods = pods_of(manifest)
+    assert pods
+    for pod in pods:
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] != 0
+        assert pod["securityContext"]["seccompProfile"]["type"] in ("RuntimeDefault", "Localhost")
+        allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
+        assert all(set(volume) - {"name"} <= allowed | {"secret"} for volume in pod["volumes"])
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["readOnlyRootFilesystem"] is True
+            assert not any("hostPort" in port for port in container.get("ports", []))
+            places = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert {"/tmp", "/home/psp"} <= places, "what Ray and libraries write to"
+            out = re.search(r"--out (/[a-z]+)/", manifest["spec"].get("entrypoint", ""))
+            assert container["name"] == "ray-job-submitter" or out is None or out[1] in places
+    cluster = cluster_of(manifest)
+    if cluster is not None:  # KubeRay adds the autoscaler to the head's pod
+        assert cluster["autoscalerOptions"]["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
 
 
 def test_both_kinds_of_cluster_are_the_same():
@@ -183,6 +223,10 @@ def test_compose():
     assert set(services) == {"head", "worker", "postgres"}
     assert services["worker"]["deploy"]["replicas"] == 2
     for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert set(service["security_opt"]) == {"no-new-privileges:true", "seccomp=builtin"}
+        assert service["pids_limit"] > 0
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), "reachable from outside"
     for name in ("head", "worker"):
         assert services[name]["environment"]["RAY_AUTH_MODE"] == "token"
@@ -200,7 +244,9 @@ def test_images_fit_the_project(name):
     assert text.count("FROM ") == 2, "multi-stage"
     assert re.search(r"^USER 10001$", text, re.M)
     assert "HEALTHCHECK" in text
-    assert not re.search(r"FROM \S+:latest|FROM [^:\s]+\s", text), "pinned"
+    (base,) = re.findall(r"^ARG BASE=(\S+)$", text, re.M)
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm(@sha256:[0-9a-f]{64})?", base)
+    assert re.findall(r"^FROM (\S+)", text, re.M) == ["${BASE}", "${BASE}"], "pinned in one place"
     for source in re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(.+)$", text, re.M):
         for path in source.split()[:-1]:
             assert (ROOT / path).exists(), path
@@ -209,7 +255,9 @@ def test_images_fit_the_project(name):
         assert pinned in constraints
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for source in re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(.+)$", text, re.M):
-        assert all(path.split("/")[0] in allowed for path in source.split()[:-1]), "left out of the context"
+        assert all(path in allowed or path.split("/")[0] in allowed for path in source.split()[:-1]), (
+            "left out of the context"
+        )
 
 
 def linter(name):

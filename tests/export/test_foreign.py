@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from psp_ray import Classifier
 from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.core.errors import ConfigError, ModelError
-from psp_ray.export.files import export_open_clip
+from psp_ray.core.sealed import DamagedFile
+from psp_ray.export.files import export_csv, export_open_clip
 from psp_ray.report.progress import Reporter
 from psp_ray.run import prepare
 from psp_ray.run.command import run
@@ -160,3 +161,21 @@ def test_the_run_itself_and_its_own_words_are_believed(finished, tmp_path):
     shutil.copytree(finished / "model", beside / "model")
     file = forged(finished, beside / "p.safetensors", model=f"local-dir:{beside / 'model'}")
     assert Classifier.load(file).classes == sorted(COLORS)
+
+
+def test_a_damaged_file_of_a_finished_run_is_not_used(finished, tmp_path):
+    """One bit of a vector: nothing else would tell. A copy of the file alone has nothing to be compared with."""
+    run = tmp_path / "run"
+    shutil.copytree(finished / "run", run)
+    for name, call in (
+        ("prompts.safetensors", lambda: Classifier.load(run, images=False)),
+        ("pool_predictions.parquet", lambda: export_csv(run, tmp_path / "out.csv")),
+    ):
+        call()
+        data = bytearray((run / name).read_bytes())
+        data[-10 if name.startswith("prompts") else 40] ^= 1
+        (run / name).write_bytes(data)
+        with pytest.raises(DamagedFile, match=f"{name}: is damaged, or was changed since"):
+            call()
+    shutil.copy(run / "prompts.safetensors", tmp_path / "alone.safetensors")
+    assert Classifier.load(tmp_path / "alone.safetensors", images=False).classes == sorted(COLORS)

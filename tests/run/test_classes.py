@@ -228,6 +228,19 @@ def test_every_kind_of_memory_follows(begin, world, strategy):
         assert session.state.judged.logits.shape[1] == session.state.logits.shape[1] == 4
 
 
+@pytest.mark.slow
+def test_on_ray_as_in_one_process(begin, world, tmp_path):
+    """The actors of before end, others with all the classes take their place."""
+    from psp_ray.actors.opening import open_runtime
+
+    for name, more in (("inline", {}), ("ray", {"runner": "ray", "open_runtime": open_runtime})):
+        with begin(name, rounds=2, **more) as session:
+            play(session)
+            session.add_class("eel", embedding=world[1][3])
+            play(session)
+    same(bits(tmp_path / "inline"), bits(tmp_path / "ray"))
+
+
 def test_what_can_not_be_is_refused_in_one_line(begin, world, tmp_path):
     with begin() as session:
         play(session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 
 import pyarrow.parquet as pq
 import pytest
@@ -126,3 +127,20 @@ def test_people_fill_in_and_go_on(options, tmp_path, tiny_folder, capsys):
         assert ended.value.code == (3 if number == 1 else 0)
     assert f"then: psp-ray continue {out}" in capsys.readouterr().out
     assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+
+
+def test_relative_paths_are_seen_from_where_the_run_began(options, tmp_path, tiny_folder, monkeypatch, capsys):
+    """An answer is wrong, which is told with its file: so data set and run were found from elsewhere."""
+    home, elsewhere = tiny_folder.parent, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(home)
+    out = tmp_path / "run"
+    begin(options | {"dataset": tiny_folder.name}, out, oracle="file")
+    (out / "round_01" / "query.csv").write_text("sample_id,label\nred/00.png,nothing\n")
+    for folder in (home, elsewhere):
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            main(["continue", os.path.relpath(out), "--no-html"])
+        assert ended.value.code == 2
+        assert "run/round_01/query.csv:2: 'nothing' is no class" in capsys.readouterr().err
+        assert os.getcwd() == str(home)

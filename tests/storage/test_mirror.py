@@ -3,7 +3,10 @@
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from psp_ray.run.folder import check_out
 from psp_ray.run.mirror import RunMirror
 from psp_ray.run.pool_source import PoolSource
 from psp_ray.run.resolve import resolve
+from psp_ray.storage import remote
 from psp_ray.storage.generations import Generations, Moved
 from psp_ray.storage.remote import Storage
 
@@ -183,6 +187,43 @@ def test_of_many_writers_of_a_name_one_succeeds(storage):
         assert storage.read(f"race/{turn}") == str(won[0]).encode()
         assert not storage.create(f"race/{turn}", b"late")
     assert [name for name in storage.list("race") if "claims" in name] == []
+
+
+def killed_while_it_claims(name):
+    """A process that dies once its claim on `name` is written; prints the claim."""
+    code = f"""
+import os, sys
+from psp_ray.storage.remote import Storage
+whole = Storage.write
+def write(self, name, data):
+    whole(self, name, data)
+    print(name, flush=True)
+    os._exit(9)
+Storage.write = write
+Storage(sys.argv[1]).create({name!r}, b"never")
+"""
+    return code
+
+
+def test_claims_of_the_dead_keep_nobody_off_for_long(s3_server, tmp_path, monkeypatch):
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    storage = Storage(f"s3://psp/{tmp_path.name}")
+    command = [sys.executable, "-c", killed_while_it_claims("one"), storage.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 9
+    assert storage.list("one.claims") == {done.stdout.split("/")[-1].strip(): 1}
+    assert storage.create("one", b"mine"), "a process of this machine that has ended is known at once"
+    assert storage.list("one.claims") == {}
+    # Of another machine nothing can be known but the time.
+    storage.write("two.claims/abc.elsewhere.1", b"1")
+    monkeypatch.setattr(remote, "CLAIM_SECONDS", 1.5)
+    assert storage.create("two", b"mine")
+    storage.write("three.claims/abc.elsewhere.1", b"1")
+    monkeypatch.setattr(remote, "CLAIM_SECONDS", 1e9)
+    monkeypatch.setattr(time, "monotonic", iter(range(0, 10**12, 10**10)).__next__)
+    with pytest.raises(OutputError, match="other machines write three at this moment"):
+        storage.create("three", b"mine")
 
 
 def test_a_machine_that_was_overtaken_writes_nothing(storage, tmp_path):

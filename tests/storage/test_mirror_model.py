@@ -32,6 +32,7 @@ from psp_ray.labels.service import LabelRequest
 from psp_ray.run.checkpoint import Checkpoint, latest_round, load_latest, save_checkpoint
 from psp_ray.run.folder import has_run, open_out
 from psp_ray.run.mirror import RunMirror
+from psp_ray.storage import remote
 from psp_ray.storage.generations import Generations, Moved
 from psp_ray.storage.remote import Storage
 
@@ -344,5 +345,6 @@ def test_nothing_is_lost_on_a_folder_for_long():
 def test_nothing_is_lost_on_s3(s3_server, monkeypatch):
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "CLAIM_SECONDS", 1.0)  # of those that were killed while they wrote
     drive("s3://psp/model", int(os.environ.get("PSP_RAY_MODEL_EXAMPLES", "30")), 20)
     print(COUNTS)

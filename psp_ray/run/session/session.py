@@ -13,7 +13,6 @@ import numpy as np
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.report.round_report import RoundReport
-from psp_ray.run.classes import RunClasses, classes_of
 from psp_ray.run.command import Rounds
 from psp_ray.run.continuing import note_changes
 from psp_ray.run.events import Events, Silent
@@ -22,21 +21,18 @@ from psp_ray.run.runtime import OpenRuntime, inline
 from psp_ray.run.session.answering import Answering
 from psp_ray.run.session.beliefs import Beliefs
 from psp_ray.run.session.classifying import Encoder
-from psp_ray.run.session.given import text_of, vector_of, whole
+from psp_ray.run.session.given import text_of, whole
 from psp_ray.run.session.opening import open_rounds, session_settings
 from psp_ray.run.session.queries import Queries
 from psp_ray.run.session.records import Advice, QuerySet, rounds_html
+from psp_ray.run.session.renaming import Renaming
 from psp_ray.run.session.telling import Telling
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watcher
 
 
-class Session(Telling):
+class Session(Telling, Renaming):
     """A run of rounds, driven by you: `propose`, `label`, `learn`, and again.
-
-    >>> session = Session("photos", ["cat", "dog"], out="runs/mine")  # doctest: +SKIP
-    >>> session.label({name: look(name) for name in session.propose()})  # doctest: +SKIP
-    >>> session.learn()  # doctest: +SKIP
 
     What a method did is on disk when it returns. The same answers give the same bits as `psp-ray run` with these
     settings, which can go on where a session ended, and the other way round. One thread at a time.
@@ -54,6 +50,11 @@ class Session(Telling):
             are known, and `learn` asks nobody.
 
     Raises UserError, one line for what is wrong, before anything is bought.
+
+    Examples:
+        >>> session = Session("photos", ["cat", "dog"], out="runs/mine")  # doctest: +SKIP
+        >>> session.label({name: look(name) for name in session.propose()})  # doctest: +SKIP
+        >>> session.learn()  # doctest: +SKIP
     """
 
     def __init__(
@@ -98,11 +99,6 @@ class Session(Telling):
         """Go on with the run in `out`; its rounds, labels per round and `stop` may change. Raises as the class does."""
         return cls(out=out, **settings)
 
-    @property
-    def out(self) -> Path:
-        """The run's folder."""
-        return self.rounds.out
-
     # ---- a round -------------------------------------------------------------------------------------------------
 
     @property
@@ -116,11 +112,6 @@ class Session(Telling):
     def round(self) -> int:
         """Rounds finished."""
         return self.state.round
-
-    @property
-    def over(self) -> bool:
-        """Whether no round is left; `extend` adds some."""
-        return self.rounds.experiment.over
 
     @property
     def reports(self) -> tuple[RoundReport, ...]:
@@ -190,45 +181,6 @@ class Session(Telling):
         config: Config = self.rounds.config.changed(**changes)
         note_changes(self.rounds.out, config)
         self.rounds.change(config)
-
-    # ---- a class was forgotten ------------------------------------------------------------------------------------
-
-    def add_class(self, name: str, *, embedding: Any = None, phrases: Sequence[str] = ()) -> None:
-        """Add a class behind the others. All labels stay; the classifier is learned anew from them, and what was said
-        to show none of the classes may be worth another look.
-
-        Args:
-            embedding: numbers (d,), where the classes' embeddings come from a file or array and it has none of it.
-            phrases: that describe it, where the other classes have some.
-
-        Raises UserError for a name that is none, or that a class has already; then nothing changes.
-        """
-        self._change(self.run_classes.added(name, embedding=vector_of(name, embedding), phrases=list(phrases)))
-
-    def rename_class(self, old: str, new: str) -> None:
-        """Call class `old` by another name. All labels stay, and files that say the old name are understood.
-
-        Raises UserError where there is no class `old`, or a class has the new name already; then nothing changes.
-        """
-        self._change(self.run_classes.renamed(old, new))
-
-    @property
-    def run_classes(self) -> RunClasses:
-        """The classes with the names that they had."""
-        return classes_of(self.out) or RunClasses.begun(self.rounds.names.classes)
-
-    def _change(self, classes: RunClasses) -> None:
-        self._open_still()
-        people = self.rounds.people
-        if people is None:
-            raise UserError(f"oracle {self.rounds.config.labels.oracle}: it has its own classes, which can't change")
-        rounds = self.rounds.with_classes(classes)
-        assert rounds.people is not None
-        self._stack.callback(rounds.people.close)
-        self._take(rounds)
-        people.close()
-        if self.over:
-            rounds.finished()
 
     def save(self) -> Path:
         """Write predictions, class vectors and pictures as they are now, as a finished run has them; returns the run's
