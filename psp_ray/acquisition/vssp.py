@@ -222,7 +222,8 @@ class VSSP(Strategy):
 
         reader = StateReader(self.pool, self.settings, self.device, prior=self._prior)
         if is_large(self.pool.n, n_classes):
-            reader.look_at(_samples(n_classes))
+            cells = cells_of(self.pool, whitening=self.settings.coverage_whitening)
+            reader.look_at(_samples(n_classes), cells.keys)
         return Agent(reader, n_classes, seed, self.settings)
 
     def _ready(self, state: PoolState) -> Agent:

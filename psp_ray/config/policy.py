@@ -51,7 +51,9 @@ class PolicySettings(Settings):
     coverage_fade: float = Field(
         12.0, ge=0, description="log odds that the anchors beyond the query's size lose, from first to last"
     )
-    coverage_limit: int = Field(6000, ge=1, description="in larger pools anchors are sought among this many samples")
+    coverage_limit: int = Field(
+        6000, ge=1, description="in larger pools anchors are sought among this many samples, drawn anew each round"
+    )
     coverage_whitening: float = Field(
         0.25, ge=0, le=1, description="whitening of the space in which samples cover each other: 0 none, 1 full"
     )

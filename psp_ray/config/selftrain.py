@@ -54,7 +54,8 @@ class SelfTrainingSettings(Settings):
     graph_limit: int = Field(
         default=20_000,
         ge=1,
-        description="in larger pools the graph and its pseudo-labels keep to this many images chosen by chance",
+        description="most images in the graph: in larger pools drawn from all of their cells (by chance where no "
+        "posterior is asked for)",
     )
 
     posterior_whitening: float = Field(

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_ray.core import noise
+from psp_ray.core.pool import read_keys
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolReader, UInt64Array
-from psp_ray.neighbors.space import ImageSpace, fitting_rows, subset, unit
+from psp_ray.neighbors.space import ImageSpace, fitting_rows, unit
 
 LARGE_POOL = 20_000
 """Images from which on a pool counts as large."""
@@ -42,11 +43,15 @@ def is_large(n: int, n_classes: int = 1) -> bool:
 
 @dataclass(frozen=True)
 class Cells:
-    """`centers` (L, d) unit vectors in `space`; `of` (n,) uint16, each image's cell; `distance` (n,) float16, one minus
-    the cosine to its center; `keys` (n,) noise keys."""
+    """`centers` (L, d) unit vectors in `space`, found from the images at sorted positions `sample`.
+
+    `of` (n,) uint16, each image's cell; `distance` (n,) float16, one minus the cosine to its center; `keys` (n,) noise
+    keys.
+    """
 
     space: ImageSpace
     centers: Float32Array
+    sample: Int64Array
     of: NDArray[np.uint16]
     distance: NDArray[np.float16]
     keys: UInt64Array
@@ -81,9 +86,9 @@ def cells_of(pool: PoolReader, *, whitening: float = 0.25, views: bool = True) -
 
 
 def _quantize(pool: PoolReader, whitening: float, views: bool) -> Cells:
-    keys = np.empty(pool.n, np.uint64)
-    space = ImageSpace.fit(pool, whitening=whitening, views=views, scattered=True)
-    sample = subset(pool, np.arange(pool.n, dtype=np.int64), FITTED, "cells")
+    keys = read_keys(pool, np.arange(pool.n, dtype=np.int64))
+    sample = np.sort(np.argsort(noise.bits(0, "cells", keys), kind="stable")[:FITTED])
+    space = ImageSpace.fit(pool, whitening=whitening, views=views, among=sample)
     centers = k_means(np.concatenate([space.place(rows) for rows in fitting_rows(pool, sample, space.views)]), CELLS)
     of, distance = np.empty(pool.n, np.uint16), np.empty(pool.n, np.float16)
     for index in range(pool.n_blocks):
@@ -92,8 +97,7 @@ def _quantize(pool: PoolReader, whitening: float, views: bool) -> Cells:
         cosines = space.embed(block) @ centers.T
         of[span] = cosines.argmax(axis=1)
         distance[span] = 1.0 - cosines.max(axis=1)
-        keys[span] = block.keys
-    return Cells(space, centers, of, distance, keys)
+    return Cells(space, centers, sample, of, distance, keys)
 
 
 def k_means(places: Float32Array, count: int) -> Float32Array:

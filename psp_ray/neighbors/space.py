@@ -42,23 +42,22 @@ class ImageSpace:
         whitening: float = 0.25,
         views: bool = True,
         shrinkage: float | None = None,
-        scattered: bool = False,
+        among: Int64Array | None = None,
     ) -> ImageSpace:
         """Mean and principal axes of a pool's encodings; O(n d^2 + d^3), block by block in float64.
 
         `views`: average the pool's cached views in, where it has any. `shrinkage`: pull the covariance to a multiple
         of the identity, by this share more than `oracle_shrinkage` says (None: not at all); strong whitening of small
-        pools needs it. `scattered`: look at images from everywhere, as many as in the blocks; a block is of one kind
-        where names tell classes. A pool of equal images is left where it is. Raises DatasetError where a feature is
-        not finite.
+        pools needs it. `among`: look at the images at these sorted positions, not at some blocks; a block is of one
+        kind where names tell classes. A pool of equal images is left where it is. Raises DatasetError where a feature
+        is not finite.
         """
         views = views and pool.n_views > 0
         count, total, square = 0, np.zeros(pool.dim), np.zeros((pool.dim, pool.dim))
-        if scattered:
-            some = subset(pool, np.arange(pool.n, dtype=np.int64), FIT_BLOCKS * BLOCK_SIZE, "space")
-            seen = fitting_rows(pool, some, views)
-        else:
+        if among is None:
             seen = (averaged(pool.block(index, views=views), views) for index in fit_blocks(pool.n_blocks))
+        else:
+            seen = fitting_rows(pool, among, views)
         for rows in (part.astype(np.float64) for part in seen):
             count += len(rows)
             total += rows.sum(axis=0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from psp_ray.config.kinds import PRIORS
 from psp_ray.config.policy import PolicySettings
-from psp_ray.core.pool import block_spans, class_embeddings, finite, read_keys, read_rows
+from psp_ray.core.pool import block_spans, class_embeddings, finite, read_rows
 from psp_ray.core.records import (
     Float32Array,
     Float64Array,
@@ -183,6 +183,7 @@ class StateReader:
         self.prior = prior or PRIORS.find(settings.prior)(pool, settings)
         self.block_size = pool.block_size
         """Positions a block; see `look_at`."""
+        self._keys: UInt64Array | None = None
         self.cache_bytes = cache_bytes
         self._blocks: OrderedDict[tuple[bytes, int], BlockState] = OrderedDict()
         self.held_bytes = 0
@@ -190,9 +191,10 @@ class StateReader:
         self._summaries: dict[bytes, _Summary] = {}
         self._texts: dict[bytes, Tensor] = {}
 
-    def look_at(self, samples: int) -> None:
+    def look_at(self, samples: int, keys: UInt64Array) -> None:
         """Take the pool in larger blocks, read sample by sample, where views hold so many `samples` of a large pool:
-        blocks of about `SPARSE` of them."""
+        blocks of about `SPARSE` of them. `keys` (n,) are the noise keys of all."""
+        self._keys = keys
         factor = -(-self.pool.n * SPARSE // max(samples, 1)) // self.pool.block_size
         self.block_size = self.pool.block_size * max(1, factor)
 
@@ -326,9 +328,9 @@ class StateReader:
 
     def _features(self, view: PoolView, index: int) -> tuple[Tensor, Int64Array, UInt64Array]:
         positions = view.unlabeled[self.inside(view.unlabeled, index)]
-        if self.block_size != self.pool.block_size:
+        if self._keys is not None:
             seen = torch.from_numpy(read_rows(self.pool, positions)).to(self.device)
-            return seen, np.asarray(positions, np.int64), read_keys(self.pool, positions)
+            return seen, np.asarray(positions, np.int64), self._keys[positions]
         block = self.pool.block(index)
         rows = np.asarray(positions) - block.start
         features = finite(np.asarray(block.features[rows], np.float32), positions)

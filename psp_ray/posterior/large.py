@@ -169,7 +169,7 @@ class LargeEvidence:
             whitening=settings.posterior_whitening,
             shrinkage=settings.posterior_shrinkage,
             views=cells.space.views,
-            scattered=True,
+            among=cells.sample,
         )
         self._source = PlaceSource(pool, space)
         members = draw_members(cells, min(settings.graph_limit, pool.n), "graph-members")
