@@ -10,9 +10,10 @@ The objective is submodular, so lazy evaluation finds the greedy choice exactly 
 
 The kernel (ours) is label propagation's own reach: the correlations of `(I - alpha S)^-1` over the graph of nearest
 neighbors, so that a sample covers those that its label will tell something about. `coverage_kernel: distance` has
-`k(x, s) = exp(-(1 - x . s) / sigma)` in the space of `psp_ray.neighbors.space` instead. Before anything is labeled a
-wide kernel on the plain encodings is added to either, `exp(-(1 - x . s) / (2 mean(1 - x . x')))`; being nearly linear,
-it asks for what k-medoids does, samples typical of large groups.
+`k(x, s) = exp(-(1 - x . s) / sigma)` in the space of `psp_ray.neighbors.space` instead, `both` the sum of the two.
+Before anything is labeled a wide kernel on the plain encodings, `exp(-(1 - x . s) / (2 mean(1 - x . x')))`, takes the
+place of distances, and the reach counts a tenth beside it; being nearly linear, the wide one asks for what k-medoids
+does, samples typical of large groups.
 
 The weight (ours) is the chance that teacher and graph name different classes, `1 - sum_c p_teacher(c | x) p_graph(c |
 x)`, where the graph is the label propagation of self-training: where two opinions of different kind agree, a label
@@ -106,7 +107,7 @@ class Coverage:
         similar = scene.similar[np.ix_(at, at)]
         if not len(state.labeled):
             if self.settings.coverage_first_width > 0:
-                similar = self._typical(chosen, similar)
+                similar = self._typical(scene, at)
             equal = mass if large else np.ones(len(at), np.float32)
             return chosen[greedy(similar, equal, np.zeros(len(at), np.float32), k)]
         weight = np.ones(len(at))
@@ -147,8 +148,15 @@ class Coverage:
         )
         return found.positions, found.mass / found.mass.mean()
 
-    def _typical(self, positions: Int64Array, similar: Float32Array) -> Float32Array:
-        """`similar` (m, m) of samples at `positions` (m,) and a wide kernel on their plain encodings."""
+    def _typical(self, scene: Scene, at: Int64Array) -> Float32Array:
+        """A wide kernel (m, m) on the plain encodings of a scene's rows `at` (m,), and some of the reach between them.
+
+        Where both kernels cover, the one of distances is left out here: the wide one says the same, and better.
+        """
+        similar, positions = scene.similar, scene.positions[at]
+        if self.settings.coverage_kernel == "both":
+            similar = similar - _scaled(self._by_distance(scene.places))
+        similar = similar[np.ix_(at, at)]
         distances = _distances(unit(finite(self.pool.rows(positions).astype(np.float32), positions)))
         wide = _decay(distances, self.settings.coverage_first_width * float(distances.mean(dtype=np.float64)))
         spread = float((wide.mean(axis=1, dtype=np.float64) - wide.min(axis=1)).mean())
@@ -180,11 +188,9 @@ class Coverage:
             kernels.append(reach(graph))
         if self.settings.coverage_kernel != "reach":
             kernels.append(self._by_distance(places))
+        similar = _scaled(kernels.pop())
         for kernel in kernels:
-            kernel /= np.float32(max(float(kernel.mean(dtype=np.float64)), 1e-12))
-        similar = kernels.pop()
-        for kernel in kernels:
-            similar += kernel
+            similar += _scaled(kernel)
         scene = Scene(positions, places, encodings, graph, similar)
         self._whole = scene if whole else None
         return scene
@@ -209,6 +215,12 @@ class Coverage:
         else:  # views of scattered samples would mean reading all of them
             rows = finite(pool.rows(positions).astype(np.float32), positions)
         return self._space.place(rows), rows
+
+
+def _scaled(kernel: Float32Array) -> Float32Array:
+    """A kernel at a mean of 1, in its place."""
+    kernel /= np.float32(max(float(kernel.mean(dtype=np.float64)), 1e-12))
+    return kernel
 
 
 def _distances(rows: Float32Array) -> Float32Array:

@@ -26,5 +26,5 @@ def look_at_typed(config: Config) -> Loaded | None:
         return None
     loaded = load_for_run(config, out)
     dataset, _ = loaded
-    FileAnnotator(out, dataset.classes, dataset.pool).look()
+    FileAnnotator(out, dataset.classes, dataset.pool, former=dataset.former).look()
     return loaded

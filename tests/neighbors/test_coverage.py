@@ -95,7 +95,7 @@ def test_first_choices_by_their_definition(kernel):
     wide = np.exp(-distance / (1.5 * distance.mean()))
     wide /= (wide - wide.min(1, keepdims=True)).mean()
     known = kernels(world)
-    near = (known["reach"] + known["distance"]) / 2 if kernel == "both" else known[kernel]
+    near = known["reach" if kernel == "both" else kernel]
     expected = slow_greedy(wide + 0.1 * near, np.ones(80), np.zeros(80), 8)
     assert coverage.order(state_of(world), 8).tolist() == expected
 
