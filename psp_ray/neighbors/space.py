@@ -54,6 +54,7 @@ class ImageSpace:
         """
         views = views and pool.n_views > 0
         count, total, square = 0, np.zeros(pool.dim), np.zeros((pool.dim, pool.dim))
+        seen: Iterator[Float32Array]
         if among is None:
             seen = (averaged(pool.block(index, views=views), views) for index in fit_blocks(pool.n_blocks))
         else:
