@@ -21,7 +21,7 @@ run: $(VENV)/.ready-run
 	$(BIN)/python -m psp_ray.main $(ARGS)
 
 # Two at a time; what is in one file runs in one process, since it shares fixtures.
-SIDE_BY_SIDE = -n auto --maxprocesses 2 --dist loadfile
+SIDE_BY_SIDE = -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)

@@ -25,6 +25,21 @@ TINY = {
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220)}
 
 
+LONGEST = ("studies/sweep/test_sweep", "cluster/", "actors/", "studies/", "run/test_run", "test_")
+"""Files that take longest: first, so that no process ends up alone with them."""
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The longest files first; within a file, and among the others, everything stays in its order."""
+    root = Path(__file__).parent
+
+    def place(item) -> int:
+        name = item.path.relative_to(root).as_posix()
+        return next((at for at, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def pytest_runtest_setup(item) -> None:
     """Tests marked `gpu` are skipped where torch sees no card; torch is imported for those alone."""
     if item.get_closest_marker("gpu"):

@@ -74,8 +74,11 @@ def _csv(frame: pd.DataFrame) -> str:
 
 def read_csv(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `write_csv` wrote."""
-    texts = dict.fromkeys(("error", "strategy", "self_training", "dataset"), plain_cell)
-    results, curves = (pd.read_csv(out / name, converters=texts) for name in (RESULTS, CURVES))
+    texts = ("error", "strategy", "self_training", "dataset")
+    results, curves = (pd.read_csv(out / name, dtype=dict.fromkeys(texts, str)) for name in (RESULTS, CURVES))
+    for frame in (results, curves):
+        for column in frame.columns.intersection(texts):
+            frame[column] = frame[column].fillna("").map(plain_cell)
     return _frame(results.to_dict("records"), RESULT_COLUMNS), _frame(curves.to_dict("records"), CURVE_COLUMNS)
 
 
