@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,10 @@ def facts(results: pd.DataFrame, summaries: Sequence[Mapping[str, Any]]) -> list
     else:
         lines.append(f"Accuracies are on the **{' and '.join(splits) or 'test'}** split, in percent.")
     models = sorted({(item["model"], item["dataset"], item["image_size"]) for item in summaries}, key=str)
+    given = sorted({data for _, data, size in models if not size})
+    models = [item for item in models if item[2]]
+    if given:
+        lines.append(f"No image tower: the embeddings that come with {', '.join(Path(data).name for data in given)}.")
     sizes = {size for _, _, size in models}
     names = ", ".join(sorted({model for model, _, _ in models}))
     if len(sizes) == 1:
