@@ -219,6 +219,7 @@ def test_an_absent_cluster_is_one_line(local_ray, monkeypatch):
         cluster.start_ray("127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_labels_by_file_wait_on_ray_too(local_ray, tiny_model, tiny_folder, tmp_path):
     """The oracle is an actor; what it waits for reaches the driver, and views on demand are encoded by a worker.
 
