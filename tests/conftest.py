@@ -25,8 +25,8 @@ TINY = {
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220)}
 
 
-LONGEST = ("studies/sweep/test_sweep", "cluster/", "actors/", "studies/", "run/test_run", "test_")
-"""Files that take longest: first, so that no process ends up alone with them."""
+LONGEST = ("studies/sweep/test_sweep", "run/test_run", "studies/", "test_", "actors/", "cluster/")
+"""Files that take longest: first, so that no process ends up alone with them; those that start Ray not side by side."""
 
 
 def pytest_collection_modifyitems(items) -> None:

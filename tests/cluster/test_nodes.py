@@ -40,6 +40,7 @@ def selections(out):
     return pq.read_table(out / "labels.parquet"), (out / "prompts.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_three_nodes_and_one_process_agree_sample_by_sample(
     three_nodes, s3_server, options, tmp_path, cache_folder, monkeypatch
 ):
