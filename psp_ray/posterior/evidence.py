@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -68,6 +68,11 @@ class Bought:
         """The first `count` purchases."""
         return Bought(self.positions[:count], self.labels[:count], self.rounds[:count])
 
+    def latest(self, count: int) -> list[tuple[int, int]]:
+        """Where the last `count` rounds begin and end, but for the first round, before which nothing was bought."""
+        starts = np.flatnonzero(np.diff(self.rounds, prepend=self.rounds[0])).tolist()[-count:]
+        return list(zip(starts, [*starts[1:], len(self.positions)][: len(starts)], strict=True))
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -91,6 +96,12 @@ class Judgment:
     temperature: Float64Array
     share: Float64Array
     n_labels: int
+
+    def weigh(self, base: Weights) -> Weights:
+        """Weights before evidence `base`, times the factors that the evidence is for, with its temperature."""
+        factor = np.exp(self.share @ np.log(self.factors))
+        temperature = float(np.exp(self.share @ np.log(self.temperature)))
+        return Weights(float(base.teacher * factor[0]), float(base.graph * factor[1]), temperature)
 
 
 class Posterior:
@@ -203,9 +214,7 @@ class Evidence:
             return Posterior(self._source, teacher, Weights(1.0, 0.0, 1.0), nothing, None, None)
         judgment = self._judge(bought, teacher)
         base, members, odds = self._prepare(bought, teacher)
-        factor = np.exp(judgment.share @ np.log(judgment.factors))
-        temperature = float(np.exp(judgment.share @ np.log(judgment.temperature)))
-        weights = Weights(float(base.teacher * factor[0]), float(base.graph * factor[1]), temperature)
+        weights = judgment.weigh(base)
         means, _ = self._settle(members, odds, weights, bought, teacher)
         inside = odds[: len(self._source.graph.positions)]
         assert inside.shape[1] == n_classes
@@ -215,19 +224,9 @@ class Evidence:
 
     def _judge(self, bought: Bought, teacher: TextState) -> Judgment:
         """Every hypothesis judged by the labels of the latest rounds, each under what was bought before it."""
-        starts = np.flatnonzero(np.diff(bought.rounds, prepend=bought.rounds[0])).tolist()
-        starts = starts[-self.settings.posterior_rounds :]
-        ends = [*starts[1:], len(bought.positions)][: len(starts)]
-        said = [self._foretold(bought.until(end), start, teacher) for start, end in zip(starts, ends, strict=True)]
-        factors = hypotheses()
-        n_labels = len(bought.positions) - starts[0] if starts else 0
-        temperature, likelihood = np.full(len(factors), FIRST_TEMPERATURE), np.zeros(len(factors))
-        if n_labels:
-            labels = bought.labels[starts[0] :]
-            for h in range(len(factors)):
-                logits = np.concatenate([part[h] for part in said])
-                temperature[h], likelihood[h] = fitted_scale(logits, labels, FIRST_TEMPERATURE, TEMPERATURE_SPREAD)
-        return Judgment(factors, likelihood, temperature, share_of(likelihood), n_labels)
+        spans = bought.latest(self.settings.posterior_rounds)
+        said = [self._foretold(bought.until(end), start, teacher) for start, end in spans]
+        return judged(said, [bought.labels[start:end] for start, end in spans])
 
     def _foretold(self, bought: Bought, start: int, teacher: TextState) -> Float32Array:
         """Log odds (h, k, C) of the purchases from `start` on, under each hypothesis, from those before `start`."""
@@ -298,6 +297,18 @@ def share_of(likelihood: Float64Array) -> Float64Array:
     share = np.exp(weight - weight.max())
     result: Float64Array = share / share.sum()
     return result
+
+
+def judged(said: Sequence[Float32Array], labels: Sequence[Int32Array]) -> Judgment:
+    """Every hypothesis by what it `said`, log odds (h, k, C) a round, of the `labels` (k,) that came after."""
+    factors = hypotheses()
+    temperature, likelihood = np.full(len(factors), FIRST_TEMPERATURE), np.zeros(len(factors))
+    if said:
+        told = np.concatenate(labels)
+        for h in range(len(factors)):
+            logits = np.concatenate([part[h] for part in said])
+            temperature[h], likelihood[h] = fitted_scale(logits, told, FIRST_TEMPERATURE, TEMPERATURE_SPREAD)
+    return Judgment(factors, likelihood, temperature, share_of(likelihood), sum(map(len, labels)))
 
 
 def digest(bought: Bought, teacher: TextState, start: int = 0) -> bytes:

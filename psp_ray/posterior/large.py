@@ -29,14 +29,13 @@ from psp_ray.neighbors.cells import cells_of, draw_members
 from psp_ray.neighbors.graph import neighbor_graph
 from psp_ray.neighbors.space import ImageSpace, averaged
 from psp_ray.posterior.evidence import (
-    FIRST_TEMPERATURE,
-    TEMPERATURE_SPREAD,
     Bought,
     Judgment,
     Posterior,
     Weights,
     digest,
     hypotheses,
+    judged,
     share_of,
 )
 from psp_ray.posterior.members import PlaceSource
@@ -194,9 +193,7 @@ class LargeEvidence:
             return LargePosterior(self._source, self.core, teacher, Weights(1.0, 0.0, 1.0), nothing, None, None)
         judgment = self._judge(bought, teacher)
         spoken, base = self._opinions(bought, teacher)
-        factor = np.exp(judgment.share @ np.log(judgment.factors))
-        temperature = float(np.exp(judgment.share @ np.log(judgment.temperature)))
-        weights = Weights(float(base.teacher * factor[0]), float(base.graph * factor[1]), temperature)
+        weights = judgment.weigh(base)
         rows = np.arange(len(self.core.positions))
         means = self._means(rows, spoken, weights, bought, teacher)
         return LargePosterior(self._source, self.core, teacher, weights, judgment, means, spoken)
@@ -210,20 +207,9 @@ class LargeEvidence:
     # ---- evidence ----------------------------------------------------------------------------------------------
 
     def _judge(self, bought: Bought, teacher: TextState) -> Judgment:
-        starts = np.flatnonzero(np.diff(bought.rounds, prepend=bought.rounds[0])).tolist()
-        starts = starts[-self.settings.posterior_rounds :]
-        ends = [*starts[1:], len(bought.positions)][: len(starts)]
-        said = [self._foretold(bought.until(end), start, teacher) for start, end in zip(starts, ends, strict=True)]
-        factors = hypotheses()
-        n_labels = len(bought.positions) - starts[0] if starts else 0
-        temperature, likelihood = np.full(len(factors), FIRST_TEMPERATURE), np.zeros(len(factors))
-        if n_labels:
-            spans = zip(starts, ends, strict=True)
-            labels = np.concatenate([bought.labels[s:e][self._judging(s, e, teacher)] for s, e in spans])
-            for h in range(len(factors)):
-                logits = np.concatenate([part[h] for part in said])
-                temperature[h], likelihood[h] = fitted_scale(logits, labels, FIRST_TEMPERATURE, TEMPERATURE_SPREAD)
-        return Judgment(factors, likelihood, temperature, share_of(likelihood), n_labels)
+        spans = bought.latest(self.settings.posterior_rounds)
+        said = [self._foretold(bought.until(end), start, teacher) for start, end in spans]
+        return judged(said, [bought.labels[s:e][self._judging(s, e, teacher)] for s, e in spans])
 
     def _judging(self, start: int, end: int, teacher: TextState) -> Int64Array:
         """Which of a round's labels judge: evenly spaced ones, so many that their logits stay small."""
@@ -235,13 +221,13 @@ class LargeEvidence:
         key = digest(bought, teacher, start)
         if key not in self._said:
             earlier = bought.until(start)
-            judged = bought.positions[start:][self._judging(start, len(bought.positions), teacher)]
+            asked = bought.positions[start:][self._judging(start, len(bought.positions), teacher)]
             spoken, base = self._opinions(earlier, teacher)
             rows, found = self.few(len(teacher.features)), []
-            order = np.argsort(judged, kind="stable")
-            encodings, places = (part[np.argsort(order)] for part in self._source.read(judged[order]))
+            order = np.argsort(asked, kind="stable")
+            encodings, places = (part[np.argsort(order)] for part in self._source.read(asked[order]))
             taught = teacher_logits(encodings, teacher)
-            heard = self.core.attached.rows(judged, len(self.core.positions)) @ spoken.odds
+            heard = self.core.attached.rows(asked, len(self.core.positions)) @ spoken.odds
             for on_teacher, on_graph in hypotheses():
                 weights = Weights(base.teacher * on_teacher, base.graph * on_graph, 1.0)
                 means = self._means(rows, spoken, weights, earlier, teacher)
