@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,19 +29,17 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Stop:
+class Stop(ABC):
     """A rule with its threshold, in the rule's own unit."""
 
     threshold: float
 
-    unit: ClassVar[str] = "NUMBER"
-    """What the threshold is called in messages."""
     default: ClassVar[float | None] = None
     """The threshold where none is given; None: one has to be."""
     most: ClassVar[float] = math.inf
     """The largest threshold that makes sense; the smallest is above 0."""
     example: ClassVar[float] = 0.9
 
+    @abstractmethod
     def reason(self, evidence: Evidence) -> str:
         """Why the run should end now, or an empty string."""
-        raise NotImplementedError

@@ -16,7 +16,6 @@ class Enough(Stop):
     Source: ours. The line after a round says "enough" by the same rule.
     """
 
-    unit: ClassVar[str] = "POINTS"
     default: ClassVar[float | None] = 1.0
     example: ClassVar[float] = 1.0
 

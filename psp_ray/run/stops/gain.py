@@ -15,7 +15,6 @@ class Gain(Stop):
     Source: ours.
     """
 
-    unit: ClassVar[str] = "POINTS"
     example: ClassVar[float] = 0.05
 
     def reason(self, evidence: Evidence) -> str:

@@ -19,7 +19,6 @@ class Stable(Stop):
     2009), whose threshold is 0.99.
     """
 
-    unit: ClassVar[str] = "KAPPA"
     default: ClassVar[float | None] = 0.99
     most: ClassVar[float] = 1.0
 

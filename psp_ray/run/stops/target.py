@@ -15,7 +15,6 @@ class Target(Stop):
     Source: ours.
     """
 
-    unit: ClassVar[str] = "ACCURACY"
     most: ClassVar[float] = 1.0
 
     def reason(self, evidence: Evidence) -> str:
