@@ -46,10 +46,11 @@ class Room:
         self.graph, self.rows = neighbor_graph(places), rows
         near, wide = 1.0 - places @ places.T, 1.0 - rows @ rows.T
         width = settings.coverage_width * np.partition(near, min(8, len(near) - 1), axis=1)[:, 8].mean()
-        self.kernels = [
-            kernel / kernel.mean() for kernel in (reach(self.graph), np.exp(-near / width), np.exp(-near / (3 * width)))
-        ]
-        self.kernels.append(np.exp(-wide / (2 * wide.mean())) / np.exp(-wide / (2 * wide.mean())).mean())
+        kernels = (
+            *(reach(self.graph), np.exp(-near / width), np.exp(-near / (3 * width))),
+            np.exp(-wide / (2 * wide.mean())),
+        )
+        self.kernels = [kernel / kernel.mean() for kernel in kernels]
         self.density = np.sort(self.kernels[0], axis=1)[:, -20:].mean(axis=1)
 
     def weight(self, moment: Moment) -> Float64Array:

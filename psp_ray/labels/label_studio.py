@@ -196,7 +196,8 @@ def _agreement(export: Export) -> list[str]:
         + ("" if alpha is None else f", Krippendorff's alpha {alpha:.2f} (1: always the same, 0: as by chance)")
     ]
     differ = [sample for sample, said in several.items() if len({choice.value for choice in said}) > 1]
-    tied = [sample for sample in differ if sample not in export.decided()]
+    decided = export.decided()
+    tied = [sample for sample in differ if sample not in decided]
     if len(differ) > len(tied):
         told.append(f"{len(differ) - len(tied):,} of them differently: what most of them say counts")
     if tied:
