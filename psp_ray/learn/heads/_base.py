@@ -76,6 +76,18 @@ class FitRequest:
         bought[fold.held] = False
         return replace(self, targets=fold.targets, weights=fold.weights, bought=bought, folds=(), rest=None)
 
+    def only(self, rows: Int64Array) -> FitRequest:
+        """The request of some rows (m,) alone."""
+        return replace(
+            self,
+            features=self.features[rows],
+            targets=self.targets[rows],
+            weights=self.weights[rows],
+            bought=self.bought[rows],
+            folds=(),
+            rest=None,
+        )
+
     def check(self) -> None:
         """Raise ConfigError where there is nothing to fit, ValueError where shapes or values do not fit together."""
         n, n_classes = self.targets.shape

@@ -11,7 +11,8 @@ from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, Int64Array, TextState
 from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
 from psp_ray.learn.heads.gda import discriminant
-from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD, residual
+from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD
+from psp_ray.learn.heads.stacking import stacked
 from psp_ray.learn.solvers import Affine, cross_entropy, fit_scale
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -37,10 +38,11 @@ class Evidence:
 def auto(request: FitRequest, settings: LearnSettings) -> TextState:
     """The discriminant plus a share of zero-shot; the share has the largest posterior given the held-out labels.
 
-    Without pseudo-labels there is next to no spread within the classes to learn a covariance from: then, the residual.
+    Without pseudo-labels there is little spread within the classes to learn a covariance from: then the discriminant
+    stands beside a residual, as held-out labels say (`stacking`).
     """
     if request.weights[~request.bought].sum() < OPINIONS * request.weights[request.bought].sum():
-        return residual(request, settings)
+        return stacked(request, settings)
     learned = discriminant(request, settings)
     teacher = teacher_of(request)
     share = choose_share(evidence(request, settings), expected_share(request))
