@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from psp_ray.config.acquisition import AuditSettings, SamplerSettings
 from psp_ray.config.base import Settings
 from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.core.pool import class_embeddings
@@ -124,6 +125,20 @@ def settings_of(name: str, settings: Settings | None) -> list[Settings | None]:
         values = {**given, **extra}
         parts.append(kind(**{key: values[key] for key in kind.model_fields if key in values}))
     return parts
+
+
+def unread(name: str) -> frozenset[str]:
+    """Config keys that belong to other strategies and wrappers than those of `name`, which never sees them.
+
+    Empty where the name is unknown. The audit's settings are nobody's: a run may wrap any strategy in it.
+    """
+    try:
+        base, wrappers = find(name)
+    except ConfigError:
+        return frozenset()
+    mine = {key for entry in (base, *wrappers) if entry.settings is not None for key in entry.settings.model_fields}
+    owned = [kind for kind in SamplerSettings.__bases__ if issubclass(kind, Settings) and kind is not AuditSettings]
+    return frozenset(key for kind in owned for key in kind.model_fields if key not in mine)
 
 
 def validate_state(state: PoolState, pool: PoolReader) -> None:

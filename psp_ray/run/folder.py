@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field
 
+from psp_ray.acquisition import unread
 from psp_ray.config.base import option_name
 from psp_ray.config.config import RESUMABLE, Config
 from psp_ray.core.errors import OutputError, UserError
@@ -201,13 +202,14 @@ def _mend_config(config: Config, out: Path, warn: Callable[[str], None]) -> None
     warn(f"{path} {reason}; written anew from {RUN_FILE}")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The first settings in which two identities differ, in words; empty where they agree.
 
-    A setting that the older version of psp-ray did not know had its default; one that is no more is left out.
+    A setting that the older version of psp-ray did not know had its default; one that is no more is left out, and so is
+    what only other strategies read: a new default of the policy's makes no new run of random selection.
     """
-    defaults = Config().identity()
-    keys = [key for key in new if old.get(key, defaults[key]) != new[key]]
+    defaults, idle = Config().identity(), unread(str(new.get("strategy")))
+    keys = [key for key in new if old.get(key, defaults[key]) != new[key] and key not in idle]
     return ", ".join(f"{option_name(key)} {old.get(key, defaults[key])} (now {new[key]})" for key in keys[:3])
 
 

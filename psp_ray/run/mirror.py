@@ -37,7 +37,7 @@ from psp_ray.labels.merge import merge
 from psp_ray.labels.query import CORRECTIONS, QUERY
 from psp_ray.run.answer_desk import AnswerDesk
 from psp_ray.run.checkpoint import MARKER, latest_round
-from psp_ray.run.folder import KEPT, RUN_FILE, RunRecord, has_run, read_run
+from psp_ray.run.folder import KEPT, RUN_FILE, RunRecord, differences, has_run, read_run
 from psp_ray.storage.generations import Generation, Generations
 from psp_ray.storage.remote import Storage
 
@@ -219,9 +219,7 @@ class RunMirror:
                 found.append((generations, newest))
         if len(found) < 2:
             return found[0] if found else None
-        same = [
-            (generations, newest) for generations, newest in found if self._identity(generations, newest) == identity
-        ]
+        same = [place for place in found if identity is not None and self._is_of(*place, identity)]
         if len(same) == 1:
             return same[0]
         raise OutputError(
@@ -230,13 +228,13 @@ class RunMirror:
             f"{'several have' if same else 'none has'} the settings given; choose another --out name"
         )
 
-    def _identity(self, generations: Generations, newest: Generation) -> Mapping[str, Any] | None:
+    def _is_of(self, generations: Generations, newest: Generation, identity: Mapping[str, Any]) -> bool:
         path = Path(RUN_FILE)
         data = self.storage.read(f"{generations.prefix}/{newest.files[RUN_FILE].key}")
         try:
-            return fitting(path, parse_object(path, data), RunRecord).identity
+            return not differences(fitting(path, parse_object(path, data), RunRecord).identity, identity)
         except DamagedFile:
-            return None
+            return False
 
     def _state(self, experiment: str) -> MirrorState:
         try:

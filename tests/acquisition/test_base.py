@@ -13,7 +13,9 @@ from psp_ray.acquisition.base import (
     WRAPPERS,
     AcquisitionFunction,
     create,
+    settings_of,
     strategy_names,
+    unread,
     validate_proposal,
     validate_state,
 )
@@ -193,3 +195,24 @@ def test_impossible_queries_are_refused(change, message):
     world = World(n=20)
     with pytest.raises(UserError, match=message):
         validate_state(world.state(**change), world.pool)
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "not_read"),
+    [
+        ("vssp", {"kappa", "update_steps", "coverage_width"}, {"uherding_bandwidth", "sub_size", "pcb"}),
+        ("random", set(), {"kappa", "update_steps", "uherding_bandwidth", "pcb_fraction"}),
+        ("uherding+pcb", {"uherding_bandwidth", "pcb", "pcb_fraction"}, {"kappa", "sub_size", "typiclust_clusters"}),
+    ],
+)
+def test_what_a_strategy_never_sees_is_what_no_part_of_it_is_given(name, read, not_read):
+    idle = unread(name)
+    assert not_read <= idle
+    assert not read & idle
+    given = settings_of(name, SamplerSettings())
+    assert not idle & {key for part in given if part is not None for key in type(part).model_fields}
+    assert not idle & {"strategy", "strategy_settings", "preset", "audit_fraction"}
+
+
+def test_of_an_unknown_strategy_everything_counts():
+    assert unread("nobody-knows-it") == frozenset()

@@ -12,11 +12,13 @@ import pytest
 from rich.console import Console
 
 from psp_ray.cli.main import main
+from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
 from psp_ray.run.continuing import continued
 from psp_ray.run.events import Silent
+from psp_ray.run.folder import differences
 from psp_ray.run.resolve import resolve
 
 
@@ -144,3 +146,11 @@ def test_relative_paths_are_seen_from_where_the_run_began(options, tmp_path, tin
         assert ended.value.code == 2
         assert "run/round_01/query.csv:2: 'nothing' is no class" in capsys.readouterr().err
         assert os.getcwd() == str(home)
+
+
+def test_a_changed_default_of_another_strategy_is_no_difference():
+    old, now = (Config(strategy="random", update_steps=steps).identity() for steps in (40, 10))
+    assert differences(old, now) == ""
+    assert "--audit-fraction" in differences({**old, "audit_fraction": 0.5}, now)
+    mine, other = (Config(strategy="vssp", update_steps=steps).identity() for steps in (40, 10))
+    assert "--update-steps 40" in differences(mine, other)
