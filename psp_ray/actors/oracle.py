@@ -173,7 +173,7 @@ class SharedOracleHandle:
         known = np.flatnonzero(given.labels >= 0)
         self._complete = len(known) == len(given.labels)
         hashes = given.content_hashes
-        some = Digests(hashes.hashes[known]) if isinstance(hashes, Digests) else [hashes[i] for i in known]
+        some = Digests(hashes.hashes[known]) if isinstance(hashes, Digests) else [hashes[i] for i in known.tolist()]
         self._enrollment = Enrollment(given.classes, some, given.labels[known])
         self.wait(self._actor.hello.remote(PROTOCOL), "hello")
         self.enroll()

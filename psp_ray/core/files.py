@@ -98,6 +98,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """As `write_text`, of texts that come one after the other."""
+    write_with(path, lambda handle: handle.writelines(line.encode("utf-8") for line in lines))
+
+
 def write_json(path: Path, value: Any) -> None:
     """JSON with two-space indent; NaN is written as null, since JSON has no NaN."""
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")

@@ -55,7 +55,7 @@ class Names(Sequence[str]):
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return int(self.table.num_rows)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -100,7 +100,8 @@ class Names(Sequence[str]):
             news = first[place[rows]] == ABSENT
             first[place[rows][news]] = start + rows[news]
             start += batch.num_rows
-        return first[pc.index_in(texts, value_set=distinct).to_numpy()]
+        places: Int64Array = first[pc.index_in(texts, value_set=distinct).to_numpy()]
+        return places
 
     @cached_property
     def rising(self) -> bool:
@@ -156,7 +157,7 @@ class Digests(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [row.tobytes().hex() for row in self.hashes[index]]
-        return self.hashes[index].tobytes().hex()
+        return str(self.hashes[index].tobytes().hex())
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), CHUNK):
@@ -200,7 +201,7 @@ class Digests(Sequence[str]):
 
 def _same(one: Sequence[str], other: object) -> bool:
     if not isinstance(other, Sequence) or isinstance(other, str):
-        return NotImplemented
+        return False
     return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True))
 
 

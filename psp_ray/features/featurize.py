@@ -218,7 +218,9 @@ def open_features(
         names[part] = Names(mapped_table(ids, folder) if folder is not None else ids.combine_chunks())
         rows = np.ascontiguousarray(hashes[mine.to_numpy()])
         rows = rows if folder is None else mapped_array(rows, folder)
-        readers[part] = CachedPool(features, rows, sample_keys(names[part]), views if part == "pool" else None)
+        keys = sample_keys(names[part])
+        keys = keys if folder is None else mapped_array(keys, folder)
+        readers[part] = CachedPool(features, rows, keys, views if part == "pool" else None)
 
     def evaluated(part: str) -> SplitFeatures:
         labels = None if dataset.ground_truth is None else dataset.labels(part)
@@ -374,7 +376,8 @@ def _broken(dataset: Dataset, hashes: Hashes, by_hash: dict[str, str]) -> list[B
 
 
 def _rows_of(dataset: Dataset, broken: list[BrokenImage]) -> list[int]:
-    return Names.of(dataset.manifest["sample_id"]).find([image.sample_id for image in broken]).tolist()
+    rows: list[int] = Names.of(dataset.manifest["sample_id"]).find([image.sample_id for image in broken]).tolist()
+    return rows
 
 
 class _Meter:
