@@ -190,12 +190,15 @@ def _row_hashes(block: Block) -> tuple[HashArray, HashArray]:
     """(m, 16) hashes of the bytes of each row's embedding and views, and of its embedding alone."""
     vectors = np.ascontiguousarray(block.vectors)
     views = None if block.views is None else np.ascontiguousarray(block.views)
+    if views is None:
+        digests = b"".join([hashlib.blake2b(vector.data, digest_size=HASH_BYTES).digest() for vector in vectors])
+        hashes = np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES)
+        return hashes, hashes
     whole, plain = bytearray(), bytearray()
     for number, vector in enumerate(vectors):
         digest = hashlib.blake2b(vector.data, digest_size=HASH_BYTES)
         plain += digest.digest()
-        if views is not None:
-            digest.update(views[number].data)
+        digest.update(views[number].data)
         whole += digest.digest()
     rows, alone = (np.frombuffer(bytes(part), np.uint8).reshape(-1, HASH_BYTES) for part in (whole, plain))
     return rows, alone
