@@ -48,7 +48,8 @@ from psp_ray.features.segments import (
 
 FORMAT_VERSION = 1
 STALE_SECONDS = 86_400.0
-_LOOKED_UP = 1 << 20  # hashes looked up at a time
+LOOKED_UP = 1 << 20
+"""Hashes that are looked up at a time."""
 JOINED_BYTES = 64 << 20
 """Pieces of a stream are joined into segments of about this size."""
 
@@ -224,8 +225,8 @@ class FeatureStore:
             self.refresh()
         while True:
             segment, row = (np.full(len(hashes), -1, np.int32) for _ in range(2))
-            for at in range(0, len(hashes), _LOOKED_UP):
-                span = slice(at, at + _LOOKED_UP)
+            for at in range(0, len(hashes), LOOKED_UP):
+                span = slice(at, at + LOOKED_UP)
                 segment[span], row[span] = self._located(hashes[span])
             if not verify or self._verified(np.unique(segment[segment >= 0])):
                 return segment, row

@@ -5,7 +5,7 @@
     CACHE/embedded/SOURCE.arrow               row hashes and content hashes of a source's rows, in their order
 
 Two sources with the same numbers share their rows. Memory doesn't grow with the data set but for 32 bytes a row while
-they are taken in; after that hashes, names and parts of a large one are mapped files.
+they are taken in; after that hashes and names of a large one are mapped files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from psp_ray.data.images import HASH_BYTES, is_url
 from psp_ray.features.cache import FeatureCache, FeatureStore
 from psp_ray.features.featurize import FeaturizedDataset, open_features
 from psp_ray.features.hashes import hash_manifest
-from psp_ray.features.mapped import mapped_array, mapped_dataset
+from psp_ray.features.mapped import mapped_array
 from psp_ray.features.segments import HashArray, as_strings
 
 BLOCK_ROWS = 1 << 14
@@ -85,7 +85,6 @@ def import_embeddings(dataset: Dataset, cache: FeatureCache, told: Told | None =
         _write_index(index, *hashes)
         hashes = _read_index(index, source.n_rows) or hashes  # from the file, which is no memory of ours
     rows, content = (part[_rows_of(dataset, source)] for part in hashes)
-    dataset = mapped_dataset(dataset, cache.folder)
     found = open_features(dataset, rows, features, views, cache.folder)
     in_pool = pc.equal(dataset.manifest["split"], "pool").to_numpy()
     names = Digests(mapped_array(content[in_pool], cache.folder))
@@ -106,26 +105,28 @@ def _take_in(
 ) -> tuple[HashArray, HashArray]:
     """Check, normalize and store all rows; returns (n, 16) hashes of the rows, and of their embeddings alone."""
     rows, plain = (np.empty((source.n_rows, HASH_BYTES), np.uint8) for _ in range(2))
-    stores = [(store, _snapshot(store)) for store in (features, views) if store is not None]
+    wanted = [store for store in (features, views) if store is not None]
+    # Those who write keep the latest pieces at hand, and end here.
+    stores = [(store, replace(store), _snapshot(store)) for store in wanted]
     done = 0
     for block in source.blocks(BLOCK_ROWS):
         stop = block.start + len(block.vectors)
         if stop > source.n_rows:
             break
         rows[block.start : stop], plain[block.start : stop] = _row_hashes(block)
-        for store, known in stores:
+        for store, writer, known in stores:
             if store is not features and block.views is None:
                 continue
             missing = _missing(rows[block.start : stop], known)
             if len(missing):
                 unit = _unit if store is features else _unit_views
-                store.append(rows[block.start + missing], unit(source, block, missing))
+                writer.append(rows[block.start + missing], unit(source, block, missing))
         done = stop
         if told is not None:
             told(done, source.n_rows)
     if done != source.n_rows:
         raise DatasetError(f"{source.files[0].table.path}: was changed while it was read; run again")
-    for store, _ in stores:
+    for store in wanted:
         store.refresh()
     return rows, plain
 

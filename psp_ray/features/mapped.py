@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from psp_ray.data.dataset import Dataset
 
 LARGE_BYTES = 16 << 20
-"""What is smaller stays in memory."""
+"""What is not larger stays in memory."""
 
 
 def mapped_dataset(dataset: Dataset, folder: str) -> Dataset:
     """The same data set, with names, places and parts in a mapped file where they are large."""
     manifest, truth, source = dataset.manifest, dataset.ground_truth, dataset.embeddings
-    if manifest.nbytes < LARGE_BYTES:
+    if manifest.nbytes <= LARGE_BYTES:
         return dataset
     shared = truth is not None and truth["sample_id"].equals(manifest["sample_id"])
     alike = source is not None and manifest["sample_id"].equals(pa.chunked_array([source.sample_ids]))
@@ -42,7 +42,7 @@ def mapped_dataset(dataset: Dataset, folder: str) -> Dataset:
 def mapped_table(table: pa.Table, folder: str) -> pa.Table:
     """The table in one chunk a column, mapped where it is large and `folder` has room for it."""
     table = table.combine_chunks()
-    if table.nbytes < LARGE_BYTES:
+    if table.nbytes <= LARGE_BYTES:
         return table
 
     def write(handle: IO[bytes]) -> None:
@@ -57,7 +57,7 @@ def mapped_table(table: pa.Table, folder: str) -> pa.Table:
 
 def mapped_array(array: NDArray[Any], folder: str) -> NDArray[Any]:
     """The array, mapped and read-only where it is large and `folder` has room for it."""
-    if array.nbytes < LARGE_BYTES:
+    if array.nbytes <= LARGE_BYTES:
         return array
     with suppress(OSError):
         content = _mapped(lambda handle: handle.write(np.ascontiguousarray(array).data), folder)
