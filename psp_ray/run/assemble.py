@@ -76,8 +76,8 @@ def oracle_input(
 ) -> OracleInput:
     """What the oracle needs: for labels by file the pool's images, else the labels that it answers with.
 
-    `content_hashes` of the pool's images: a shared oracle knows them by these. `sample_ids` of the pool, where they are
-    at hand.
+    `content_hashes` of the pool's images: a shared oracle, and people, know them by these. `sample_ids` of the pool,
+    where they are at hand.
     """
     asks = not answers_from_truth(config.labels)
     return OracleInput(
@@ -88,7 +88,7 @@ def oracle_input(
         labels=dataset.known_labels("pool"),
         folder=str(out.resolve()) if asks else "",
         manifest=dataset.pool if asks else None,
-        content_hashes=content_hashes,
+        content_hashes=content_hashes if asks or config.labels.oracle == "shared" else (),
         former=dataset.former,
         experiment=experiment,
     )
