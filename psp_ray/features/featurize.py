@@ -191,7 +191,7 @@ def featurize(
     kept = dataset.without(image.sample_id for image in broken)
     _require_pool(dataset, kept, broken)
     alive = np.ones(dataset.manifest.num_rows, bool)
-    alive[_rows_of(dataset, broken)] = False
+    alive[Names.of(dataset.manifest["sample_id"]).find([image.sample_id for image in broken])] = False
     found = open_features(
         kept,
         work.hashes.values[alive],
@@ -214,12 +214,9 @@ def open_features(
     names, readers = {}, {}
     for part in PARTS:
         mine = pc.equal(dataset.manifest["split"], part)
-        ids = pa.table({"name": dataset.manifest["sample_id"].filter(mine)})
-        names[part] = Names(mapped_table(ids, folder) if folder is not None else ids.combine_chunks())
-        rows = np.ascontiguousarray(hashes[mine.to_numpy()])
-        rows = rows if folder is None else mapped_array(rows, folder)
-        keys = sample_keys(names[part])
-        keys = keys if folder is None else mapped_array(keys, folder)
+        names[part] = Names(mapped_table(pa.table({"name": dataset.manifest["sample_id"].filter(mine)}), folder))
+        rows = mapped_array(np.ascontiguousarray(hashes[mine.to_numpy()]), folder)
+        keys = mapped_array(sample_keys(names[part]), folder)
         readers[part] = CachedPool(features, rows, keys, views if part == "pool" else None)
 
     def evaluated(part: str) -> SplitFeatures:
@@ -373,11 +370,6 @@ def _broken(dataset: Dataset, hashes: Hashes, by_hash: dict[str, str]) -> list[B
         if reason:
             found.append(BrokenImage(sample_id, reason))
     return found
-
-
-def _rows_of(dataset: Dataset, broken: list[BrokenImage]) -> list[int]:
-    rows: list[int] = Names.of(dataset.manifest["sample_id"]).find([image.sample_id for image in broken]).tolist()
-    return rows
 
 
 class _Meter:

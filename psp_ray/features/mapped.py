@@ -39,10 +39,10 @@ def mapped_dataset(dataset: Dataset, folder: str) -> Dataset:
     return replace(dataset, manifest=kept, ground_truth=truth, embeddings=source)
 
 
-def mapped_table(table: pa.Table, folder: str) -> pa.Table:
-    """The table in one chunk a column, mapped where it is large and `folder` has room for it."""
+def mapped_table(table: pa.Table, folder: str | None) -> pa.Table:
+    """The table in one chunk a column, mapped where it is large and `folder` (None: nowhere) has room for it."""
     table = table.combine_chunks()
-    if table.nbytes <= LARGE_BYTES:
+    if folder is None or table.nbytes <= LARGE_BYTES:
         return table
 
     def write(handle: IO[bytes]) -> None:
@@ -55,9 +55,9 @@ def mapped_table(table: pa.Table, folder: str) -> pa.Table:
     return table
 
 
-def mapped_array(array: NDArray[Any], folder: str) -> NDArray[Any]:
-    """The array, mapped and read-only where it is large and `folder` has room for it."""
-    if array.nbytes <= LARGE_BYTES:
+def mapped_array(array: NDArray[Any], folder: str | None) -> NDArray[Any]:
+    """The array, mapped and read-only where it is large and `folder` (None: nowhere) has room for it."""
+    if folder is None or array.nbytes <= LARGE_BYTES:
         return array
     with suppress(OSError):
         content = _mapped(lambda handle: handle.write(np.ascontiguousarray(array).data), folder)

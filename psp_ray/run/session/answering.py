@@ -37,7 +37,7 @@ class Answering:
     def _hash(self, name: str) -> str:
         if name not in self._position:
             raise OracleError(f"{name!r} is no image of the pool")
-        return self._names.content_hashes[self._position[name]]
+        return self._names.content_hashes[int(self._position[name])]
 
     def _label(self, name: str, given: str | int) -> int:
         if not isinstance(given, str):
