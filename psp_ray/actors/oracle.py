@@ -22,6 +22,7 @@ from psp_ray.actors.shell import naming, wait_for
 from psp_ray.actors.transport import Packet, pack, unpack
 from psp_ray.config.config import Config
 from psp_ray.core.errors import OracleError
+from psp_ray.core.names import Digests
 from psp_ray.labels import Ledger, label_space_of, resolve_ledger_url
 from psp_ray.labels.accounting import LedgerAccounting
 from psp_ray.labels.annotators.simulated import SimulatedGroup
@@ -34,7 +35,7 @@ from psp_ray.run.local import Done
 
 T = TypeVar("T")
 NAMESPACE = "psp-ray"
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of what client and actor say to each other. Raise it with every change of a method or record."""
 RESTARTS = 1000
 """Restarts of the actor that a client's request outlives."""
@@ -171,8 +172,9 @@ class SharedOracleHandle:
         self._space = label_space_of(given.classes)
         known = np.flatnonzero(given.labels >= 0)
         self._complete = len(known) == len(given.labels)
-        hashes = [given.content_hashes[i] for i in known]
-        self._enrollment = pack(Enrollment(given.classes, hashes, given.labels[known]))
+        hashes = given.content_hashes
+        some = Digests(hashes.hashes[known]) if isinstance(hashes, Digests) else [hashes[i] for i in known.tolist()]
+        self._enrollment = Enrollment(given.classes, some, given.labels[known])
         self.wait(self._actor.hello.remote(PROTOCOL), "hello")
         self.enroll()
 
@@ -185,7 +187,7 @@ class SharedOracleHandle:
         return self._actor.label.remote(PROTOCOL, pack(question))
 
     def enroll(self) -> None:
-        self.wait(self._actor.enroll.remote(PROTOCOL, self._enrollment), "enroll")
+        self.wait(self._actor.enroll.remote(PROTOCOL, pack(self._enrollment)), "enroll")
 
     def restore(self, known: KnownAnswers) -> Done[LedgerRepair]:
         """Let the oracle put back into its ledger what the run's checkpoint knows."""

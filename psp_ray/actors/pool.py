@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import ray
 
 from psp_ray.actors.shell import wait_for
 from psp_ray.actors.transport import Packet, unpack
-from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int64Array
-from psp_ray.features.pool import block_from_table, block_to_table
+from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int64Array, UInt64Array
+from psp_ray.features.pool import CachedPool, block_from_table, block_to_table
 
 CACHE_BYTES = 256 * 2**20
 """Blocks that a reader keeps at hand. Within a node they are shared memory, not copies."""
@@ -23,17 +24,24 @@ class PoolShard:
     """Blocks `first_block .. last_block - 1` of the pool, memory-mapped. It keeps no state: Ray may restart it."""
 
     def __init__(self, source: Packet, first_block: int, last_block: int):
-        self._pool = unpack(source).open()
+        whole: CachedPool = unpack(source).open()
+        mine = slice(first_block * BLOCK_SIZE, last_block * BLOCK_SIZE)
+        self._pool = CachedPool(whole.features, whole.hashes[mine], whole.keys[mine], whole.views)
         self._first, self._last = first_block, last_block
 
     def block(self, index: int, views: bool) -> pa.Table:
         if not self._first <= index < self._last:
             raise IndexError(f"block {index} is not in this shard ({self._first}..{self._last - 1})")
-        return block_to_table(self._pool.block(index, views=views))
+        block = self._pool.block(index - self._first, views=views)
+        return block_to_table(replace(block, index=index, start=index * BLOCK_SIZE))
+
+    def keys(self) -> pa.Table:
+        """Noise keys of the shard's samples, one column."""
+        return pa.table({"keys": self._pool.keys})
 
     def rows(self, positions: Int64Array) -> pa.Table:
-        """Features at `positions`, one column of d half floats."""
-        features = self._pool.rows(positions)
+        """Features at `positions`, which lie in this shard, one column of d half floats."""
+        features = self._pool.rows(positions - self._first * BLOCK_SIZE)
         flat = pa.array(np.ascontiguousarray(features).reshape(-1))
         return pa.table({"features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1])})
 
@@ -76,6 +84,13 @@ class ShardedPool:
     @property
     def block_size(self) -> int:
         return BLOCK_SIZE
+
+    @cached_property
+    def keys(self) -> UInt64Array:
+        """Noise keys (n,), without their features."""
+        asked = [shard.keys.remote() for shard in self._shards]
+        parts = [wait_for(reference, "pool shard, keys", self._timeout)["keys"].to_numpy() for reference in asked]
+        return np.concatenate(parts) if len(parts) > 1 else np.asarray(parts[0])
 
     def block(self, index: int, *, views: bool = False) -> FeatureBlock:
         key = (index, views)

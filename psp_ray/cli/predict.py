@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import click
 from rich.console import Console
@@ -38,11 +41,10 @@ def predict(
     from psp_ray.report.progress import Reporter, counting
 
     tables = [name for name in images if exists(name) and has_embeddings(name)]
-    predictions: list[Prediction] = []
+    predictions: Iterable[Prediction]
     if len(tables) == len(images):
         classifier = Classifier.load(run_folder, images=False)
-        for name in tables:
-            predictions += classifier.predict_embeddings(name)
+        predictions = chain.from_iterable(classifier.predict_embeddings(name) for name in tables)
     elif tables:
         raise click.UsageError(f"{short(tables[0])} holds embeddings, others are images; give them one after the other")
     else:
@@ -50,23 +52,33 @@ def predict(
         reporter = Reporter(0, Console(stderr=True, highlight=False, soft_wrap=True))
         notes: list[str] = []
         told = counting(reporter, "classifying")
-        predictions += classifier.predict(list(images), batch_size=batch_size, progress=told, notes=notes)
+        predictions = classifier.predict(list(images), batch_size=batch_size, progress=told, notes=notes)
         reporter.stop()
         for note in notes:
             click.echo(printable(note), err=True)
-    _write(predictions_csv(predictions), len(predictions), out)
-    unreadable = [item for item in predictions if item.error]
-    if unreadable:
+    counts: Counter[bool] = Counter()
+
+    def counted() -> Iterator[Prediction]:
+        for item in predictions:
+            counts[bool(item.error)] += 1
+            yield item
+
+    _write(predictions_csv(counted()), out)
+    total = counts.total()
+    if out is not None:
+        click.echo(printable(f"{total:,} predictions in {out}"), err=True)
+    if counts[True]:
         what = "rows can't be classified" if tables else "images can't be read"
-        click.echo(f"warning: {len(unreadable):,} of {len(predictions):,} {what}; see column error", err=True)
+        click.echo(f"warning: {counts[True]:,} of {total:,} {what}; see column error", err=True)
 
 
-def _write(text: str, count: int, out: str | None) -> None:
+def _write(lines: Iterable[str], out: str | None) -> None:
     if out is None:
         # A terminal would obey what is hidden in names; a program that reads on gets them as they are.
-        click.echo(printable(text, len(text) * 6) if sys.stdout.isatty() else text, nl=False)
+        shown = sys.stdout.isatty()
+        for line in lines:
+            click.echo(printable(line, len(line) * 6) if shown else line, nl=False)
         return
     from psp_ray.run.folder import write_user_file
 
-    write_user_file(local_path(out), text)
-    click.echo(printable(f"{count:,} predictions in {out}"), err=True)
+    write_user_file(local_path(out), lines)

@@ -6,10 +6,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import mmap
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,7 @@ from psp_ray.core.records import StateDict
 from psp_ray.core.writing import WRITE_FAULTS, writing
 
 LOCK = ".lock"
+_PLAIN = {"U8": "u1", "I32": "<i4", "I64": "<i8", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -96,6 +98,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """As `write_text`, of texts that come one after the other."""
+    write_with(path, lambda handle: handle.writelines(line.encode("utf-8") for line in lines))
+
+
 def write_json(path: Path, value: Any) -> None:
     """JSON with two-space indent; NaN is written as null, since JSON has no NaN."""
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
@@ -123,6 +130,17 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     write_with(path, lambda handle: pq.write_table(table, handle, compression="zstd", write_page_checksum=True))
 
 
+def write_parquet_groups(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
+    """As `write_parquet`, of tables that come one after the other: each is a row group."""
+
+    def write(handle: IO[bytes]) -> None:
+        with pq.ParquetWriter(handle, schema, compression="zstd", write_page_checksum=True) as writer:
+            for table in groups:
+                writer.write_table(table)
+
+    write_with(path, write)
+
+
 def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str] | None = None) -> None:
     """Safetensors file of numpy arrays; scalars keep their 0-d shape."""
     contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
@@ -141,6 +159,25 @@ def _ordered_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+def write_large_tensors(path: Path, tensors: StateDict) -> None:
+    """As `write_tensors`, for arrays that there is no memory to copy: written one after the other as they lie there."""
+    names = {np.dtype(kind): name for name, kind in _PLAIN.items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    header, end = {}, 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(handle: IO[bytes]) -> None:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            handle.write(array.reshape(-1).view(np.uint8).data)
+
+    write_with(path, write)
+
+
 def files_under(folder: Path) -> dict[str, Path]:
     """Every file below `folder` by its name relative to it, in order; hidden ones are left out."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -149,6 +186,29 @@ def files_under(folder: Path) -> dict[str, Path]:
 
 def read_tensors(path: Path) -> StateDict:
     return dict(load_file(path))
+
+
+def map_tensors(path: Path) -> StateDict:
+    """The same, read-only and mapped: no memory of the process's own, however large they are.
+
+    Raises ValueError, KeyError, AttributeError or TypeError where it is no safetensors file of plain numbers, OSError
+    where it can't be opened.
+    """
+    with open(path, "rb") as handle:
+        content = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start]))
+    tensors: StateDict = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            kind = np.dtype(_PLAIN[entry["dtype"]])
+            part = content[start + first : start + last]
+            if len(part) != last - first:
+                raise ValueError(f"{path}: is cut short")
+            flat = np.frombuffer(part, kind) if last > first else np.zeros(0, kind)
+            tensors[name] = flat.reshape(entry["shape"])
+    return tensors
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 import scipy  # its parts are imported where they are first used
@@ -20,6 +21,7 @@ Float64Array = NDArray[np.float64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_CHUNK = 1 << 16  # names that are Python's at a time
 
 
 def _finalize(x: UInt64Array) -> UInt64Array:
@@ -30,8 +32,11 @@ def _finalize(x: UInt64Array) -> UInt64Array:
 
 def sample_keys(sample_ids: Iterable[str]) -> UInt64Array:
     """64-bit keys of sample names, shape (n,): the first 8 bytes of BLAKE2b of the UTF-8 name."""
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in sample_ids)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    names, parts = iter(sample_ids), []
+    while some := list(islice(names, _CHUNK)):
+        digests = b"".join([hashlib.blake2b(name.encode(), digest_size=8).digest() for name in some])
+        parts.append(np.frombuffer(digests, dtype="<u8").astype(np.uint64))
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
 def stream_key(seed: int, purpose: str, round: int = 0) -> int:

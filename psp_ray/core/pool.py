@@ -51,6 +51,8 @@ def read_rows(pool: PoolReader, positions: Int64Array) -> Float32Array:
 def read_keys(pool: PoolReader, positions: Int64Array) -> UInt64Array:
     """Noise keys (n,) of the sorted `positions`; no feature is looked at."""
     held = getattr(pool, "keys", None)
+    if held is not None and len(positions) == pool.n:
+        return np.asarray(held, np.uint64)
     if held is not None:
         return np.asarray(held[positions], np.uint64)
     keys = np.empty(len(positions), np.uint64)

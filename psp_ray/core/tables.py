@@ -129,7 +129,12 @@ def plain_cell(text: str) -> str:
 
 def csv_text(rows: Iterable[Sequence[Any]], delimiter: str = ",") -> str:
     """Rows as CSV, cells escaped by `cell`. What is no UTF-8 (names of files) is written with backslashes."""
-    return "".join(delimiter.join(_quoted(cell(value), delimiter) for value in row) + "\n" for row in rows)
+    return "".join(csv_lines(rows, delimiter))
+
+
+def csv_lines(rows: Iterable[Sequence[Any]], delimiter: str = ",") -> Iterator[str]:
+    """The same, line by line."""
+    return (delimiter.join(_quoted(cell(value), delimiter) for value in row) + "\n" for row in rows)
 
 
 def csv_of(rows: Sequence[Mapping[str, Any]], header: Sequence[str] | None = None) -> str:

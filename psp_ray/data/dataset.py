@@ -71,7 +71,12 @@ class Dataset:
         """The rows of one part (`pool`, `val`, `test`) in manifest order."""
         if split not in PARTS:
             raise ValueError(f"no part {split!r}; parts are {', '.join(PARTS)}")
-        return self.manifest.filter(pc.equal(self.manifest["split"], split))
+        mine = pc.equal(self.manifest["split"], split)
+        return self.manifest if bool(pc.all(mine).as_py()) else self.manifest.filter(mine)
+
+    def count(self, split: str) -> int:
+        """How many rows a part has."""
+        return int(pc.sum(pc.equal(self.manifest["split"], split)).as_py() or 0)
 
     @property
     def pool(self) -> pa.Table:
@@ -93,25 +98,29 @@ class Dataset:
         """
         if self.ground_truth is None:
             raise DatasetError(f"{self.name}: there is no ground truth; label with another oracle")
-        found = pc.index_in(self.part(split)["sample_id"], value_set=self.ground_truth["sample_id"])
-        if found.null_count:
-            raise DatasetError(f"{self.name}: {found.null_count} images of {split} have no true label; add them")
-        labels: Int32Array = self.ground_truth["label"].to_numpy()[found.to_numpy()].astype(np.int32)
+        labels = self.known_labels(split)
+        unknown = int((labels < 0).sum())
+        if unknown:
+            raise DatasetError(f"{self.name}: {unknown} images of {split} have no true label; add them")
         return labels
 
     def known_labels(self, split: str) -> Int32Array:
         """True labels (n,) int32 of one part in manifest order, -1 where nobody knows."""
-        ids = self.part(split)["sample_id"]
+        mine = pc.equal(self.manifest["split"], split).to_numpy()
         if self.ground_truth is None:
-            return np.full(len(ids), -1, np.int32)
-        found = pc.fill_null(pc.index_in(ids, value_set=self.ground_truth["sample_id"]), -1).to_numpy()
-        labels: Int32Array = np.append(self.ground_truth["label"].to_numpy(), -1).astype(np.int32)
-        known: Int32Array = labels[found]
-        return known
+            return np.full(int(mine.sum()), -1, np.int32)
+        ids, known = self.manifest["sample_id"], self.ground_truth["sample_id"]
+        truth = self.ground_truth["label"].to_numpy().astype(np.int32, copy=False)
+        if len(ids) == len(known) and ids.equals(known):  # no lookup of millions of names
+            every: Int32Array = truth[mine]
+            return every
+        found = pc.fill_null(pc.index_in(ids.filter(pa.array(mine)), value_set=known), -1).to_numpy()
+        labels: Int32Array = np.append(truth, np.int32(-1))[found]
+        return labels
 
-    def without(self, sample_ids: Iterable[str]) -> Dataset:
+    def without(self, sample_ids: Iterable[str] | pa.Array) -> Dataset:
         """The data set with some images left out (broken ones, say)."""
-        gone = pa.array(sorted(set(sample_ids)), pa.string())
+        gone = sample_ids if isinstance(sample_ids, pa.Array) else pa.array(sorted(set(sample_ids)), pa.string())
         if not len(gone):
             return self
 
@@ -199,12 +208,12 @@ def _manifest(
     try:
         id_column = pa.array(ids, pa.string())
     except UnicodeEncodeError:
-        bad = next(i for i in ids if not _is_utf8(i))
+        bad = next(i for i in ids if not is_utf8(i))
         raise DatasetError(f"{name}: file name {bad!a} is not valid UTF-8; rename the file") from None
     try:
         path_column = pa.nulls(len(ids), pa.string()) if paths is None else pa.array(paths, pa.string())
     except UnicodeEncodeError:
-        bad = next(path for path in paths or () if path is not None and not _is_utf8(path))
+        bad = next(path for path in paths or () if path is not None and not is_utf8(path))
         raise DatasetError(f"{name}: path {bad!a} is not valid UTF-8; rename the folder") from None
     columns = {
         "sample_id": id_column,
@@ -224,7 +233,8 @@ def _first_repeated(names: Sequence[str]) -> str | None:
     return None
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files may hold what can't."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from psp_ray.core.answers import AnswerReader, UnknownLabel
@@ -104,12 +105,16 @@ def class_of(value: Any, read: LabelReader) -> int | None:
     return label
 
 
-def names_of(texts: Iterable[str]) -> tuple[list[str], list[str]]:
+def names_of(texts: Iterable[str], times: Iterable[int] | None = None) -> tuple[list[str], list[str]]:
     """(class names in order, notes on what was taken for no label) of label texts where nobody gave the names.
 
-    Names stand in alphabetical order, numbers behind them in theirs.
+    Names stand in alphabetical order, numbers behind them in theirs. `times`: how often each text is there; default:
+    once.
     """
-    counted = Counter(_as_whole(text) for text in texts if text)
+    counted: Counter[str] = Counter()
+    for text, count in zip(texts, repeat(1) if times is None else times, strict=times is not None):
+        if text:
+            counted[_as_whole(text)] += count
     missing = {word: count for word, count in counted.items() if word in MISSING}
     notes = [
         f"{count:,} labels {word!r} count as no label; if it is a class, name the classes with --classes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,13 @@ import pyarrow.compute as pc
 from psp_ray.core import noise
 from psp_ray.core.answers import UnknownLabel
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.names import ABSENT, Names
 from psp_ray.core.paths import is_folder, local_path, local_text, why_not
 from psp_ray.core.records import Int32Array, Int64Array
 from psp_ray.core.tables import TableError, read_table, read_text
 from psp_ray.core.words import same_text
 from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
-from psp_ray.data.dataset import MANIFEST_SCHEMA, TEST_PREFIX, Dataset, make_dataset
+from psp_ray.data.dataset import MANIFEST_SCHEMA, TEST_PREFIX, Dataset, is_utf8, make_dataset
 from psp_ray.data.known import known_table
 from psp_ray.data.labels import LabelReader
 from psp_ray.data.listing import Listing, image_files
@@ -101,15 +103,16 @@ def excluding(dataset: Dataset, given: str) -> Dataset:
     Raises:
         DatasetError: unreadable, a name of no image, or nothing left of the pool.
     """
-    places = _places(dataset)
+    listed = _names_and_labels(given, "--exclude")
+    places = _places(dataset, [name for _, name, _ in listed])
     gone = []
-    for number, name, _ in _names_and_labels(given, "--exclude"):
+    for number, name, _ in listed:
         found = _sample(places, name)
         if found is None:
             raise DatasetError(f"--exclude {given}:{number}: {name!r} is no image of {dataset.name}; correct the line")
         gone.append(found)
     left = dataset.without(gone)
-    if not left.pool.num_rows:
+    if not left.count("pool"):
         raise DatasetError(f"--exclude {given}: leaves no image in the pool; list fewer")
     return left
 
@@ -124,18 +127,20 @@ def initial_labels(dataset: Dataset, given: str) -> tuple[Int64Array, Int32Array
     Raises:
         DatasetError: unreadable, an image that is not in the pool, labeled twice differently, or an unknown class.
     """
-    places = _places(dataset)
-    position = {name: at for at, name in enumerate(dataset.pool["sample_id"].to_pylist())}
+    listed = known_labels(given)
+    places = _places(dataset, [name for _, name, _ in listed])
+    meant = list(dict.fromkeys(name for _, listed_name, _ in listed if (name := _sample(places, listed_name))))
+    position = dict(zip(meant, Names.of(dataset.pool["sample_id"]).find(meant).tolist(), strict=True))
     found: dict[int, int] = {}
     read = LabelReader(dataset.classes, dataset.former)
-    for number, name, text in known_labels(given):
+    for number, name, text in listed:
         where = f"--initial-labels {given}:{number}"
         try:
             label = read(text)
         except UnknownLabel as error:
             raise DatasetError(f"{where}: {error}") from None
         sample = _sample(places, name)
-        if sample is None or sample not in position:
+        if sample is None or position[sample] == ABSENT:
             raise DatasetError(f"{where}: {name!r} is no image of the pool; correct or remove the line")
         if label is None or label < 0:
             continue
@@ -155,30 +160,34 @@ def readable(
     initial: tuple[Int64Array, Int32Array], dataset: Dataset, left: Dataset
 ) -> tuple[tuple[Int64Array, Int32Array], list[str]]:
     """Initial labels of `dataset` as those of `left`, which lacks unreadable images; and the names of those without."""
-    ids = dataset.pool["sample_id"].to_pylist()
-    place = {name: at for at, name in enumerate(left.pool["sample_id"].to_pylist())}
-    pairs = [(ids[at], label) for at, label in zip(*(column.tolist() for column in initial), strict=True)]
-    kept = [(place[name], label) for name, label in pairs if name in place]
-    positions, labels = zip(*kept, strict=True) if kept else ((), ())
-    gone = [name for name, _ in pairs if name not in place]
-    return (np.array(positions, np.int64), np.array(labels, np.int32)), gone
+    positions, labels = initial
+    names = Names.of(dataset.pool["sample_id"]).at(positions)
+    place = Names.of(left.pool["sample_id"]).find(names)
+    there = place != ABSENT
+    gone = [name for name, still in zip(names, there.tolist(), strict=True) if not still]
+    return (place[there], labels[there]), gone
 
 
 def limited(dataset: Dataset, limit: int, seed: int, keep: Int64Array) -> Dataset:
     """`dataset` with at most `limit` pool images, chosen by chance (by seed and name); positions `keep` stay."""
-    names = dataset.pool["sample_id"].to_pylist()
+    names = Names.of(dataset.pool["sample_id"])
     if len(names) <= limit:
         return dataset
     draw = noise.uniform(seed, "pool-limit", noise.sample_keys(names))
     draw[keep] = -1.0
     order = np.lexsort((np.arange(len(names)), draw))
-    return dataset.without(names[at] for at in order[max(limit, len(keep)) :])
+    return dataset.without(names.take(order[max(limit, len(keep)) :]))
 
 
-def _places(dataset: Dataset) -> dict[str, str]:
-    """Every way to name an image: its sample_id and its path, as they are and composed (NFC)."""
-    ids = dataset.manifest["sample_id"].to_pylist()
-    paths = dataset.manifest["path"].to_pylist()
+def _places(dataset: Dataset, wanted: Sequence[str]) -> dict[str, str]:
+    """Every way to name an image that any of `wanted` may be: its sample_id and its path, as they are and composed
+    (NFC)."""
+    texts = {text for given in wanted for text in _spellings(given)}
+    sought = pa.array(sorted(text for text in texts if is_utf8(text)), pa.string())
+    named = dataset.manifest.select(["sample_id", "path"])
+    parts = [part.filter(_meant(part, sought)) for part in named.to_batches(max_chunksize=1 << 20)]
+    found = pa.Table.from_batches(parts, named.schema)
+    ids, paths = found["sample_id"].to_pylist(), found["path"].to_pylist()
     exact = {path: name for name, path in zip(ids, paths, strict=True) if path} | {name: name for name in ids}
     alike: dict[str, str] = {}
     for place, name in exact.items():
@@ -187,9 +196,25 @@ def _places(dataset: Dataset) -> dict[str, str]:
     return {place: name for place, name in alike.items() if name} | exact
 
 
-def _sample(places: dict[str, str], given: str) -> str | None:
+def _meant(part: pa.RecordBatch, sought: pa.Array) -> pa.Array:
+    """Which rows have a name or path that is `sought`, as it is or composed."""
+    either = pa.array(np.zeros(part.num_rows, bool))
+    for column in part.columns:
+        if column.null_count == len(column):
+            continue
+        composed = pc.utf8_trim_whitespace(pc.utf8_normalize(column, "NFC"))
+        for texts in (column, composed):
+            either = pc.or_(either, pc.is_in(texts, value_set=sought))
+    return either
+
+
+def _spellings(given: str) -> tuple[str, ...]:
     path = os.path.abspath(local_text(given))
-    return next((places[name] for name in (given, same_text(given), path, same_text(path)) if name in places), None)
+    return given, same_text(given), path, same_text(path)
+
+
+def _sample(places: dict[str, str], given: str) -> str | None:
+    return next((places[name] for name in _spellings(given) if name in places), None)
 
 
 def _names_and_labels(given: str, option: str) -> list[tuple[int, str, str]]:

@@ -15,7 +15,7 @@ from psp_ray.core.errors import DatasetError, ModelError
 from psp_ray.core.paths import is_file, is_folder, local_path
 from psp_ray.core.probability import class_probabilities
 from psp_ray.core.records import Float32Array, TextState
-from psp_ray.core.tables import csv_text
+from psp_ray.core.tables import csv_lines
 from psp_ray.data.adapters.embedded import scan_embeddings
 from psp_ray.data.images import ImageError, center_view, decode, read_file
 from psp_ray.data.listing import image_files
@@ -101,17 +101,16 @@ class Classifier:
             raise DatasetError(
                 f"{source}: embeddings have {found.dim} numbers but the run's {dim}; give those of the same model"
             )
-        names = found.sample_ids
         for block in found.blocks(BLOCK_ROWS):
             features, bad = half_rows(block.vectors)
             probabilities = self._of_features(features.astype(np.float32))
-            for row, chances in enumerate(probabilities):
-                name = names[block.start + row].as_py()
+            best, chances = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
+            names = found.sample_ids.slice(block.start, len(best)).to_pylist()
+            for row, name in enumerate(names):
                 if row in bad:
                     yield Prediction(name, "", float("nan"), bad[row])
                 else:
-                    best = int(chances.argmax())
-                    yield Prediction(name, self.classes[best], float(chances[best]))
+                    yield Prediction(name, self.classes[best[row]], chances[row])
 
     def predict(
         self,
@@ -188,10 +187,9 @@ def _besides(notes: Sequence[str]) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def predictions_csv(predictions: Iterable[Prediction]) -> str:
-    """CSV text with the columns path, class, probability, error."""
-    rows = [["path", "class", "probability", "error"]]
-    for item in predictions:
-        probability = "" if item.error else f"{item.probability:.4f}"
-        rows.append([item.path, item.label, probability, item.error])
-    return csv_text(rows)
+def predictions_csv(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """Lines of a CSV with the columns path, class, probability, error."""
+    yield from csv_lines([["path", "class", "probability", "error"]])
+    yield from csv_lines(
+        [item.path, item.label, "" if item.error else f"{item.probability:.4f}", item.error] for item in predictions
+    )

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import (
     write_bytes,
     write_json,
+    write_lines,
     write_tensors,
-    write_text,
     write_with,
 )
 from psp_ray.core.ours import mark
 from psp_ray.core.paths import is_file, local_path
-from psp_ray.core.tables import csv_text
+from psp_ray.core.tables import csv_lines
 from psp_ray.core.words import printable, reason_of
 from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
@@ -43,18 +43,20 @@ _COLUMNS = ("sample_id", "path", "class", "probability", "source")
 UNSURE, NO_CLASS = "_unsure", "_none"
 
 
-def _predictions(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def _predictions(run: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The pool's predictions, row by row. Raises ConfigError where there are none, or none that can be read."""
     path = local_path(run) / PREDICTIONS
     if not is_file(path):
         raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
     require_as_written(path)
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=list(_COLUMNS)):
+                yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(
             f"{path}: is damaged ({reason_of(error, 160)}); run the same command with --resume to write it anew"
         ) from None
-    return rows
 
 
 def _fresh(folder: str | os.PathLike[str]) -> Path:
@@ -74,13 +76,18 @@ def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int
     Raises:
         ConfigError: no finished run there. OutputError: the file can't be written.
     """
-    rows = _predictions(run)
-    lines = [["sample_id", "path", "class", "probability", "source"]]
-    for row in rows:
-        chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
-        lines.append([row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]])
-    write_text(local_path(file), csv_text(lines))
-    return len(rows)
+    count = 0
+
+    def lines() -> Iterator[list[str]]:
+        nonlocal count
+        yield ["sample_id", "path", "class", "probability", "source"]
+        for row in _predictions(run):
+            count += 1
+            chance = "" if row["probability"] is None else f"{row['probability']:.6f}"
+            yield [row["sample_id"], row["path"] or "", row["class"] or "", chance, row["source"]]
+
+    write_lines(local_path(file), csv_lines(lines()))
+    return count
 
 
 def export_folders(
@@ -102,7 +109,7 @@ def export_folders(
     Raises:
         ConfigError: no finished run there. OutputError: the folder is used or can't be written.
     """
-    rows = _predictions(run)
+    rows = list(_predictions(run))
     target = _fresh(folder)
     pictures = _bytes_of(run) if any(row["path"] is None for row in rows) else {}
     counts: Counter[str] = Counter()

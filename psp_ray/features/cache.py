@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from psp_ray.clip.preprocess import Preprocessing
 from psp_ray.core.files import make_folder, write_text
+from psp_ray.core.names import halves
 from psp_ray.core.ours import mark
 from psp_ray.core.paths import local_path
-from psp_ray.core.records import Float16Array, Int64Array
+from psp_ray.core.records import Float16Array, Int32Array, UInt64Array
 from psp_ray.core.writing import writing
-from psp_ray.data.images import HASH_BYTES, ViewSettings
+from psp_ray.data.images import ViewSettings
 from psp_ray.features.segments import (
     HashArray,
     as_strings,
@@ -47,6 +48,8 @@ from psp_ray.features.segments import (
 
 FORMAT_VERSION = 1
 STALE_SECONDS = 86_400.0
+LOOKED_UP = 1 << 20
+"""Hashes that are looked up at a time."""
 JOINED_BYTES = 64 << 20
 """Pieces of a stream are joined into segments of about this size."""
 
@@ -133,6 +136,21 @@ class FeatureCache:
         return shutil.disk_usage(self.folder).free
 
 
+@dataclass(frozen=True)
+class _Index:
+    """Rows of all segments, one behind the other, by the first half of their hashes: `keys` (n,) rising, `places` (n,)
+    of the rows; 12 bytes a row, and a hash that is there twice is found where it came first."""
+
+    keys: UInt64Array
+    places: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, hashes: list[NDArray[Any]]) -> _Index:
+        keys = np.concatenate([np.zeros(0, np.uint64), *(halves(part)[0] for part in hashes)])
+        places = np.argsort(keys, kind="stable").astype(np.uint32)
+        return cls(keys[places], places)
+
+
 @dataclass
 class FeatureStore:
     """Rows of float16 by content hash, in the segments of one folder. Pickles by path: each process maps for itself."""
@@ -145,7 +163,7 @@ class FeatureStore:
     _hashes: list[NDArray[Any]] = field(default_factory=list, init=False, repr=False)
     _checked: set[int] = field(default_factory=set, init=False, repr=False)
     _recent: list[tuple[HashArray, Float16Array]] = field(default_factory=list, init=False, repr=False)
-    _index: tuple[NDArray[Any], Int64Array, Int64Array] | None = field(default=None, init=False, repr=False)
+    _index: _Index | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "column": self.column, "width": self.width}
@@ -188,21 +206,16 @@ class FeatureStore:
             self._rows.append(opened[1])
             self._index = None
 
-    def _lookup(self) -> tuple[NDArray[Any], Int64Array, Int64Array]:
+    def _lookup(self) -> _Index:
         if self._index is None:
-            if self._hashes:
-                hashes = np.concatenate(self._hashes)
-                counts = [len(part) for part in self._hashes]
-                segments = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-                rows = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
-                order = np.argsort(hashes, kind="stable")
-                self._index = hashes[order], segments[order], rows[order]
-            else:
-                empty = np.zeros(0, np.int64)
-                self._index = np.zeros(0, f"S{HASH_BYTES}"), empty, empty
+            self._index = _Index.of(self._hashes)
         return self._index
 
-    def locate(self, hashes: HashArray, *, verify: bool = False) -> tuple[Int64Array, Int64Array]:
+    def forget_index(self) -> None:
+        """Give back what `locate` looks things up in; it is made again when it is wanted."""
+        self._index = None
+
+    def locate(self, hashes: HashArray, *, verify: bool = False) -> tuple[Int32Array, Int32Array]:
         """(segment, row) of each hash of (n, 16), both -1 where it is absent.
 
         With `verify`, the checksum of every segment that is named is compared first (once per process); a segment
@@ -210,22 +223,41 @@ class FeatureStore:
         """
         if not self._names:
             self.refresh()
-        wanted = as_strings(hashes)
         while True:
-            known, segments, rows = self._lookup()
-            segment = np.full(len(wanted), -1, np.int64)
-            row = np.full(len(wanted), -1, np.int64)
-            if len(known):
-                place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-                found = known[place] == wanted
-                segment[found], row[found] = segments[place[found]], rows[place[found]]
+            segment, row = (np.full(len(hashes), -1, np.int32) for _ in range(2))
+            for at in range(0, len(hashes), LOOKED_UP):
+                span = slice(at, at + LOOKED_UP)
+                segment[span], row[span] = self._located(hashes[span])
             if not verify or self._verified(np.unique(segment[segment >= 0])):
                 return segment, row
+
+    def _located(self, hashes: HashArray) -> tuple[Int32Array, Int32Array]:
+        index = self._lookup()
+        starts = np.cumsum([0, *(len(part) for part in self._hashes)])
+        segment, row = (np.full(len(hashes), -1, np.int32) for _ in range(2))
+        wanted = as_strings(hashes)
+        keys = halves(hashes)[0]
+        place = np.searchsorted(index.keys, keys)
+        left = np.arange(len(hashes))
+        while len(left):  # more than once only where first halves of different hashes are the same
+            left = left[place[left] < len(index.keys)]
+            left = left[index.keys[place[left]] == keys[left]]
+            at = index.places[place[left]].astype(np.int64)
+            segments = np.searchsorted(starts, at, side="right") - 1
+            rows = at - starts[segments]
+            same = np.zeros(len(left), bool)
+            for number in np.unique(segments).tolist():
+                here = segments == number
+                same[here] = self._hashes[number][rows[here]] == wanted[left[here]]
+            segment[left[same]], row[left[same]] = segments[same], rows[same]
+            left = left[~same]
+            place[left] += 1
+        return segment, row
 
     def contains(self, hashes: HashArray, *, verify: bool = False) -> NDArray[np.bool_]:
         return self.locate(hashes, verify=verify)[0] >= 0
 
-    def _verified(self, segments: Int64Array) -> bool:
+    def _verified(self, segments: Int32Array) -> bool:
         bad = []
         for segment in segments:
             if int(segment) in self._checked:
@@ -242,7 +274,7 @@ class FeatureStore:
             self.refresh()
         return not bad
 
-    def gather(self, segment: Int64Array, row: Int64Array) -> Float16Array:
+    def gather(self, segment: Int32Array, row: Int32Array) -> Float16Array:
         """Rows (k, width) at places that `locate` gave."""
         out = np.empty((len(segment), self.width), np.float16)
         order = np.argsort(segment, kind="stable")

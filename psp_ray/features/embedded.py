@@ -4,7 +4,8 @@
     CACHE/embeddings-DIM/views-L/*.arrow      the same rows' views
     CACHE/embedded/SOURCE.arrow               row hashes and content hashes of a source's rows, in their order
 
-Two sources with the same numbers share their rows. Memory doesn't grow with the data set but for 32 bytes a row.
+Two sources with the same numbers share their rows. Memory doesn't grow with the data set but for 32 bytes a row while
+they are taken in; after that hashes and names of a large one are mapped files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError, OutputError
-from psp_ray.core.files import write_bytes
+from psp_ray.core.files import write_bytes, write_with
+from psp_ray.core.names import Digests, Names
 from psp_ray.core.records import Float16Array
 from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
@@ -34,6 +36,7 @@ from psp_ray.data.images import HASH_BYTES, is_url
 from psp_ray.features.cache import FeatureCache, FeatureStore
 from psp_ray.features.featurize import FeaturizedDataset, open_features
 from psp_ray.features.hashes import hash_manifest
+from psp_ray.features.mapped import mapped_array
 from psp_ray.features.segments import HashArray, as_strings
 
 BLOCK_ROWS = 1 << 14
@@ -80,12 +83,21 @@ def import_embeddings(dataset: Dataset, cache: FeatureCache, told: Told | None =
         taken = source.n_rows
         _describe(cache, source)
         _write_index(index, *hashes)
-    rows, content = hashes
-    place = pc.index_in(dataset.manifest["sample_id"], value_set=source.sample_ids).to_numpy()
-    found = open_features(dataset, rows[place], features, views)
+        hashes = _read_index(index, source.n_rows) or hashes  # from the file, which is no memory of ours
+    rows, content = (part[_rows_of(dataset, source)] for part in hashes)
+    found = open_features(dataset, rows, features, views, cache.folder)
     in_pool = pc.equal(dataset.manifest["split"], "pool").to_numpy()
-    names = [row.tobytes().hex() for row in content[place[in_pool]]]
+    names = Digests(mapped_array(content[in_pool], cache.folder))
     return replace(found, content_hashes=names, n_encoded=taken, seconds=time.perf_counter() - start)
+
+
+def _rows_of(dataset: Dataset, source: EmbeddingSource) -> NDArray[np.int64] | slice:
+    """Where the manifest's samples are among the source's rows."""
+    ids = dataset.manifest["sample_id"]
+    if ids.equals(pa.chunked_array([source.sample_ids])):
+        return slice(None)
+    place: NDArray[np.int64] = pc.index_in(ids, value_set=source.sample_ids).to_numpy()
+    return place
 
 
 def _take_in(
@@ -93,26 +105,28 @@ def _take_in(
 ) -> tuple[HashArray, HashArray]:
     """Check, normalize and store all rows; returns (n, 16) hashes of the rows, and of their embeddings alone."""
     rows, plain = (np.empty((source.n_rows, HASH_BYTES), np.uint8) for _ in range(2))
-    stores = [(store, _snapshot(store)) for store in (features, views) if store is not None]
+    wanted = [store for store in (features, views) if store is not None]
+    # Those who write keep the latest pieces at hand, and end here.
+    stores = [(store, replace(store), _snapshot(store)) for store in wanted]
     done = 0
     for block in source.blocks(BLOCK_ROWS):
         stop = block.start + len(block.vectors)
         if stop > source.n_rows:
             break
         rows[block.start : stop], plain[block.start : stop] = _row_hashes(block)
-        for store, known in stores:
+        for store, writer, known in stores:
             if store is not features and block.views is None:
                 continue
             missing = _missing(rows[block.start : stop], known)
             if len(missing):
                 unit = _unit if store is features else _unit_views
-                store.append(rows[block.start + missing], unit(source, block, missing))
+                writer.append(rows[block.start + missing], unit(source, block, missing))
         done = stop
         if told is not None:
             told(done, source.n_rows)
     if done != source.n_rows:
         raise DatasetError(f"{source.files[0].table.path}: was changed while it was read; run again")
-    for store, _ in stores:
+    for store in wanted:
         store.refresh()
     return rows, plain
 
@@ -177,12 +191,15 @@ def _row_hashes(block: Block) -> tuple[HashArray, HashArray]:
     """(m, 16) hashes of the bytes of each row's embedding and views, and of its embedding alone."""
     vectors = np.ascontiguousarray(block.vectors)
     views = None if block.views is None else np.ascontiguousarray(block.views)
+    if views is None:
+        digests = b"".join([hashlib.blake2b(vector.data, digest_size=HASH_BYTES).digest() for vector in vectors])
+        hashes = np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES)
+        return hashes, hashes
     whole, plain = bytearray(), bytearray()
     for number, vector in enumerate(vectors):
         digest = hashlib.blake2b(vector.data, digest_size=HASH_BYTES)
         plain += digest.digest()
-        if views is not None:
-            digest.update(views[number].data)
+        digest.update(views[number].data)
         whole += digest.digest()
     rows, alone = (np.frombuffer(bytes(part), np.uint8).reshape(-1, HASH_BYTES) for part in (whole, plain))
     return rows, alone
@@ -194,17 +211,24 @@ def _content_hashes(dataset: Dataset, source: EmbeddingSource, plain: HashArray,
     content = plain.copy()
     manifest = dataset.manifest
     held = pc.is_valid(manifest["image"]).to_numpy()
-    paths = manifest["path"].to_pylist()
-    there = np.array([path is not None and not is_url(path) and os.path.isfile(path) for path in paths], bool)
-    shown = np.flatnonzero(held | there)
+    shown = np.flatnonzero(held | _are_files(manifest["path"]))
     if not len(shown):
         return content
-    place = pc.index_in(manifest["sample_id"], value_set=source.sample_ids).to_numpy()
+    place = np.arange(len(content))[_rows_of(dataset, source)]
     found = hash_manifest(manifest.take(pa.array(shown)), cache.folder, root=source.files[0].table.path)
     readable = np.ones(len(shown), bool)
     readable[list(found.unreadable)] = False
     content[place[shown[readable]]] = found.values[readable]
     return content
+
+
+def _are_files(paths: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Which of some paths (n,) are files of this machine."""
+    there = np.zeros(len(paths), bool)
+    if paths.null_count < len(paths):
+        for row, path in enumerate(Names.of(paths)):
+            there[row] = path is not None and not is_url(path) and os.path.isfile(path)
+    return there
 
 
 def _all_there(rows: HashArray, features: FeatureStore, views: FeatureStore | None, source: EmbeddingSource) -> bool:
@@ -255,13 +279,20 @@ def _write_index(path: Path, rows: HashArray, content: HashArray) -> None:
         )
         for hashes in (rows, content)
     ]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, _INDEX) as writer:
-        writer.write_table(pa.table(columns, schema=_INDEX))
-    _replace(path, sink.getvalue().to_pybytes())
+
+    def write(handle: IO[bytes]) -> None:
+        with pa.ipc.new_file(handle, _INDEX) as writer:
+            writer.write_table(pa.table(columns, schema=_INDEX))
+
+    _make_room(path.parent)
+    write_with(path, write)
 
 
 def _replace(path: Path, data: bytes) -> None:
-    with writing(path.parent, "set --cache to another folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(path.parent)
     write_bytes(path, data)
+
+
+def _make_room(folder: Path) -> None:
+    with writing(folder, "set --cache to another folder"):
+        folder.mkdir(parents=True, exist_ok=True)

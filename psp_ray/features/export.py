@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import write_parquet, write_with
+from psp_ray.core.names import Digests
 from psp_ray.core.records import Float16Array, TextState
 from psp_ray.data.dataset import PARTS
 from psp_ray.data.embedded.classes import LOGIT_SCALE_KEY
@@ -77,7 +78,7 @@ def _blocks(data: FeaturizedDataset) -> Iterator[list[pa.Array]]:
             at = np.arange(start, min(start + _ROWS, reader.n))
             some = manifest.slice(start, len(at))
             known = pa.array(labels[at], pa.int32(), mask=labels[at] < 0)
-            hashes = data.content_hashes if part == "pool" else [row.tobytes().hex() for row in reader.hashes]
+            hashes = data.content_hashes if part == "pool" else Digests(reader.hashes)
             features = reader.rows(at)
             columns = [
                 some["sample_id"].combine_chunks(),

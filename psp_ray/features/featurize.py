@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from psp_ray.core.errors import DatasetError, ModelError, OutputError
 from psp_ray.core.files import write_text
+from psp_ray.core.names import Digests, Names
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.tables import csv_text
 from psp_ray.data.dataset import PARTS, Dataset
@@ -21,6 +23,7 @@ from psp_ray.data.images import HASH_BYTES, ViewSettings
 from psp_ray.features.cache import EncoderSpec, FeatureCache, FeatureStore
 from psp_ray.features.encoder import NOT_FINITE, TASK_SCHEMA, ChunkEncoder, ChunkResult, ChunkTask
 from psp_ray.features.hashes import Hashes, hash_manifest
+from psp_ray.features.mapped import mapped_array, mapped_table
 from psp_ray.features.pool import CachedPool, SplitFeatures
 from psp_ray.features.segments import HashArray
 
@@ -89,9 +92,9 @@ class FeaturizedDataset:
     pool: CachedPool
     val: SplitFeatures
     test: SplitFeatures
-    sample_ids: list[str]
+    sample_ids: Sequence[str]
     """Pool sample_ids by position."""
-    content_hashes: list[str]
+    content_hashes: Sequence[str]
     """Pool content hashes by position, 32 hex digits."""
     broken: list[BrokenImage] = field(default_factory=list)
     n_encoded: int = 0
@@ -188,43 +191,45 @@ def featurize(
     kept = dataset.without(image.sample_id for image in broken)
     _require_pool(dataset, kept, broken)
     alive = np.ones(dataset.manifest.num_rows, bool)
-    alive[_rows_of(dataset, broken)] = False
+    alive[Names.of(dataset.manifest["sample_id"]).find([image.sample_id for image in broken])] = False
     found = open_features(
-        kept, work.hashes.values[alive], cache.features(spec), None if views is None else cache.views(spec, views)
+        kept,
+        work.hashes.values[alive],
+        cache.features(spec),
+        None if views is None else cache.views(spec, views),
+        cache.folder,
     )
     return replace(found, broken=broken, n_encoded=encoded, seconds=time.perf_counter() - start)
 
 
 def open_features(
-    dataset: Dataset, hashes: HashArray, features: FeatureStore, views: FeatureStore | None
+    dataset: Dataset, hashes: HashArray, features: FeatureStore, views: FeatureStore | None, folder: str | None = None
 ) -> FeaturizedDataset:
     """Readers over cached features.
 
     Args:
         hashes: content hashes (n, 16) in manifest order. features: holds all of them. views: those of the pool.
+        folder: where names and hashes of large pools may lie (`psp_ray.features.mapped`); None: in memory.
     """
-    split = np.asarray(dataset.manifest["split"].to_pylist())
-    readers = {
-        part: CachedPool(
-            features,
-            np.ascontiguousarray(hashes[split == part]),
-            sample_keys(dataset.part(part)["sample_id"].to_pylist()),
-            views if part == "pool" else None,
-        )
-        for part in PARTS
-    }
+    names, readers = {}, {}
+    for part in PARTS:
+        mine = pc.equal(dataset.manifest["split"], part)
+        names[part] = Names(mapped_table(pa.table({"name": dataset.manifest["sample_id"].filter(mine)}), folder))
+        rows = mapped_array(np.ascontiguousarray(hashes[mine.to_numpy()]), folder)
+        keys = mapped_array(sample_keys(names[part]), folder)
+        readers[part] = CachedPool(features, rows, keys, views if part == "pool" else None)
 
     def evaluated(part: str) -> SplitFeatures:
-        ids = dataset.part(part)["sample_id"].to_pylist()
-        return SplitFeatures(ids, readers[part], None if dataset.ground_truth is None else dataset.labels(part))
+        labels = None if dataset.ground_truth is None else dataset.labels(part)
+        return SplitFeatures(names[part], readers[part], labels)
 
     return FeaturizedDataset(
         dataset=dataset,
         pool=readers["pool"],
         val=evaluated("val"),
         test=evaluated("test"),
-        sample_ids=dataset.pool["sample_id"].to_pylist(),
-        content_hashes=[row.tobytes().hex() for row in readers["pool"].hashes],
+        sample_ids=names["pool"],
+        content_hashes=Digests(readers["pool"].hashes),
     )
 
 
@@ -278,7 +283,7 @@ def _find_work(
     n = dataset.manifest.num_rows
     readable = np.ones(n, bool)
     readable[list(hashes.unreadable)] = False
-    in_pool = np.asarray(dataset.manifest["split"].to_pylist()) == "pool"
+    in_pool = pc.equal(dataset.manifest["split"], "pool").to_numpy()
     need_center = readable & ~cache.features(spec).contains(hashes.values, verify=True)
     need_views = np.zeros(n, bool)
     if views is not None:
@@ -360,16 +365,11 @@ def _broken(dataset: Dataset, hashes: Hashes, by_hash: dict[str, str]) -> list[B
     if not by_hash and not hashes.unreadable:
         return []
     found = []
-    for row, sample_id in enumerate(dataset.manifest["sample_id"].to_pylist()):
+    for row, sample_id in enumerate(Names.of(dataset.manifest["sample_id"])):
         reason = hashes.unreadable.get(row) or by_hash.get(hashes.values[row].tobytes().hex())
         if reason:
             found.append(BrokenImage(sample_id, reason))
     return found
-
-
-def _rows_of(dataset: Dataset, broken: list[BrokenImage]) -> list[int]:
-    names = {image.sample_id for image in broken}
-    return [row for row, name in enumerate(dataset.manifest["sample_id"].to_pylist()) if name in names]
 
 
 class _Meter:

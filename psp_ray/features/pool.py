@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ class CachedPool:
     keys: UInt64Array
     """Noise keys (n,) of the sample_ids."""
     views: FeatureStore | None = None
-    _places: dict[str, tuple[Int64Array, Int64Array]] = field(default_factory=dict, init=False, repr=False)
+    _places: dict[str, tuple[Int32Array, Int32Array]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.hashes) != len(self.keys):
@@ -85,6 +86,7 @@ class CachedPool:
         places = self._places.get(store.column)
         if places is None:
             places = store.locate(self.hashes)
+            store.forget_index()
             absent = int((places[0] < 0).sum())
             if absent:
                 raise OutputError(
@@ -99,7 +101,7 @@ class CachedPool:
 class SplitFeatures:
     """Features of val or test with their true labels, for the evaluator."""
 
-    sample_ids: list[str]
+    sample_ids: Sequence[str]
     reader: CachedPool
     labels: Int32Array | None
     """True labels (n,) int32, None where nobody knows them."""

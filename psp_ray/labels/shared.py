@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from psp_ray.core.errors import OracleError
+from psp_ray.core.names import Digests
 from psp_ray.core.records import Int32Array
 from psp_ray.labels.annotators.base import Annotator, Item
 from psp_ray.labels.annotators.ground_truth import GroundTruthAnnotator
@@ -19,6 +20,7 @@ from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.restore import KnownAnswers, LedgerRepair
 from psp_ray.labels.schema import label_space_of
 from psp_ray.labels.service import LabelRequest, LabelResponse, Oracle, OracleSettings
+from psp_ray.labels.truths import TrueClasses
 from psp_ray.labels.votes import Vote, load_votes, record_votes
 
 
@@ -37,11 +39,11 @@ class Enrollment:
     """A client's data set: ordered class names, and the true classes (n,) of its images by content hash."""
 
     classes: list[str]
-    content_hashes: list[str]
+    content_hashes: Sequence[str]
     labels: Int32Array
 
     def __post_init__(self) -> None:
-        texts = [*self.classes, *self.content_hashes]
+        texts = self.classes if isinstance(self.content_hashes, Digests) else [*self.classes, *self.content_hashes]
         _require(all(isinstance(text, str) for text in texts), "a name is no text")
         _require(len(self.content_hashes) == len(self.labels), "labels don't fit the images")
         inside = len(self.labels) == 0 or (self.labels.min() >= 0 and self.labels.max() < len(self.classes))
@@ -90,7 +92,7 @@ class SharedOracle:
         self._name, self._ledger, self._group = name, ledger, group
         self._simulated: dict[str, SimulatedAnnotators] = {}
         self._classes: dict[str, list[str]] = {}
-        self._truth: dict[str, dict[str, int]] = {}
+        self._truth: dict[str, TrueClasses] = {}
         self._oracles: dict[tuple[str, str, int | None, float | None], Oracle] = {}
         self._lock = threading.Lock()
         self.requests = 0
@@ -105,15 +107,14 @@ class SharedOracle:
         """Take in a data set's classes and truth. Raises OracleError where another client said otherwise."""
         space = label_space_of(given.classes)
         with self._lock:
-            known = self._truth.setdefault(space, {})
-            new = dict(zip(given.content_hashes, given.labels.tolist(), strict=True))
-            for content_hash, label in new.items():
-                if known.get(content_hash, label) != label:
-                    raise OracleError(
-                        f"oracle {self._name}: image {content_hash} has class {given.classes[label]!r} here "
-                        f"but {given.classes[known[content_hash]]!r} in an earlier one; give one of them its own ledger"
-                    )
-            known.update(new)
+            differing = self._truth.setdefault(space, TrueClasses()).add(given.content_hashes, given.labels)
+            if differing is not None:
+                row, before = differing
+                raise OracleError(
+                    f"oracle {self._name}: image {given.content_hashes[row]} has class "
+                    f"{given.classes[given.labels[row]]!r} here but {given.classes[before]!r} in an earlier one; give "
+                    "one of them its own ledger"
+                )
             self._classes[space] = list(given.classes)
 
     def label(self, question: Question) -> LabelResponse:
@@ -146,7 +147,7 @@ class SharedOracle:
                 self._oracles[key] = Oracle(self._ledger, annotator, self._classes[space], settings)
             return self._oracles[key]
 
-    def _annotator(self, space: str, truth: dict[str, int], experiment: str) -> Annotator:
+    def _annotator(self, space: str, truth: TrueClasses, experiment: str) -> Annotator:
         if self._group is None:
             return _ByHash(GroundTruthAnnotator(truth))
         if space not in self._simulated:

@@ -41,8 +41,8 @@ class AnsweredAhead(Ahead):
             request_id=f"{run.experiment_id}/ahead-{number:03d}",
             experiment=run.experiment_id,
             round=number,
-            sample_ids=[names.sample_ids[i] for i in positions],
-            content_hashes=[names.content_hashes[i] for i in positions],
+            sample_ids=names.named(positions),
+            content_hashes=names.hashed(positions),
         )
         response = run.components.oracle.label(request).result()
         return state.with_volunteered(positions, response.labels, run.logits(state, positions), response.labels_paid)
@@ -50,9 +50,13 @@ class AnsweredAhead(Ahead):
     def _positions(self, run: RunContext, state: RunState, until: int) -> Int64Array:
         """Positions (k,) of what had been answered at event `until`, in the order answered; one is left to be asked."""
         said = {digest: event.number for digest, event in self._answers.effective(until).items()}
-        unlabeled = state.unlabeled(run.n_pool)
-        hashes = run.names.content_hashes
-        known = {hashes[i] for i in state.asked}
-        found = {hashes[i]: i for i in reversed(unlabeled.tolist()) if hashes[i] in said and hashes[i] not in known}
-        order = sorted(found, key=said.__getitem__)[: max(len(unlabeled) - 1, 0)]
+        if not said:
+            return np.zeros(0, np.int64)
+        known = set(run.names.hashed(state.asked))
+        news = [digest for digest in said if digest not in known]
+        positions, rows = run.names.with_content(news)
+        found: dict[str, int] = {}
+        for place, row in zip(positions.tolist(), rows.tolist(), strict=True):
+            found.setdefault(news[row], place)  # of copies the first
+        order = sorted(found, key=said.__getitem__)[: max(run.n_pool - len(state.asked) - 1, 0)]
         return np.array([found[digest] for digest in order], np.int64)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from psp_ray.config.config import Config
+from psp_ray.core.names import Names
 from psp_ray.data.dataset import Dataset
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.featurize import FeaturizedDataset
@@ -34,7 +35,7 @@ def component_inputs(config: Config, data: FeaturizedDataset, out: Path, experim
         pool=PoolSource.of(data.pool, cache.folder, config.output.storage),
         sampler=config.policy,
         learner=learner_input(config, data),
-        oracle=oracle_input(config, data.dataset, out, data.content_hashes, experiment),
+        oracle=oracle_input(config, data.dataset, out, data.content_hashes, experiment, data.sample_ids),
         pseudo_labeler=_pseudo_labeler_input(config, data, cache),
     )
 
@@ -66,22 +67,28 @@ def learner_input(config: Config, data: FeaturizedDataset) -> LearnerInput:
 
 
 def oracle_input(
-    config: Config, dataset: Dataset, out: Path, content_hashes: Sequence[str] = (), experiment: str = ""
+    config: Config,
+    dataset: Dataset,
+    out: Path,
+    content_hashes: Sequence[str] = (),
+    experiment: str = "",
+    sample_ids: Sequence[str] | None = None,
 ) -> OracleInput:
     """What the oracle needs: for labels by file the pool's images, else the labels that it answers with.
 
-    `content_hashes` of the pool's images: a shared oracle knows them by these.
+    `content_hashes` of the pool's images: a shared oracle, and people, know them by these. `sample_ids` of the pool,
+    where they are at hand.
     """
     asks = not answers_from_truth(config.labels)
     return OracleInput(
         settings=config.labels,
         classes=list(dataset.classes),
         ledger=config.labels.ledger or os.environ.get("PSP_RAY_LEDGER") or str((out / "ledger.sqlite").resolve()),
-        sample_ids=dataset.pool["sample_id"].to_pylist(),
+        sample_ids=Names.of(dataset.pool["sample_id"]) if sample_ids is None else sample_ids,
         labels=dataset.known_labels("pool"),
         folder=str(out.resolve()) if asks else "",
         manifest=dataset.pool if asks else None,
-        content_hashes=list(content_hashes),
+        content_hashes=content_hashes if asks or config.labels.oracle == "shared" else (),
         former=dataset.former,
         experiment=experiment,
     )

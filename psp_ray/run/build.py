@@ -8,6 +8,7 @@ from psp_ray.acquisition.base import AcquisitionFunction, create
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.acquisition import SamplerSettings
 from psp_ray.config.model import ModelSettings
+from psp_ray.core.names import Looked, Names
 from psp_ray.core.records import PoolReader
 from psp_ray.features.encoder import ChunkEncoder
 from psp_ray.features.tower import make_encoder
@@ -26,19 +27,19 @@ def build_sampler(settings: SamplerSettings, pool: PoolReader) -> AcquisitionFun
 
 def build_oracle(given: OracleInput) -> Oracle:
     """The oracle over its ledger, with the annotator that `oracle` names."""
-    pairs = zip(given.sample_ids, given.labels.tolist(), strict=True)
-    ledger = Ledger(given.ledger)
+    ledger, names = Ledger(given.ledger), Names.of(given.sample_ids)
+    known = given.labels >= 0
     annotator = make_annotator(
         annotator_name(given.settings),
         AnnotatorInput(
             classes=given.classes,
-            truth={name: label for name, label in pairs if label >= 0},
+            truth=Looked(names, given.labels, None if known.all() else known),
             pool=given.manifest,
             folder=Path(given.folder),
             settings_file=given.settings.annotators,
             ledger=ledger,
             experiment=given.experiment,
-            content_hashes=dict(zip(given.sample_ids, given.content_hashes, strict=False)),
+            content_hashes=Looked(names, given.content_hashes) if given.content_hashes else {},
             former=given.former,
         ),
     )

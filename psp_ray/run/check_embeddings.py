@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.names import Looked as LookedUp
+from psp_ray.core.names import Names, halves
 from psp_ray.core.records import Float32Array, Int64Array, TextState
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.features.embedded import BLOCK_ROWS, half_rows
@@ -39,15 +41,14 @@ class Looked:
 
 
 def look_through(dataset: Dataset, text: TextState | None, told: Callable[[int, int], None] | None = None) -> Looked:
-    """Read all rows once, a block at a time; `text` guesses their classes. Memory: 16 bytes a row, and a block."""
+    """Read all rows once, a block at a time; `text` guesses their classes. Memory: 17 bytes a row, and a block."""
     source = dataset.embeddings
     assert source is not None
     found = Looked(np.zeros(len(dataset.classes), np.int64))
     place = pc.index_in(dataset.manifest["sample_id"], value_set=source.sample_ids).to_numpy()
     part_of = np.full(source.n_rows, -1, np.int8)
     part_of[place] = pc.index_in(dataset.manifest["split"], value_set=pa.array(PARTS)).to_numpy()
-    first: dict[bytes, int] = {}
-    groups: dict[int, list[int]] = {}
+    digests, sound = np.zeros((source.n_rows, 16), np.uint8), np.zeros(source.n_rows, bool)
     total = np.zeros(source.dim)
     count = 0
     try:
@@ -61,18 +62,33 @@ def look_through(dataset: Dataset, text: TextState | None, told: Callable[[int, 
             count += len(good)
             if text is not None:
                 _guess(found, text, features[part_of[block.start + good] == 0])
-            for row in good.tolist():
-                digest = hashlib.blake2b(unit[row].tobytes(), digest_size=16).digest()
-                one = first.setdefault(digest, block.start + row)
-                if one != block.start + row:
-                    groups.setdefault(one, [one]).append(block.start + row)
+            data = b"".join(
+                hashlib.blake2b(row.data, digest_size=16).digest() for row in np.ascontiguousarray(unit[good])
+            )
+            digests[block.start + good] = np.frombuffer(data, np.uint8).reshape(-1, 16)
+            sound[block.start + good] = True
             if told is not None:
                 told(block.start + len(unit), source.n_rows)
     except DatasetError as error:
         found.refused = str(error)
-    found.copies = list(groups.values())
+    found.copies = _copies(digests, np.flatnonzero(sound))
     found.spread = float(np.linalg.norm(total) / max(count, 1))
     return found
+
+
+def _copies(digests: NDArray[np.uint8], rows: Int64Array) -> list[list[int]]:
+    """Groups of `rows` (m,) whose `digests` (n, 16) are the same, in the order of each group's second row."""
+    upper, lower = halves(digests[rows])
+    order = np.lexsort((lower, upper))
+    same = (np.diff(upper[order]) == 0) & (np.diff(lower[order]) == 0)
+    starts = np.flatnonzero(same & ~np.concatenate([[False], same[:-1]]))
+    groups = []
+    for start in starts.tolist():
+        stop = start + 1
+        while stop <= len(same) and same[stop - 1]:
+            stop += 1
+        groups.append(rows[order[start:stop]].tolist())
+    return sorted(groups, key=lambda group: int(group[1]))
 
 
 def _lengths(found: Looked, vectors: NDArray[Any]) -> None:
@@ -108,13 +124,13 @@ def describe(dataset: Dataset, looked: Looked) -> Iterator[str]:
     names = source.sample_ids
     shown = "; ".join(" = ".join(names[row].as_py() for row in rows[:3]) for rows in looked.copies[:SHOWN])
     yield f"warning: {extra:,} row{'s repeat' if extra > 1 else ' repeats'} the numbers of another: {shown}"
-    part = dict(zip(dataset.manifest["sample_id"].to_pylist(), dataset.manifest["split"].to_pylist(), strict=True))
+    part = LookedUp(Names.of(dataset.manifest["sample_id"]), Names.of(dataset.manifest["split"]))
     leaks = sum(len({part.get(names[row].as_py()) for row in rows} - {None}) > 1 for rows in looked.copies)
     if leaks:
         yield f"warning: {leaks:,} of them are both in the pool and in val or test, which flatters accuracy"
     if dataset.ground_truth is None:
         return
-    label = dict(zip(*(dataset.ground_truth[name].to_pylist() for name in ("sample_id", "label")), strict=True))
+    label = LookedUp(Names.of(dataset.ground_truth["sample_id"]), dataset.ground_truth["label"].to_numpy())
     known = [{label[name] for row in rows if (name := names[row].as_py()) in label} for rows in looked.copies]
     torn = sum(len(labels) > 1 for labels in known)
     if torn:

@@ -49,7 +49,16 @@ from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
 from psp_ray.run.people import People, hand_classes
 from psp_ray.run.picks import write_picks
-from psp_ray.run.prepare import Loaded, Prepared, check_budget, check_classes, prepare, require_labels, with_pool_size
+from psp_ray.run.prepare import (
+    Loaded,
+    Prepared,
+    check_budget,
+    check_classes,
+    prepare,
+    require_labels,
+    settled,
+    with_pool_size,
+)
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.watching import Watched, Watcher
@@ -98,6 +107,7 @@ def run(
     if not has_run(out):
         check_budget(config, prepared.dataset)
     require_labels(config, prepared.dataset)
+    prepared = settled(prepared)
     with entered(prepared, out, mirror, events, wait, continuing) as experiment_id:
         finished = finished_summary(out, events.warn)
         if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):

@@ -9,7 +9,6 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.config.kinds import PSEUDO_SOURCES
-from psp_ray.core import noise
 from psp_ray.core.records import Float32Array, Int64Array, TextState, UInt64Array
 from psp_ray.posterior.audit import Answers, audit_order
 from psp_ray.run.events import Events
@@ -39,7 +38,7 @@ class RunContext:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", parse_stop(self.config.labels.stop))
-        object.__setattr__(self, "stop_set", stop_set(self.names.sample_ids, self.config.runtime.seed))
+        object.__setattr__(self, "stop_set", stop_set(self.names.keys, self.config.runtime.seed))
 
     @property
     def n_query(self) -> int:
@@ -63,7 +62,7 @@ class RunContext:
     @cached_property
     def audit_order(self) -> UInt64Array:
         """Each pool sample's word (n,) in the sequence that the audit draws from."""
-        return audit_order(self.config.runtime.seed, noise.sample_keys(self.names.sample_ids))
+        return audit_order(self.config.runtime.seed, self.names.keys)
 
     def logits(self, state: RunState, positions: Int64Array) -> Float32Array:
         """Logits (k, C) at `positions` of the classifier that `state` ends with."""

@@ -60,7 +60,7 @@ def _write_predictions(
         out,
         state,
         run.names,
-        data.dataset.pool["path"].to_pylist(),
+        data.dataset.pool["path"],
         predicted["class_index"].to_numpy(),
         predicted["probability"].to_numpy(),
     )
@@ -93,4 +93,4 @@ def label_curves(unseen: Unseen, temperature: float) -> dict[str, Reliability]:
 
 
 def pool_names(data: FeaturizedDataset) -> PoolNames:
-    return PoolNames(data.sample_ids, data.content_hashes, list(data.dataset.classes))
+    return PoolNames(data.sample_ids, data.content_hashes, list(data.dataset.classes), data.pool.keys)

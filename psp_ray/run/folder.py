@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from psp_ray.acquisition import unread
 from psp_ray.config.base import option_name
 from psp_ray.config.config import RESUMABLE, Config
 from psp_ray.core.errors import OutputError, UserError
-from psp_ray.core.files import LOCK, make_folder, write_text
+from psp_ray.core.files import LOCK, make_folder, write_lines, write_text
 from psp_ray.core.ours import mark
 from psp_ray.core.sealed import (
     DamagedFile,
@@ -213,13 +213,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(f"{option_name(key)} {old.get(key, defaults[key])} (now {new[key]})" for key in keys[:3])
 
 
-def write_user_file(path: Path, text: str) -> None:
+def write_user_file(path: Path, lines: Iterable[str]) -> None:
     """Write a file where the user asked for it.
 
     Raises:
         OutputError: it can't be written there.
     """
-    write_text(path, text)
+    write_lines(path, lines)
 
 
 class Summary(Document):

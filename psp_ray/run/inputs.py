@@ -5,7 +5,7 @@ Labels of the pool reach the label source and the evaluator only; the sampler an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -53,11 +53,11 @@ class OracleInput:
     settings: LabelSettings
     classes: list[str]
     ledger: str
-    sample_ids: list[str]
+    sample_ids: Sequence[str]
     labels: Int32Array
     folder: str = ""
     manifest: pa.Table | None = None
-    content_hashes: list[str] = field(default_factory=list)
+    content_hashes: Sequence[str] = ()
     former: Mapping[str, int] = field(default_factory=dict)
     """{name: class index} of names that classes bore before."""
     experiment: str = ""

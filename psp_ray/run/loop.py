@@ -201,8 +201,8 @@ class Experiment:
         names, asked = self.context.names, state.asked[rows]
         known = KnownAnswers(
             self.context.experiment_id,
-            [names.sample_ids[i] for i in asked],
-            [names.content_hashes[i] for i in asked],
+            names.named(asked),
+            names.hashed(asked),
             state.asked_in[rows],
             state.answers[rows],
             state.labels_paid,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,9 +32,12 @@ def places(known: Remembered, names: PoolNames) -> Int64Array:
     Raises:
         OutputError: a remembered name bears another content now.
     """
-    by_name = {name: place for place, name in enumerate(names.sample_ids)}
-    counts = Counter(names.content_hashes)
-    by_content = {content: place for place, content in enumerate(names.content_hashes) if counts[content] == 1}
+    by_name = names.places(known.sample_ids)
+    contents = list(dict.fromkeys(known.content_hashes))
+    positions, rows = names.with_content(contents)
+    counts = np.bincount(rows, minlength=len(contents))
+    pairs = zip(positions.tolist(), rows.tolist(), strict=True)
+    by_content = {contents[row]: place for place, row in pairs if counts[row] == 1}
     remembered = set(known.sample_ids)
     found = np.full(len(known.sample_ids), GONE, np.int64)
     for row, (name, content) in enumerate(zip(known.sample_ids, known.content_hashes, strict=True)):
@@ -70,12 +72,13 @@ def moved(state: RunState, known: Remembered, pseudo: Remembered, names: PoolNam
             f"{out}: none of the {len(keep):,} images that were labeled is in the pool any more; restore the data, or "
             "start in a new --out folder"
         )
-    old = {name: row for row, name in enumerate(names.sample_ids)}
+    old = names.places(pseudo.sample_ids)
     still = np.array([old.get(name, GONE) for name in pseudo.sample_ids], np.int64)
     given = state.pseudo
     with_place = np.flatnonzero(still != GONE)
     order = with_place[np.argsort(still[with_place], kind="stable")]
-    renamed = sum(names.sample_ids[p] != name for p, name in zip(place, known.sample_ids, strict=True) if p != GONE)
+    before = [name for name, still_there in zip(known.sample_ids, keep.tolist(), strict=True) if still_there]
+    renamed = sum(one != other for one, other in zip(names.named(place[keep]), before, strict=True))
     changed = replace(
         state,
         asked=place[keep],

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, answer_name
-from psp_ray.core.files import plain, write_json, write_parquet, write_text
+from psp_ray.core.files import plain, write_json, write_parquet, write_parquet_groups, write_text
+from psp_ray.core.names import Names
 from psp_ray.core.records import Float32Array, Int32Array
 from psp_ray.core.tables import csv_of
 from psp_ray.posterior.accuracy import Estimate
@@ -21,6 +22,19 @@ from psp_ray.report.curve import plot_learning_curve
 from psp_ray.run.folder import SUMMARY
 from psp_ray.run.state import PoolNames, RunState
 
+SOURCES = ("predicted", "pseudo", "skipped", "ignored", "bought", "initial")
+"""Where the class of an image is from, in `pool_predictions.parquet`."""
+ROW_GROUP = 1 << 20
+"""Rows of a table of predictions that are in memory at a time."""
+_PREDICTED = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("path", pa.string()),
+        ("class", pa.string()),
+        ("probability", pa.float32()),
+        ("source", pa.string()),
+    ]
+)
 _VERSIONS = ("torch", "open_clip_torch", "ray", "numpy", "pyarrow", "numba", "scikit-learn")
 
 
@@ -63,7 +77,7 @@ def write_labels(out: Path, state: RunState, names: PoolNames) -> None:
     """`labels.parquet`: every answer in the order asked, `skip` (-1) and `ignore` (-2) too; initial labels: round 0."""
     table = pa.table(
         {
-            "sample_id": pa.array([names.sample_ids[i] for i in state.asked], pa.string()),
+            "sample_id": pa.array(names.named(state.asked), pa.string()),
             "label": pa.array([answer_name(i, names.classes) for i in state.answers.tolist()], pa.string()),
             "round": state.asked_in,
             "log_prob": pa.array(state.log_prob, from_pandas=True),
@@ -147,35 +161,42 @@ def write_pool_predictions(
     out: Path,
     state: RunState,
     names: PoolNames,
-    paths: list[str | None],
+    paths: pa.ChunkedArray,
     predicted: Int32Array,
     probability: Float32Array,
 ) -> None:
     """`pool_predictions.parquet`: a class for every pool image and where it comes from.
 
     `predicted` and `probability` (n,) are the student's calibrated ones (of the pseudo-label, where there is one);
-    labels stand as they were given, with probability 1. An image that belongs to no class has none.
+    labels stand as they were given, with probability 1. An image that belongs to no class has none. Written a row group
+    at a time.
     """
-    label, chance = predicted.copy(), probability.copy()
-    source = np.full(len(label), "predicted", dtype=object)
-    source[state.pseudo.positions] = "pseudo"
-    source[state.asked[state.answers == SKIP]] = "skipped"
+    label, chance = predicted.copy(), probability.astype(np.float32)
+    source = np.full(len(label), SOURCES.index("predicted"), np.uint8)
+    source[state.pseudo.positions] = SOURCES.index("pseudo")
+    source[state.asked[state.answers == SKIP]] = SOURCES.index("skipped")
     nothing = state.asked[state.answers == IGNORE]
-    source[nothing], chance[nothing] = "ignored", np.nan
+    source[nothing], chance[nothing], label[nothing] = SOURCES.index("ignored"), np.nan, len(names.classes)
     label[state.labeled], chance[state.labeled] = state.labels, 1.0
-    source[state.labeled] = "bought"
-    source[state.asked[(state.asked_in == 0) & state.has_class]] = "initial"
-    names_of = [None if source[row] == "ignored" else names.classes[i] for row, i in enumerate(label.tolist())]
-    table = pa.table(
-        {
-            "sample_id": names.sample_ids,
-            "path": pa.array(paths, pa.string()),
-            "class": pa.array(names_of, pa.string()),
-            "probability": pa.array(chance.astype(np.float32), from_pandas=True),
-            "source": pa.array(source.tolist(), pa.string()),
-        }
-    )
-    write_parquet(out / "pool_predictions.parquet", table)
+    source[state.labeled] = SOURCES.index("bought")
+    source[state.asked[(state.asked_in == 0) & state.has_class]] = SOURCES.index("initial")
+    classes, sources = pa.array([*names.classes, None], pa.string()), pa.array(SOURCES)
+    ids = Names.of(names.sample_ids).column
+
+    def rows(start: int) -> pa.Table:
+        span = slice(start, start + ROW_GROUP)
+        count = len(label[span])
+        columns = [
+            pa.chunked_array(ids.slice(start, count).chunks, pa.string()),
+            pa.chunked_array(paths.slice(start, count).chunks, pa.string()),
+            classes.take(pa.array(label[span])),
+            pa.array(chance[span], from_pandas=True),
+            sources.take(pa.array(source[span])),
+        ]
+        return pa.table(columns, schema=_PREDICTED)
+
+    groups = (rows(start) for start in range(0, max(len(label), 1), ROW_GROUP))
+    write_parquet_groups(out / "pool_predictions.parquet", _PREDICTED, groups)
 
 
 def write_curve(out: Path, config: Config, state: RunState) -> None:

@@ -107,7 +107,7 @@ def _sample(data: FeaturizedDataset) -> Int64Array:
     n = len(data.sample_ids)
     if n <= MOST_PLACES:
         return np.arange(n, dtype=np.int64)
-    draw = noise.uniform(0, "report-sample", noise.sample_keys(data.sample_ids))
+    draw = noise.uniform(0, "report-sample", data.pool.keys)
     return np.sort(np.argsort(draw, kind="stable")[:MOST_PLACES]).astype(np.int64)
 
 

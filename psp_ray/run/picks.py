@@ -66,7 +66,7 @@ def write_picks(
         return pa.array([classes[i] for i in index.tolist()], pa.string())
 
     columns = {
-        "sample_id": pa.array([names.sample_ids[i] for i in state.asked[rows]], pa.string()),
+        "sample_id": pa.array(names.named(state.asked[rows]), pa.string()),
         "round": state.asked_in[rows],
         "label": pa.array([answer_name(i, names.classes) for i in state.answers[rows].tolist()], pa.string()),
         "by_chance": state.by_chance[rows],
@@ -99,7 +99,7 @@ def _taken_for(
     if before is not None:  # written by this version, so it names its samples
         rows = zip(*(before[name].to_pylist() for name in ("sample_id", "label", "confidence")), strict=True)
         told |= {(name, state.round): (label, confidence) for name, label, confidence in rows}
-    asked = zip((names.sample_ids[i] for i in state.asked.tolist()), state.asked_in.tolist(), strict=True)
+    asked = zip(names.named(state.asked), state.asked_in.tolist(), strict=True)
     found = [told.get(key, (NOBODY, np.nan)) for key in asked]
     return np.array([one for one, _ in found], np.int32), np.array([two for _, two in found], np.float32)
 

@@ -6,13 +6,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
+import numpy as np
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.files import make_folder, read_tensors, write_tensors
-from psp_ray.core.records import StateDict
+from psp_ray.core.files import make_folder, map_tensors, write_large_tensors
+from psp_ray.core.records import StateDict, UInt64Array
 from psp_ray.features.cache import FeatureStore
 from psp_ray.features.pool import CachedPool
+from psp_ray.features.segments import HashArray
 from psp_ray.storage.remote import Storage
 
 
@@ -36,11 +37,11 @@ class PoolSource:
     @classmethod
     def of(cls, pool: CachedPool, cache_folder: str, storage: str | None = None) -> PoolSource:
         """Write the pool's manifest file, unless it is there already; with `storage`, put all its files there too."""
-        digest = _digest(pool.hashes.tobytes(), pool.keys.tobytes())
+        digest = _digest(pool.hashes, pool.keys)
         path = Path(cache_folder) / "pools" / f"{digest}.safetensors"
         if _read(path) is None:
             make_folder(path.parent)
-            write_tensors(path, {"hashes": pool.hashes, "keys": pool.keys})
+            write_large_tensors(path, {"hashes": pool.hashes, "keys": pool.keys})
         views = pool.views.folder if pool.views is not None else None
         source = cls(pool.features.folder, views, pool.dim, pool.n_views, str(path), cache_folder, storage)
         if storage is not None:
@@ -83,15 +84,17 @@ class PoolSource:
         return CachedPool(features, arrays["hashes"], arrays["keys"], views)
 
 
-def _digest(hashes: bytes, keys: bytes) -> str:
-    return hashlib.blake2b(hashes + keys, digest_size=12).hexdigest()
+def _digest(hashes: HashArray, keys: UInt64Array) -> str:
+    digest = hashlib.blake2b(np.ascontiguousarray(hashes).data, digest_size=12)
+    digest.update(np.ascontiguousarray(keys).data)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> StateDict | None:
     """The manifest's arrays; None where there is no such file, or its content is not what its name says."""
     try:
-        arrays = read_tensors(path)
-        whole = _digest(arrays["hashes"].tobytes(), arrays["keys"].tobytes()) == path.stem
-    except (OSError, ValueError, KeyError, SafetensorError):
+        arrays = map_tensors(path)
+        whole = _digest(arrays["hashes"], arrays["keys"]) == path.stem
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
     return arrays if whole else None

@@ -22,7 +22,8 @@ from psp_ray.data.descriptions import load_descriptions, match_descriptions
 from psp_ray.data.embedded.classes import ClassEmbeddings, read_class_embeddings
 from psp_ray.data.load import load_dataset
 from psp_ray.data.own import initial_labels, limited
-from psp_ray.features.cache import EncoderSpec
+from psp_ray.features import mapped
+from psp_ray.features.cache import EncoderSpec, FeatureCache
 from psp_ray.features.tower import backbone_spec, encoder_spec
 from psp_ray.run.asking import ASKED, answers_from_truth, check_annotators
 from psp_ray.run.classes import RunClasses, arranged, classes_of, told
@@ -75,6 +76,18 @@ def prepare(
         check_way_back(backbone_spec(config.model))
         precision_on(config.model.device, config.model.precision)
     return Prepared(config, dataset, classes)
+
+
+def settled(prepared: Prepared) -> Prepared:
+    """The same, once nothing is refused any more: names, places and parts of a large data set are mapped files now.
+
+    Raises:
+        OutputError: the cache folder can't be made or written to.
+    """
+    if prepared.dataset.manifest.nbytes <= mapped.LARGE_BYTES:
+        return prepared
+    folder = FeatureCache.open(prepared.config.runtime.cache).folder
+    return replace(prepared, dataset=mapped.mapped_dataset(prepared.dataset, folder))
 
 
 def check_classes(config: Config, dataset: Dataset) -> None:

@@ -236,14 +236,14 @@ class Round:
 
     def _label_request(self, proposal: Proposal, cosines: Float32Array) -> LabelRequest:
         names, experiment = self.run.names, self.run.experiment_id
-        sample_ids = [names.sample_ids[i] for i in proposal.positions]
+        sample_ids = names.named(proposal.positions)
         part = "" if len(sample_ids) == self._n_query else f"-{_digest(sample_ids)}"
         return LabelRequest(
             request_id=f"{request_id(experiment, self.number)}{part}",
             experiment=experiment,
             round=self.number,
             sample_ids=sample_ids,
-            content_hashes=[names.content_hashes[i] for i in proposal.positions],
+            content_hashes=names.hashed(proposal.positions),
             **(self._suggestions(cosines) if self.run.config.labels.suggest_labels else {}),
             replaces=True,  # the pool may have changed since the round was asked first
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from psp_ray.core.answers import SKIP
+from psp_ray.core.names import ABSENT, Digests, Names
+from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import (
     Evaluation,
     Float32Array,
@@ -21,6 +25,7 @@ from psp_ray.core.records import (
     Proposal,
     PseudoLabels,
     TextState,
+    UInt64Array,
 )
 from psp_ray.labels.service import LabelResponse
 from psp_ray.posterior.accuracy import Estimate
@@ -29,23 +34,58 @@ from psp_ray.report.round_report import RoundReport
 from psp_ray.run.crossfitted import CrossFitted, Line
 from psp_ray.selftrain.records import KnownLabels
 
+_CHUNK = 1 << 14  # names that are Python's at a time
+
 
 @dataclass(frozen=True)
 class PoolNames:
     """Names of the pool's samples in manifest order, and the classes."""
 
-    sample_ids: list[str]
-    content_hashes: list[str]
+    sample_ids: Sequence[str]
+    content_hashes: Sequence[str]
     classes: list[str]
+    known_keys: UInt64Array | None = field(default=None, repr=False, compare=False)
+    """Noise keys (n,) of the names, where they are at hand."""
+
+    @cached_property
+    def keys(self) -> UInt64Array:
+        """Noise keys (n,) of the names."""
+        return sample_keys(self.sample_ids) if self.known_keys is None else self.known_keys
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of all names, contents and classes in order: positions in checkpoints mean nothing without it."""
         digest = hashlib.blake2b(digest_size=16)
-        for name, content in zip(self.sample_ids, self.content_hashes, strict=True):
-            digest.update(f"{len(name)} {name} {content}\n".encode())
+        pairs = zip(self.sample_ids, self.content_hashes, strict=True)
+        while some := [f"{len(name)} {name} {content}\n" for name, content in islice(pairs, _CHUNK)]:
+            digest.update("".join(some).encode())
         digest.update("\n".join(self.classes).encode())
         return digest.hexdigest()
+
+    def named(self, positions: Int64Array) -> list[str]:
+        """Names (k,) at `positions`, in the order asked for."""
+        names = self.sample_ids
+        return names.at(positions) if isinstance(names, Names) else [names[i] for i in positions.tolist()]
+
+    def hashed(self, positions: Int64Array) -> list[str]:
+        """Content hashes (k,) at `positions`, in the order asked for."""
+        hashes = self.content_hashes
+        return hashes.at(positions) if isinstance(hashes, Digests) else [hashes[i] for i in positions.tolist()]
+
+    def places(self, names: Sequence[str]) -> dict[str, int]:
+        """{name: position} of those of `names` that are in the pool."""
+        found = Names.of(self.sample_ids).find(names).tolist()
+        return {name: place for name, place in zip(names, found, strict=True) if place != ABSENT}
+
+    def with_content(self, wanted: Sequence[str]) -> tuple[Int64Array, Int64Array]:
+        """(positions (r,) rising, rows (r,)): which of `wanted` contents, all different, samples of the pool have."""
+        hashes = Digests.of(self.content_hashes)
+        if isinstance(hashes, Digests):
+            return hashes.rows_of(wanted)
+        row = {content: number for number, content in enumerate(wanted)}
+        found = [(place, row[content]) for place, content in enumerate(hashes) if content in row]
+        positions, rows = np.array(found, np.int64).reshape(-1, 2).T
+        return positions, rows
 
 
 @dataclass(frozen=True)
@@ -143,8 +183,8 @@ class RunState:
         answers = np.concatenate([self.answers, response.labels.astype(np.int32)])
         if response.corrected_ids:
             now = dict(zip(response.corrected_ids, response.corrected_labels.tolist(), strict=True))
-            for row, position in enumerate(asked.tolist()):
-                answers[row] = now.get(names.sample_ids[position], answers[row])
+            for row, name in enumerate(names.named(asked)):
+                answers[row] = now.get(name, answers[row])
         count = len(proposal.positions)
         return replace(
             self,
@@ -159,7 +199,7 @@ class RunState:
 
     def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array]:
         """Positions (k,) and answers (k,) of the round to what its query set doesn't ask for, if they are news."""
-        here = {name: place for place, name in enumerate(names.sample_ids)} if response.left_ids else {}
+        here = names.places(response.left_ids) if response.left_ids else {}
         known = set(self.asked.tolist())
         pairs = zip(response.left_ids, response.left_labels.tolist(), strict=True)
         left = [(here[name], label) for name, label in pairs if name in here and here[name] not in known]
@@ -170,8 +210,8 @@ class RunState:
         """What was known beforehand replaced by what people answered in this round."""
         said = dict(zip(response.left_ids, response.left_labels.tolist(), strict=True))
         now = [
-            said.get(names.sample_ids[place], answer) if number == 0 else answer
-            for place, number, answer in zip(self.asked.tolist(), self.asked_in.tolist(), self.answers, strict=True)
+            said.get(name, answer) if number == 0 else answer
+            for name, number, answer in zip(names.named(self.asked), self.asked_in.tolist(), self.answers, strict=True)
         ]
         return replace(self, answers=np.array(now, np.int32), labels_paid=response.labels_paid) if said else self
 

@@ -32,8 +32,8 @@ def to_checkpoint(
         "logits": state.logits,
     }
     labels = {
-        "sample_id": pa.array([names.sample_ids[i] for i in state.asked], pa.string()),
-        "content_hash": pa.array([names.content_hashes[i] for i in state.asked], pa.string()),
+        "sample_id": pa.array(names.named(state.asked), pa.string()),
+        "content_hash": pa.array(names.hashed(state.asked), pa.string()),
         "position": state.asked,
         "label": state.answers,
         "log_prob": state.log_prob,
@@ -41,7 +41,7 @@ def to_checkpoint(
         "by_chance": state.by_chance,
     }
     pseudo = {
-        "sample_id": pa.array([names.sample_ids[i] for i in state.pseudo.positions], pa.string()),
+        "sample_id": pa.array(names.named(state.pseudo.positions), pa.string()),
         "position": state.pseudo.positions,
         "label": state.pseudo.labels,
         "confidence": state.pseudo.confidence,

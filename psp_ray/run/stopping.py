@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_ray.core import noise
-from psp_ray.core.records import Int64Array
+from psp_ray.core.records import Int64Array, UInt64Array
 
 WINDOW = 3
 """Rounds that a rule looks at."""
@@ -38,11 +38,12 @@ RECENT = 2
 """Rounds whose changes are averaged."""
 
 
-def stop_set(names: Sequence[str], seed: int) -> Int64Array:
-    """Sorted positions on which predictions are compared: the same in every round, drawn by chance."""
-    if len(names) <= STOP_SET:
-        return np.arange(len(names), dtype=np.int64)
-    draw = noise.uniform(seed, "stop-set", noise.sample_keys(list(names)))
+def stop_set(keys: UInt64Array, seed: int) -> Int64Array:
+    """Sorted positions on which predictions are compared: the same in every round, drawn by chance; `keys` (n,) are the
+    noise keys of the pool's names."""
+    if len(keys) <= STOP_SET:
+        return np.arange(len(keys), dtype=np.int64)
+    draw = noise.uniform(seed, "stop-set", keys)
     return np.sort(np.argsort(draw, kind="stable")[:STOP_SET]).astype(np.int64)
 
 

@@ -67,6 +67,7 @@ def sharded(ray, source, shards):
 def test_sharded_pool_reads_like_the_cache(local_ray, source, shards):
     pool, remote = source.open(), sharded(local_ray, source, shards)
     assert (remote.n, remote.dim, remote.n_views, remote.n_blocks) == (N, DIM, VIEWS, 3)
+    np.testing.assert_array_equal(remote.keys, pool.keys)
     for index in (0, 1, 2, 0):
         for views in (False, True):
             ours, theirs = pool.block(index, views=views), remote.block(index, views=views)

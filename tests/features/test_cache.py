@@ -64,6 +64,21 @@ def test_what_is_written_comes_back(tmp_path_factory, sizes, seed):
     assert not reader.contains(rng.integers(0, 256, (20, 16), dtype=np.uint8)).any()
 
 
+def test_hashes_that_begin_alike_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "LOOKED_UP", 4)  # hashes looked up at a time
+    hashes = np.full((12, 16), 7, np.uint8)
+    hashes[:, 8] = np.arange(12)
+    for part in (hashes[:5], hashes[5:6], hashes[6:], hashes[2:4]):
+        store(tmp_path).write(part, vectors_of(part))
+    reader = store(tmp_path)
+    np.testing.assert_array_equal(reader.gather(*reader.locate(hashes[::-1])), vectors_of(hashes[::-1]))
+    other = hashes[:3].copy()
+    other[:, 8] = [12, 13, 255]
+    assert reader.contains(np.concatenate([other, hashes[:1]])).tolist() == [False] * 3 + [True]
+    reader.forget_index()
+    assert reader.contains(hashes).all()
+
+
 def test_segments_are_uncompressed_arrow_files_of_the_stated_schema(tmp_path):
     hashes = random_hashes(np.random.default_rng(0), 7)
     store(tmp_path).write(hashes, vectors_of(hashes))

@@ -1,5 +1,6 @@
 """Embeddings of users in the cache: the same numbers as plain normalizing, once, with clear errors."""
 
+import errno
 import hashlib
 
 import numpy as np
@@ -11,7 +12,7 @@ from psp_ray.core.errors import DatasetError, OutputError
 from psp_ray.core.records import TextState
 from psp_ray.data import load_dataset
 from psp_ray.data.embedded.classes import read_class_embeddings
-from psp_ray.features import embedded
+from psp_ray.features import embedded, mapped
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.embedded import embedding_stores, import_embeddings
 from psp_ray.features.export import write_class_embeddings, write_features
@@ -158,3 +159,26 @@ def test_what_is_exported_is_read_again_bit_for_bit(tmp_path, cache):
     for bad in ("out.csv", "nowhere/out.parquet"):
         with pytest.raises(OutputError, match="--export"):
             write_features(first, tmp_path / bad)
+
+
+def test_names_and_hashes_of_large_ones_are_mapped_and_the_same(tmp_path, cache, monkeypatch):
+    vectors = numbers(N, D)
+    given = table(tmp_path / "a.parquet", vectors)
+    plain = import_embeddings(given, cache)
+    monkeypatch.setattr(mapped, "LARGE_BYTES", 0)
+    found = import_embeddings(mapped.mapped_dataset(given, cache.folder), cache)
+    assert not found.pool.keys.flags.writeable
+    assert not found.pool.hashes.flags.writeable
+    assert found.dataset.manifest.equals(given.manifest)
+    assert found.dataset.ground_truth.equals(given.ground_truth)
+    assert found.dataset.embeddings.sample_ids.equals(given.embeddings.sample_ids)
+    assert found.sample_ids == plain.sample_ids
+    assert found.content_hashes == plain.content_hashes == list(plain.content_hashes)
+    np.testing.assert_array_equal(found.pool.rows(np.arange(5)), plain.pool.rows(np.arange(5)))
+    monkeypatch.setattr(mapped.tempfile, "TemporaryFile", refused)
+    again = import_embeddings(mapped.mapped_dataset(given, cache.folder), cache)
+    assert again.sample_ids == plain.sample_ids, "where there is no room, they stay in memory"
+
+
+def refused(**options):
+    raise OSError(errno.ENOSPC, "no space left")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from psp_ray.core.answers import UnknownLabel
 from psp_ray.core.errors import DatasetError
+from psp_ray.core.names import CHUNK, Names
 from psp_ray.core.paths import exists, local_text
 from psp_ray.core.records import Int32Array
 from psp_ray.data.columns import PART_OF, class_label_names, locate
@@ -32,7 +33,7 @@ from psp_ray.data.embedded.source import (
 from psp_ray.data.embedded.tables import TableFile, read_columns
 from psp_ray.data.labels import LabelReader, class_of, label_text, names_of
 from psp_ray.data.manifest import descriptions
-from psp_ray.data.parts import stratified_parts
+from psp_ray.data.parts import PART_NAMES, part_codes
 from psp_ray.data.registry import Request
 
 
@@ -54,23 +55,26 @@ def load_embedded(request: Request) -> Dataset:
     classes, labels, notes = _labels(source, rows, request)
     check_classes(name, classes)
     parts = _parts(source, rows, labels, has_test=request.has_test)
-    unlabeled = np.flatnonzero((parts != "pool") & (labels < 0))
+    in_pool = pc.equal(parts, "pool").to_numpy(zero_copy_only=False)
+    unlabeled = np.flatnonzero(~in_pool & (labels < 0))
     if len(unlabeled):
         row = int(unlabeled[0])
         raise DatasetError(
             f"{source.where(row)}: a {parts[row]} row without a label; label it or make it part of the pool"
         )
-    if not (parts == "pool").any():
+    if not in_pool.any():
         raise DatasetError(f"{name}: no row to choose from (all are val or test); mark some as pool or train")
-    order = pc.sort_indices(source.sample_ids)
-    ids = source.sample_ids.take(order)
+    order = _order(source)
+    ids = _taken(source.sample_ids, order)
     _require_distinct(source, ids, order)
-    columns = [ids, rows["path"].take(order), rows["image"].take(order), pa.array(parts, pa.string()).take(order)]
+    columns = [ids, *(_taken(column, order) for column in (rows["path"], rows["image"], parts))]
     manifest = pa.table(columns, schema=MANIFEST_SCHEMA)
     truth = None
     if (labels >= 0).any():
-        known = labels[order.to_numpy()]
-        truth = pa.table([ids, pa.array(known, pa.int32(), mask=known < 0)], schema=GROUND_TRUTH_SCHEMA).drop_null()
+        known = labels if order is None else labels[order.to_numpy()]
+        truth = pa.table([ids, pa.array(known, pa.int32())], schema=GROUND_TRUTH_SCHEMA)
+        if (known < 0).any():
+            truth = truth.filter(pa.array(known >= 0))
     known_phrases = dict(descriptions(request.classes))
     return Dataset(
         name, list(classes), manifest, truth, descriptions=known_phrases, embeddings=source, notes=tuple(notes)
@@ -115,13 +119,13 @@ def with_test_rows(dataset: Dataset, given: str) -> Dataset:
     taken = pa.array(chosen, pa.int64())
     ids = names.take(taken)
     kept = dataset.manifest
-    if bool(pc.any(pc.is_in(ids, value_set=kept["sample_id"].combine_chunks())).as_py()):
+    if bool(pc.any(pc.is_in(kept["sample_id"], value_set=ids)).as_py()):
         raise DatasetError(f"--test {given}: a row of the pool is called {ids[0].as_py()!r} too; rename it")
     part = pa.repeat(pa.scalar("test"), len(ids))
     table = pa.table([ids, rows["path"].take(taken), rows["image"].take(taken), part], schema=MANIFEST_SCHEMA)
     truth = pa.table([ids, pa.array(labels, pa.int32())], schema=GROUND_TRUTH_SCHEMA)
     if dataset.ground_truth is not None:
-        truth = pa.concat_tables([dataset.ground_truth, truth])
+        truth = pa.concat_tables([dataset.ground_truth, truth]).sort_by("sample_id").combine_chunks()
     files = [replace(file, columns=replace(file.columns, views=None)) for file in source.files]
     both = EmbeddingSource((*pool.files, *files), pool.dim, pool.n_views, pa.concat_arrays([pool.sample_ids, names]))
     manifest = pa.concat_tables([kept, table]).sort_by("sample_id").combine_chunks()
@@ -175,7 +179,6 @@ def _cells(table: TableFile, columns: Columns) -> dict[str, pa.Array]:
     image, path = _images(column(columns.image)), _texts(column(columns.path), table.path)
     if columns.image is not None and columns.path is None:
         path = _paths_of_structs(column(columns.image))
-    places = [None if not place else locate(place, base) for place in path.to_pylist()]
     ids = _texts(column(columns.sample_id), f"{table.path}: {columns.sample_id}")
     if columns.sample_id is None and columns.path is not None:
         ids = path
@@ -185,12 +188,23 @@ def _cells(table: TableFile, columns: Columns) -> dict[str, pa.Array]:
         "label": _label_texts(column(columns.label), names, table, columns.label),
         "part": pc.fill_null(_texts(column(columns.part), f"{table.path}: {columns.part}"), ""),
         # The bytes are what is shown where there are some; a path beside them names the place that they came from.
-        "path": pa.array(
-            [None if data else place for data, place in zip(image.is_valid().to_pylist(), places, strict=True)],
-            pa.string(),
-        ),
+        "path": _places(path, image, base),
         "image": image,
     }
+
+
+def _places(path: pa.Array, image: pa.Array, base: str) -> pa.Array:
+    """Where images lie: their paths seen from the folder `base`, null where there is none, or bytes."""
+    if path.null_count == len(path):
+        return path
+    bare = pc.if_else(image.is_valid(), pa.scalar(None, pa.string()), path)
+    chunks = [
+        pa.array(
+            [None if not place else locate(place, base) for place in bare.slice(at, CHUNK).to_pylist()], pa.string()
+        )
+        for at in range(0, len(bare), CHUNK)
+    ]
+    return pa.concat_arrays(chunks)
 
 
 def _images(column: pa.Array) -> pa.Array:
@@ -228,20 +242,40 @@ def _label_texts(column: pa.Array, names: list[str] | None, table: TableFile, na
     """Labels as texts, null where there is none (see `psp_ray.data.labels`). Numbers of a `ClassLabel` are names."""
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), pa.string())
-    known: dict[Any, str] = {}
+    found, codes = _values(column)
     texts: list[str | None] = []
-    for row, value in enumerate(column.to_pylist(), 1):
-        key = value if isinstance(value, str | int | float | None) else repr(value)
-        if key not in known:
-            try:
-                text = label_text(value)
-            except UnknownLabel as error:
-                raise DatasetError(f"{table.path}: {name}: row {row}: {error}") from None
-            if names is not None and isinstance(value, int) and 0 <= value < len(names):
-                text = names[value]
-            known[key] = text
-        texts.append(known[key] or None)
-    return pa.array(texts, pa.string())
+    for place, value in enumerate(found):
+        try:
+            text = label_text(value)
+        except UnknownLabel as error:
+            row = int(np.flatnonzero(codes == place)[0]) + 1
+            raise DatasetError(f"{table.path}: {name}: row {row}: {error}") from None
+        if names is not None and isinstance(value, int) and 0 <= value < len(names):
+            text = names[value]
+        texts.append(text or None)
+    return pa.array([*texts, None], pa.string()).take(pa.array(codes))
+
+
+def _values(column: pa.Array) -> tuple[list[Any], NDArray[np.int64]]:
+    """(the different cells of a column, which of them each row has (n,): the last one's place and 1 for none)."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
+        encoded = column.dictionary_encode()
+        count = len(encoded.dictionary)
+        return encoded.dictionary.to_pylist(), pc.fill_null(encoded.indices, count).to_numpy().astype(np.int64)
+    place: dict[Any, int] = {}
+    values: list[Any] = []
+    codes = np.empty(len(column), np.int64)
+    for start in range(0, len(column), CHUNK):
+        for row, value in enumerate(column.slice(start, CHUNK).to_pylist(), start):
+            key = value if isinstance(value, str | int | float | None) else repr(value)
+            if key not in place:
+                place[key] = len(values)
+                values.append(value)
+            codes[row] = place[key]
+    return values, codes
 
 
 def _names(rows: dict[str, pa.Array]) -> pa.Array:
@@ -252,7 +286,18 @@ def _names(rows: dict[str, pa.Array]) -> pa.Array:
     return ids
 
 
-def _require_distinct(source: EmbeddingSource, ids: pa.Array, order: pa.Array) -> None:
+def _order(source: EmbeddingSource) -> pa.Array | None:
+    """Places of the rows in the order of their names; None where they stand in it already."""
+    return None if Names.of(source.sample_ids).rising else pc.sort_indices(source.sample_ids)
+
+
+def _taken(column: pa.Array, order: pa.Array | None) -> pa.Array:
+    return column if order is None else column.take(order)
+
+
+def _require_distinct(source: EmbeddingSource, ids: pa.Array, order: pa.Array | None) -> None:
+    if order is None:
+        return
     twice = pc.equal(ids.slice(1), ids.slice(0, max(len(ids) - 1, 0)))
     at = pc.index(twice, True).as_py()
     if at >= 0:
@@ -269,6 +314,7 @@ def _labels(
     """(class names, class index of each row or -1, notes)."""
     texts = rows["label"].dictionary_encode()
     found = texts.dictionary.to_pylist()
+    codes = pc.fill_null(texts.indices, -1).to_numpy(zero_copy_only=False)
     first = source.files[0]
     given = request.classes or request.named
     names = None if request.classes is not None else class_label_names(first.table.schema, first.columns.label)
@@ -276,13 +322,12 @@ def _labels(
     if names is None and given is not None:
         names = given.names
     if names is None:
-        names, notes = names_of(rows["label"].drop_null().to_pylist())
+        names, notes = names_of(found, np.bincount(codes[codes >= 0], minlength=len(found)).tolist())
         if not names:
             raise DatasetError(
                 f"{request.name}: no labels and so no class names; give them with --classes or --class-embeddings"
             )
     read = LabelReader(names)
-    codes = pc.fill_null(texts.indices, -1).to_numpy(zero_copy_only=False)
     index = np.full(len(found) + 1, -1, np.int32)
     for place, text in enumerate(found):
         try:
@@ -295,22 +340,19 @@ def _labels(
     return names, labels, notes
 
 
-def _parts(
-    source: EmbeddingSource, rows: dict[str, pa.Array], labels: Int32Array, *, has_test: bool
-) -> NDArray[np.object_]:
+def _parts(source: EmbeddingSource, rows: dict[str, pa.Array], labels: Int32Array, *, has_test: bool) -> pa.Array:
     """The part of each row; with test rows from elsewhere (`has_test`), those that would be test are pool."""
     texts = rows["part"].dictionary_encode()
     found: Sequence[str] = texts.dictionary.to_pylist()
-    codes = texts.indices.to_numpy(zero_copy_only=False)
     if not any(found) and (labels >= 0).all():
         test = 0.0 if has_test else 0.2
-        return np.array(stratified_parts(source.sample_ids.to_pylist(), labels.tolist(), val=0.1, test=test), object)
+        chosen = part_codes(Names.of(source.sample_ids), labels, val=0.1, test=test)
+        return pa.array(PART_NAMES).take(pa.array(chosen))
     names = []
     for place, text in enumerate(found):
         part = PART_OF.get(text.strip().lower())
         if part is None:
-            row = int(np.flatnonzero(codes == place)[0])
+            row = pc.index(texts.indices, place).as_py()
             raise DatasetError(f"{source.where(row)}: part {text!r} is unknown; use pool, train, val or test")
         names.append("pool" if has_test and part == "test" else part)
-    parts: NDArray[np.object_] = np.array(names, object)[codes]
-    return parts
+    return pa.array(names, pa.string()).take(texts.indices)

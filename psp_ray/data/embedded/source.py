@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
@@ -20,6 +21,7 @@ from psp_ray.data.embedded.vectors import first_length, is_vector, is_vectors, v
 
 EMBEDDING_COLUMNS = ("embedding", "embeddings", "vector", "image_embedding", "image_embeddings")
 VIEW_COLUMNS = ("views", "view_embeddings")
+_CHUNK = 1 << 20  # names made at a time
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,11 @@ def part_of_name(path: Path, parts: Sequence[str]) -> str:
 def numbers(count: int, prefix: str = "row/") -> pa.Array:
     """Names for rows that have none: `row/0007`."""
     width = len(str(max(count - 1, 0)))
-    return pa.array([f"{prefix}{number:0{width}d}" for number in range(count)], pa.string())
+    chunks = []
+    for start in range(0, count, _CHUNK):
+        digits = pa.array(np.arange(start, min(start + _CHUNK, count))).cast(pa.string())
+        chunks.append(pc.binary_join_element_wise(prefix, pc.utf8_lpad(digits, width, "0"), ""))
+    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
 
 
 def as_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:

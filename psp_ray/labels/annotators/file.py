@@ -66,7 +66,7 @@ class FileAnnotator(RevisingAnnotator):
         self.name = name
         self.cost = float(cost)
         self._folder, self._classes, self._layout = Path(folder), list(class_names), Layout(manifest)
-        self._hashes = dict(content_hashes or {})
+        self._hashes = content_hashes or {}
         self._former = dict(former or {})
         self._pool = manifest["sample_id"].to_pylist()
         self._names = SampleNames(self._pool)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from psp_ray.core.answers import IGNORE, AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
+from psp_ray.core.names import Looked, Names
 from psp_ray.labels.answer_book import Said
 from psp_ray.run.session.given import answers_of, label_number
 from psp_ray.run.state import PoolNames
@@ -16,7 +17,7 @@ class Answering:
 
     def __init__(self, names: PoolNames) -> None:
         self._names, self._read = names, AnswerReader(names.classes)
-        self._position = {name: i for i, name in enumerate(names.sample_ids)}
+        self._position = Looked(Names.of(names.sample_ids), range(len(names.sample_ids)))
 
     def said(
         self, answers: Mapping[str, str | int], predicted: Mapping[str, tuple[int, float]], way: str
@@ -36,7 +37,7 @@ class Answering:
     def _hash(self, name: str) -> str:
         if name not in self._position:
             raise OracleError(f"{name!r} is no image of the pool")
-        return self._names.content_hashes[self._position[name]]
+        return self._names.content_hashes[int(self._position[name])]
 
     def _label(self, name: str, given: str | int) -> int:
         if not isinstance(given, str):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psp_ray.acquisition.base import create
+from psp_ray.core.names import Names
 from psp_ray.core.probability import class_probabilities, softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolState, SoftLabels
 from psp_ray.posterior.audit import BoolArray
@@ -37,7 +39,7 @@ class Beliefs:
         self._rounds = rounds
         self._soft: tuple[RunState, SoftLabels | None] | None = None
         pool = rounds.data.dataset.pool
-        self._paths: list[str | None] = pool["path"].to_pylist()
+        self._paths: Sequence[str | None] = Names.of(pool["path"])
         self._images = pool["image"]
 
     @property

@@ -18,7 +18,7 @@ from psp_ray.run.continuing import continued, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.folder import check_out, default_out, has_run
 from psp_ray.run.mirror import mirror_of
-from psp_ray.run.prepare import prepare, require_labels
+from psp_ray.run.prepare import prepare, require_labels, settled
 from psp_ray.run.resolve import resolve
 from psp_ray.run.runtime import OpenRuntime
 from psp_ray.run.session.sources import Keeper, as_class_embeddings, as_classes, as_dataset
@@ -42,6 +42,7 @@ def open_rounds(
     config = with_size_of_run(config, out)
     prepared = prepare(config, out=out)
     require_labels(prepared.config, prepared.dataset)
+    prepared = settled(prepared)
     with ExitStack() as stack:
         begun = has_run(out)
         experiment_id = stack.enter_context(entered(prepared, out, mirror, events, continuing=begun))
