@@ -113,10 +113,8 @@ class Desk:
     def refresh(self) -> None:
         """Take in what was written into the book elsewhere."""
         with self.changed:
-            new = self.book.events(self._events[-1].number if self._events else 0)
-            if new:
-                self._note(new)
-                self.changed.notify_all()
+            self._note(self.book.events(self._events[-1].number if self._events else 0))
+            self.changed.notify_all()
 
     @property
     def complete(self) -> bool:

@@ -110,7 +110,7 @@ def test_people_label_while_everything_is_killed(project, tmp_path, tiny_model, 
         said = oracle("page", "--name", "team", "--people", "Ann", "--port", port)
         you, ann = (Browser(re.search(rf"^{name} .*: (\S+)$", said, re.M)[1]) for name in ("you", "Ann"))
         first = submit(head, project, *words)
-        place, number = you.asking()
+        place, number = you.asking(first)
         assert (number, you.answer(place, 2, 1)) == (1, 2)
         assert kill(head, "ray::ServeReplica") == 1
         assert ann.answer(place, 1, 2) == 3
