@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = Path(__file__).with_name("requirements.txt")
-EXTRAS = ("postgresql", "sweep")
+EXTRAS = ("postgresql", "serve", "sweep")
 HEAD = """\
 # What the images install, by hash: made by `make lock` from pyproject.toml and constraints.txt. Not to be edited.
 """

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from psp_ray.actors.cluster import Need, check_needs, cluster_resources, start_ray
+from psp_ray.actors.cluster import Need, check_needs, cluster_resources, most_resources, start_ray
 from psp_ray.actors.components import RayLabelSource, RayPromptLearner, RayPseudoLabeler, RaySampler
 from psp_ray.actors.oracle import connect_shared, find_oracle, join_cluster
 from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool, first_blocks
@@ -226,4 +226,4 @@ def _cpus(config: Config, role: str) -> float:
 def _wants_gpu(config: Config) -> bool:
     if config.model.device.startswith("cuda"):
         return True
-    return config.model.device == "auto" and cluster_resources().get("GPU", 0.0) > 0
+    return config.model.device == "auto" and most_resources().get("GPU", 0.0) > 0

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-from psp_ray.actors.cluster import Need, check_needs, cluster_resources, start_ray
+from psp_ray.actors.cluster import Need, check_needs, most_resources, start_ray
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ResourceError
 from psp_ray.core.threads import limit_threads
@@ -51,7 +51,7 @@ class Tasks:
             # Ray has put its own in place, and an exception out of a handler would be lost inside its waiting.
             signal.signal(signal.SIGTERM, self._remember)
         self._threads = config.runtime.threads
-        total = cluster_resources()
+        total = most_resources()
         cpus, gpus, memory = total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0)
         self._memory = MEMORY if config.model.model == "psp-lite" else MEMORY + config.learn.memory_mib * 2**20
         self._gpus = 0.0

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from psp_ray.cli.oracle_tables import each_label, each_round, shown
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.words import printable
 
@@ -103,7 +103,7 @@ def status(name: str | None, ledger: str | None, ray_address: str | None, as_jso
     """Labels bought, caps, and what each experiment used and paid."""
     with _accounting(name, ledger, ray_address) as accounting:
         found = accounting.status()
-    click.echo(json.dumps(found, indent=2) if as_json else printable(_shown(found), 1 << 20))
+    click.echo(json.dumps(found, indent=2) if as_json else printable(shown(found), 1 << 20))
 
 
 @oracle.command()
@@ -114,7 +114,7 @@ def account(name: str | None, ledger: str | None, ray_address: str | None, exper
     """Who paid for what, and when: a line for each experiment, round and annotator."""
     with _accounting(name, ledger, ray_address) as accounting:
         table = accounting.account(experiment)
-    click.echo("\n".join(map(printable, _each_label(table) if each else _each_round(table))))
+    click.echo("\n".join(map(printable, each_label(table) if each else each_round(table))))
 
 
 @oracle.command("export")
@@ -246,6 +246,60 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None,
     )
 
 
+@oracle.command("page")
+@_which
+@click.option("--people", "crew", metavar="NAMES", default="", help="who else gets a link: Ann,Bob:review,Eve:lead")
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; others than this machine")
+@click.option("--port", type=int, help="port to listen on [8420, with --here the first free one from there on]")
+@click.option(
+    "--second-opinions", type=click.FloatRange(0, 1), default=0.0, help="share of images that two people answer [0]"
+)
+@click.option("--here", is_flag=True, help="host it in this process, without a cluster, until Ctrl-C")
+@click.option("--stop", "stopping", is_flag=True, help="stop the page; answers are in the ledger")
+def page_command(
+    name: str | None,
+    ledger: str | None,
+    ray_address: str | None,
+    crew: str,
+    host: str,
+    port: int | None,
+    second_opinions: float,
+    here: bool,
+    stopping: bool,
+) -> None:
+    """The page on which people label for every run that waits on a ledger (`--oracle people --label-wait SECONDS`).
+
+    On a cluster it is a Ray Serve deployment beside the oracle of that --name, and outlives this command (psp-ray needs
+    the extra `serve`). Without --name the ledger is --ledger, or PSP_RAY_LEDGER. Given again it says everybody's link.
+    """
+    from psp_ray.web import hosting
+    from psp_ray.web.crew import read_people
+    from psp_ray.web.desk import Rules
+
+    if here and (name or stopping):
+        raise ConfigError("--here: hosts a ledger without a cluster; leave --name and --stop out, Ctrl-C ends it")
+    if name is not None and ledger is not None:
+        raise ConfigError("--name and --ledger: give one of them")
+    people, rules = read_people(crew), Rules(second_share=second_opinions)
+    if here:
+        found = hosting.ledger_here(ledger)
+        links = hosting.invite(found, people)
+        hosting.host_here(found, host, port, rules, lambda address: hosting.say_links(links, address, host, click.echo))
+        return
+    hosting.serve_api()
+    with _cluster(ray_address) as actors:
+        if stopping:
+            hosting.withdraw(name or "default")
+            click.echo(f"page {name or 'default'} is stopped; answers stay in the ledger")
+            return
+        of_oracle = None if name is None else actors.RemoteAccounting(name).status()["ledger"]
+        place = hosting.ledger_for(ledger, of_oracle)
+        links = hosting.invite(hosting.ledger_here(place), people)
+        address = hosting.deploy(name or "default", place, host, port, rules)
+        hosting.say_links(links, address, host, click.echo)
+    click.echo("it goes on without this command; stop it with the same --name and --stop")
+
+
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """The actors' module, with the cluster joined."""
@@ -285,62 +339,3 @@ def _must_exist(ledger: str) -> None:
     url = resolve_ledger_url(ledger)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise ConfigError(f"--ledger {ledger}: no such file")
-
-
-def _each_round(table: pa.Table) -> list[str]:
-    keys = ["paid_by", "round", "annotator"]
-    groups = table.group_by(keys).aggregate(
-        [("label", "count"), ("cost", "sum"), ("paid_at", "min"), ("paid_at", "max")]
-    )
-    rows = groups.sort_by([("paid_at_min", "ascending"), *((key, "ascending") for key in keys)]).to_pylist()
-    lines = [f"{'paid by':34}{'round':>6}  {'annotator':16}{'labels':>8}{'cost':>10}  {'first':20} {'last'}"]
-    for row in rows:
-        number = "-" if row["round"] is None else str(row["round"])
-        lines.append(
-            f"{row['paid_by']:34}{number:>6}  {row['annotator']:16}{row['label_count']:>8,}{row['cost_sum']:>10g}  "
-            f"{_time(row['paid_at_min']):20} {_time(row['paid_at_max'])}"
-        )
-    return lines
-
-
-def _each_label(table: pa.Table) -> list[str]:
-    lines = [f"{'image':34} {'class':20}{'annotator':16}{'cost':>8}  {'paid by':34}{'round':>6}  when"]
-    for row in table.to_pylist():
-        number = "-" if row["round"] is None else str(row["round"])
-        lines.append(
-            f"{row['sample_id'] or row['content_hash']:34} {row['class']:20}{row['annotator']:16}{row['cost']:>8g}  "
-            f"{row['paid_by']:34}{number:>6}  {_time(row['paid_at'])}"
-        )
-    return lines
-
-
-def _time(at: Any) -> str:
-    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
-
-
-def _shown(found: dict[str, Any]) -> str:
-    caps = [f"{key} {found[key]:g}" for key in ("label_cap", "cost_cap") if found.get(key) is not None]
-    lines = [
-        f"ledger   {found['ledger']}",
-        f"bought   {found['labels_bought']:,} labels for {found['cost']:g}"
-        + (f", {found['labels_claimed']:,} being bought" if found["labels_claimed"] else "")
-        + (f", {found['labels_imported']:,} more imported" if found["labels_imported"] else ""),
-        f"caps     {', '.join(caps) or 'none'} (all experiments together)",
-    ]
-    lines += [
-        f"stale    {claim['labels']:,} of those being bought: {claim['experiment']} claimed them and is overdue since "
-        f"{_time(datetime.fromtimestamp(claim['since'], UTC))}; if it is dead: psp-ray oracle drop-claims --experiment "
-        f"{claim['experiment']}"
-        for claim in found["stale_claims"]
-    ]
-    if found["experiments"]:
-        lines += ["", f"{'experiment':34}{'annotator':18}{'used':>8}{'paid':>8}{'cost':>10}"]
-        for row in found["experiments"]:
-            lines.append(
-                f"{row['experiment']:34}{row['annotator']:18}{row['labels_used']:>8,}{row['labels_paid']:>8,}"
-                f"{row['cost_paid']:>10g}"
-            )
-    if found.get("votes"):
-        lines += ["", f"{'group':18}{'annotator':34}{'answers':>8}{'cost':>10}"]
-        lines += [f"{r['group']:18}{r['annotator']:34}{r['answers']:>8,}{r['cost']:>10g}" for r in found["votes"]]
-    return "\n".join(lines)

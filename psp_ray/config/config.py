@@ -49,6 +49,7 @@ RUN_ONLY = frozenset(
         "label_cap",
         "cost_cap",
         "oracle_name",
+        "label_wait",
         "pictures",
     }
 )

@@ -32,6 +32,12 @@ class LabelSettings(Settings):
         description="who labels: ground-truth (the data set's own labels), people (in the browser: `psp-ray label`), "
         "file (people, by query.csv), shared (the cluster's --oracle-name), simulated, or an annotator of yours",
     )
+    label_wait: float = Field(
+        0.0,
+        ge=0,
+        description="with --oracle people: seconds to wait for answers that are given on the ledger's page "
+        "(`psp-ray oracle page`) before the run ends with exit code 3; 0: end at once",
+    )
     suggest_labels: bool = Field(False, description="show the predicted class in query.csv (it may bias people)")
     ledger: str | None = Field(
         None,

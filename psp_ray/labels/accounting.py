@@ -22,6 +22,7 @@ from psp_ray.labels.backup import backup_bytes
 from psp_ray.labels.check import check
 from psp_ray.labels.imports import correct_labels, import_labels
 from psp_ray.labels.ledger import Ledger
+from psp_ray.labels.questions import waiting_for_people
 from psp_ray.labels.schema import corrections, label_spaces, labels, requests, uses
 from psp_ray.labels.votes import vote_counts
 
@@ -174,7 +175,8 @@ class Accounting(Protocol):
     """What can be asked of a ledger, whether it is at hand (`LedgerAccounting`) or a running oracle has it open."""
 
     def status(self) -> dict[str, Any]:
-        """Counts of the ledger and each experiment, caps, stale claims, and what each of several annotators earned."""
+        """Counts of the ledger and each experiment, caps, stale claims, what each of several annotators earned, and
+        runs that wait for people."""
         ...
 
     def account(self, experiment: str | None = None) -> pa.Table:
@@ -229,7 +231,9 @@ class LedgerAccounting:
     def status(self) -> dict[str, Any]:
         label_cap, cost_cap = self.limits()
         caps = {"label_cap": label_cap, "cost_cap": cost_cap}
-        return self._ledger.status() | caps | {"stale_claims": self.stale_claims(), "votes": vote_counts(self._ledger)}
+        waiting = self._ledger.transact(waiting_for_people)
+        more = {"stale_claims": self.stale_claims(), "votes": vote_counts(self._ledger), "waiting": waiting}
+        return self._ledger.status() | caps | more
 
     def account(self, experiment: str | None = None) -> pa.Table:
         return account(self._ledger, experiment)

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from psp_ray.labels.database import chunks, now_of
+from psp_ray.labels.database import chunks, make_tables, now_of
 from psp_ray.labels.ledger import Ledger
 
 ANSWER, SECOND, REVIEW, UNDO = "answer", "second", "review", "undo"
@@ -100,7 +100,7 @@ class AnswerBook:
 
     def __init__(self, ledger: Ledger, experiment: str) -> None:
         self.ledger, self.experiment = ledger, experiment
-        ledger.transact(lambda connection: book.create_all(connection))
+        ledger.transact(lambda connection: make_tables(connection, book))
 
     def write(self, person: str, said: Sequence[Said], batch: str) -> list[Event]:
         """Make answers durable, as one action; returns them with their numbers."""
@@ -188,7 +188,14 @@ class AnswerBook:
         return [Event(**row._mapping) for row in connection.execute(statement)]
 
     def _standing(self, connection: Connection) -> list[Event]:
-        return standing(self._read(connection))
+        return events_of(connection, self.experiment)
+
+
+def events_of(connection: Connection, experiment: str) -> list[Event]:
+    """The answers of an experiment that nobody took back, in order, inside of a transaction."""
+    columns = [column for column in answers.c if column.name != "experiment"]
+    mine = sa.select(*columns).where(answers.c.experiment == experiment).order_by(answers.c.number)
+    return standing(Event(**row._mapping) for row in connection.execute(mine))
 
 
 def standing(events: Iterable[Event]) -> list[Event]:

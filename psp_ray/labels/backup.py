@@ -19,8 +19,8 @@ _CHUNK = 1000
 def backup(ledger: Ledger, path: Path) -> int:
     """Copy the whole ledger, at one moment, into a new SQLite file; returns the number of rows.
 
-    People's answer books are in it. The file is itself a ledger: give it as --ledger to go on with it, on another
-    machine or instead of a lost database.
+    People's answer books are in it; what runs wait for is not, they post it again. The file is itself a ledger: give it
+    as --ledger to go on with it, on another machine or instead of a lost database.
 
     Raises:
         OracleError: the file exists or can't be written.

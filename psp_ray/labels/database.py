@@ -190,6 +190,13 @@ def _prepare(engine: Engine, url: URL) -> None:
             connection.execute(schema_version.insert().values(version=step))
 
 
+def make_tables(connection: Connection, tables: sa.MetaData) -> None:
+    """Make those of the tables that aren't there; clients that start together don't collide."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+    tables.create_all(connection)
+
+
 def now_of(connection: Connection) -> float:
     """Seconds since the epoch by one clock for all clients: the database's, where it has its own machine."""
     if connection.dialect.name == "sqlite":

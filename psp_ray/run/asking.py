@@ -23,6 +23,8 @@ def check_annotators(settings: LabelSettings, n_classes: int) -> None:
     name = annotator_name(settings)
     if name == "simulated" and settings.annotators is None:
         raise ConfigError("--oracle simulated: needs --annotators FILE, which says who they are")
+    if settings.label_wait and settings.oracle != "people":
+        raise ConfigError(f"--label-wait: --oracle {settings.oracle} is never waited for; give --oracle people, or 0")
     if settings.annotators is None:
         return
     if name == "shared":

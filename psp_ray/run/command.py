@@ -61,6 +61,7 @@ from psp_ray.run.prepare import (
 )
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
+from psp_ray.run.waiting import WaitingLabelSource
 from psp_ray.run.watching import Watched, Watcher
 
 
@@ -226,12 +227,30 @@ class Rounds:
         hand_classes(inputs.oracle)
         asked = config.labels.oracle in (ASKED if self.by_hand else ASKED[:1])
         self.people = People.of(inputs.oracle) if asked else None
+        self.waiting: WaitingLabelSource | None = None
         ahead = None
         if self.people is not None:
-            components = replace(components, oracle=LocalLabelSource(self.people.oracle))
+            self.waiting = self._waiting(self.people)
+            components = replace(components, oracle=self.waiting or LocalLabelSource(self.people.oracle))
             ahead = AnsweredAhead(self.people.answers)
         self.context = RunContext(config, self.names, components, self.experiment_id, self.events)
         self.experiment = Experiment(self.context, self.out, self.initial, self._saved, ahead)
+
+    def _waiting(self, people: People) -> WaitingLabelSource | None:
+        """Where people label elsewhere, and the run waits for them."""
+        if self.by_hand or not self.config.labels.label_wait:
+            return None
+        return WaitingLabelSource(
+            people,
+            self.data.dataset,
+            self.data.pool,
+            {name: position for position, name in enumerate(self.names.sample_ids)},
+            self.names.classes,
+            Path(self.config.data.dataset).name or self.out.name,
+            self.config.labels.rounds,
+            self.config.labels.label_wait,
+            self.events,
+        )
 
     def with_classes(self, classes: RunClasses) -> Rounds:
         """The same run with other classes, at its newest checkpoint. What can't be built leaves everything as it was.
@@ -276,6 +295,8 @@ class Rounds:
         wall = self.experiment.wall_seconds + self.experiment.started - self.started
         summary = write_summary(out, config, "finished", state, wall, self.image_size, extra)
         seal_finished(out)
+        if self.waiting is not None:
+            self.waiting.over()
         self._ended(finished=True)
         self._copy()
         say_goodbye(self.events, config, summary, state, out, images=self.data.dataset.embeddings is None)
@@ -314,7 +335,7 @@ class Rounds:
         wall = time.perf_counter() - self.started
         summary = write_summary(self.out, self.config, "awaiting_labels", state, wall, self.image_size, waiting)
         self._ended(finished=False)
-        ask_people(self.events, self.out, number, error)
+        ask_people(self.events, self.out, number, error, self.waiting is not None)
         return summary
 
     def interrupted(self, advice: str = "") -> dict[str, Any]:

@@ -23,10 +23,13 @@ MOST_SHOWN = 5
 """Corrections that are named."""
 
 
-def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels) -> None:
-    """Where people are to label round `number`, and how the run goes on."""
+def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels, elsewhere: bool = False) -> None:
+    """Where people are to label round `number`, and how the run goes on; `elsewhere`: on the ledger's page."""
     if error.place == PLACE:
         events.note(f"round {number}: {error.missing:,} of {error.asked:,} images are not labeled yet")
+        if elsewhere:
+            events.note("the page goes on asking for them; wait again with the same command and --resume")
+            return
         events.note(f"label them in the browser: {PLACE} {out}")
         return
     file = Path(error.place)

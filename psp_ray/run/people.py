@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
 from psp_ray.labels import Ledger, Oracle, OracleSettings
 from psp_ray.labels.annotators.people import PeopleAnnotator
 from psp_ray.labels.answer_book import AnswerBook
-from psp_ray.labels.database import chunks
-from psp_ray.labels.schema import labels
+from psp_ray.labels.questions import bought
 from psp_ray.labels.spaces import take_classes
 from psp_ray.run.asking import ASKED
 from psp_ray.run.inputs import OracleInput
@@ -46,20 +43,7 @@ class People:
 
     def bought(self, content_hashes: Sequence[str]) -> dict[str, int]:
         """Labels that are in the ledger already, {content hash: label}: nobody need be asked for these."""
-
-        def read(connection: sa.Connection) -> dict[str, int]:
-            found: dict[str, int] = {}
-            for part in chunks(list(content_hashes)):
-                statement = sa.select(labels.c.content_hash, labels.c.label).where(
-                    labels.c.label_space == self.oracle.label_space,
-                    labels.c.annotator == self.oracle.annotator.name,
-                    labels.c.content_hash.in_(part),
-                    labels.c.label.is_not(None),
-                )
-                found.update((row.content_hash, row.label) for row in connection.execute(statement))
-            return found
-
-        return self.ledger.transact(read)
+        return bought(self.ledger, self.oracle.label_space, self.oracle.annotator.name, content_hashes)
 
     def close(self) -> None:
         self.ledger.close()

@@ -17,11 +17,11 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from psp_ray.core.errors import LedgerError, UserError
+from psp_ray.core.errors import ConfigError, LedgerError, UserError
 from psp_ray.web.crew import LABEL, LEAD, REVIEW, Crew, Person
 from psp_ray.web.desk import Desk, Given
 from psp_ray.web.guard import Guard, cookie_name, person_of, whole
-from psp_ray.web.pictures import SIZES, TYPE, Pictures
+from psp_ray.web.pictures import SIZES, TYPE, PictureSource
 from psp_ray.web.shown import (
     agreement_of,
     disputed,
@@ -113,14 +113,43 @@ class Nothing(_Body):
 Work = Callable[[Request, Person], Any]
 
 
-class Page:
-    """The routes of one run's page."""
+def templates() -> Environment:
+    """The pages' templates; what is put in is escaped."""
+    return Environment(loader=PackageLoader("psp_ray.web", "templates"), autoescape=select_autoescape())
 
-    def __init__(self, desk: Desk, crew: Crew, pictures: Pictures, steering: Steering, title: str) -> None:
+
+def stranger(pages: Environment) -> Response:
+    """What whoever has no link is told."""
+    return HTMLResponse(pages.get_template("stranger.html").render(), status_code=401)
+
+
+def let_in(request: Request, token: str) -> Response:
+    """Makes a link's token a cookie of this application alone, and goes to the page without it."""
+    place = f"{str(request.scope.get('root_path', '')).rstrip('/')}/"
+    response = RedirectResponse(place, status_code=303)
+    response.set_cookie(cookie_name(request), token, max_age=30 * 86400, path=place, httponly=True, samesite="lax")
+    return response
+
+
+class Page:
+    """The routes of one run's page.
+
+    Without `steering` nobody can tell the run what to do: it is elsewhere, and waits for its query set. `home`: where
+    other runs are, as an address that the page's own one is the base of.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        crew: Crew,
+        pictures: PictureSource,
+        steering: Steering | None,
+        title: str,
+        home: str = "",
+    ) -> None:
         self._desk, self._crew, self._pictures, self._steering = desk, crew, pictures, steering
-        self._title = title
-        loader = PackageLoader("psp_ray.web", "templates")
-        self._templates = Environment(loader=loader, autoescape=select_autoescape())
+        self._title, self._home_link = title, home
+        self._templates = templates()
 
     def app(self, hosts: Sequence[str]) -> Starlette:
         """The application; `hosts` are the names it answers to ("*": any)."""
@@ -156,9 +185,7 @@ class Page:
         if token:
             if self._crew.find(token) is None:
                 return self._stranger()
-            response: Response = RedirectResponse("/", status_code=303)
-            response.set_cookie(cookie_name(request), token, max_age=30 * 86400, httponly=True, samesite="lax")
-            return response
+            return let_in(request, token)
         person = person_of(request, self._crew)
         if person is None:
             return self._stranger()
@@ -168,11 +195,13 @@ class Page:
             person=person,
             may_review=person.may(REVIEW),
             may_lead=person.may(LEAD),
+            may_steer=person.may(LEAD) and self._steering is not None,
+            home=self._home_link,
         )
         return HTMLResponse(text)
 
     def _stranger(self) -> Response:
-        return HTMLResponse(self._templates.get_template("stranger.html").render(), status_code=401)
+        return stranger(self._templates)
 
     async def _image(self, request: Request) -> Response:
         position, size = whole(request.path_params["position"]), request.query_params.get("size", "thumb")
@@ -222,23 +251,29 @@ class Page:
         return {"state": self._state(person)}
 
     def _learn(self, body: Nothing, person: Person) -> dict[str, Any]:
-        self._steering.learn_now()
+        self._steered.learn_now()
         return {"state": self._state(person)}
 
     def _extend(self, body: Rounds, person: Person) -> dict[str, Any]:
-        self._steering.extend(body.rounds)
+        self._steered.extend(body.rounds)
         return {"state": self._state(person)}
 
     def _classes(self, body: NewClass, person: Person) -> dict[str, Any]:
         if body.instead:
-            self._steering.rename_class(body.instead, body.name)
+            self._steered.rename_class(body.instead, body.name)
         else:
-            self._steering.add_class(body.name)
+            self._steered.add_class(body.name)
         return {"state": self._state(person)}
 
     def _invite(self, body: Invitation, person: Person) -> dict[str, Any]:
         self._crew.invite(body.name, body.role)
         return {"state": self._state(person)}
+
+    @property
+    def _steered(self) -> Steering:
+        if self._steering is None:
+            raise ConfigError("this run is elsewhere: it learns as soon as its query set is answered")
+        return self._steering
 
     # ---- what these are made of ------------------------------------------------------------------------------------
 

@@ -6,9 +6,11 @@ import hmac
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import read_json, write_json
@@ -20,6 +22,8 @@ LABEL, REVIEW, LEAD = "label", "review", "lead"
 ROLES = (LABEL, REVIEW, LEAD)
 """Each may what the ones before it may: answer; decide disagreements and doubts; steer the rounds and invite people."""
 LONGEST_NAME = 40
+FRESH_SECONDS = 2.0
+"""For how long those that others may invite are taken for known."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,57 @@ class Person:
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
-class Crew:
-    """Everybody who has a link to the page of one run. Safe for threads."""
+class PeopleStore(Protocol):
+    """Where people are kept. `shared`: others may invite somebody meanwhile."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file, self._lock = folder / FILE, threading.Lock()
+    shared: bool
+
+    def load(self) -> list[Person]:
+        """In the order invited. Raises OutputError or OracleError where they can't be read."""
+        ...
+
+    def save(self, people: Sequence[Person]) -> None:
+        """Keep all of them."""
+        ...
+
+
+class FolderPeople:
+    """In a hidden file that its owner alone can read."""
+
+    def __init__(self, file: Path, shared: bool = False) -> None:
+        self._file, self.shared = file, shared
+
+    def load(self) -> list[Person]:
         try:
             stored = read_json(self._file) if self._file.exists() else []
-            self._people = [Person(**entry) for entry in stored]
+            return [Person(**entry) for entry in stored]
         except (OSError, ValueError, TypeError):
             raise OutputError(f"{self._file}: can't be read; remove it (links that were sent end then)") from None
+
+    def save(self, people: Sequence[Person]) -> None:
+        write_json(self._file, [asdict(person) for person in people])
+        with writing(self._file):
+            os.chmod(self._file, 0o600)
+
+
+class Crew:
+    """Everybody who has a link to a page. Safe for threads.
+
+    Args:
+        place: the run's folder, or another store.
+    """
+
+    def __init__(self, place: Path | PeopleStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = FolderPeople(place / FILE) if isinstance(place, Path) else place
+        self._lock, self._clock = threading.Lock(), clock
+        self._people, self._read_at = self._store.load(), clock()
 
     @property
     def people(self) -> list[Person]:
         """In the order invited."""
         with self._lock:
+            if self._store.shared and self._clock() - self._read_at > FRESH_SECONDS:
+                self._read()
             return list(self._people)
 
     def invite(self, name: str, role: str) -> Person:
@@ -60,13 +100,15 @@ class Crew:
         """
         name = checked(name, role)
         with self._lock:
+            if self._store.shared:
+                self._read()
             known = next((person for person in self._people if person.name == name), None)
             person = Person(name, role, known.token if known else secrets.token_urlsafe(24))
             people = [person if item is known else item for item in self._people] if known else [*self._people, person]
             if not any(item.role == LEAD for item in people) and any(item.role == LEAD for item in self._people):
                 raise ConfigError(f"person {name}: nobody would lead any more; make somebody else lead first")
             if people != self._people:
-                self._write(people)
+                self._store.save(people)
                 self._people = people
             return person
 
@@ -78,10 +120,8 @@ class Crew:
                 found = person
         return found
 
-    def _write(self, people: Sequence[Person]) -> None:
-        write_json(self._file, [asdict(person) for person in people])
-        with writing(self._file):
-            os.chmod(self._file, 0o600)
+    def _read(self) -> None:
+        self._people, self._read_at = self._store.load(), self._clock()
 
 
 def checked(name: str, role: str) -> str:

@@ -110,6 +110,12 @@ class Desk:
             self.board = replace(self.board, tasks=(), ahead=())
             self.changed.notify_all()
 
+    def refresh(self) -> None:
+        """Take in what was written into the book elsewhere."""
+        with self.changed:
+            self._note(self.book.events(self._events[-1].number if self._events else 0))
+            self.changed.notify_all()
+
     @property
     def complete(self) -> bool:
         """Whether all of the query set on the board is answered."""
@@ -170,7 +176,7 @@ class Desk:
         """Take the person's last action back; its images are before the person's eyes again."""
         with self.changed:
             taken = self.book.undo(person.name, uuid.uuid4().hex)
-            self._note(self.book.events(self._events[-1].number if self._events else 0))
+            self.refresh()
             tasks = [self._task(event.content_hash) for event in taken]
             self.leases.take(person.name, [task.position for task in tasks])
             self.changed.notify_all()
@@ -248,14 +254,7 @@ class Desk:
 
     def _handed(self, tasks: Sequence[Task], person: Person) -> list[Handed]:
         cut = self.record.cut
-        handed = []
-        for task in tasks:
-            second = any(name != person.name for name in self._opinions.get(task.content_hash, {}))
-            shown = task.predicted >= 0 and task.probability >= cut and not second and not task.by_chance
-            suggestion, probability = (task.predicted, task.probability) if shown else (-1, 0.0)
-            group = task.predicted if shown else -1 - task.look
-            handed.append(Handed(task.position, suggestion, probability, group, second, task.ahead))
-        return handed
+        return [_handed(task, person, self._opinions.get(task.content_hash, {}), cut) for task in tasks]
 
     def _said(self, person: Person, given: Given, shown: bool, way: str) -> Said:
         if not 0 <= given.position < len(self.pool.ids):
@@ -280,6 +279,15 @@ class Desk:
 def drawn(content_hash: str, share: float) -> bool:
     """Whether an image is among the share that gets a second opinion: by chance, and always the same ones."""
     return float(noise.uniform(0, "second-opinion", noise.sample_keys([content_hash]))[0]) < share
+
+
+def _handed(task: Task, person: Person, said: Mapping[str, Event], cut: float) -> Handed:
+    """What `person` is shown of a task about which people `said` something; suggestions from probability `cut` on."""
+    second = any(name != person.name for name in said)
+    shown = task.predicted >= 0 and task.probability >= cut and not second and not task.by_chance
+    suggestion, probability = (task.predicted, task.probability) if shown else (-1, 0.0)
+    group = task.predicted if shown else -1 - task.look
+    return Handed(task.position, suggestion, probability, group, second, task.ahead)
 
 
 def _later_half(tasks: Sequence[Task], leases: Leases) -> list[Task]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
-from PIL import Image
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import make_folder, write_bytes
-from psp_ray.data.images import ImageError, decode, read_file
+from psp_ray.data.thumbnails import SIZES, jpeg
 
 FOLDER = ".thumbnails"
 """In the run's folder; its files are hidden, too, so that copies of the run leave them out."""
-SIZES = {"thumb": 256, "full": 1600}
-"""Pixels of the longer side. A smaller picture is enlarged by the page, not here."""
 TYPE = "image/jpeg"
+
+
+class PictureSource(Protocol):
+    """Where the page has its pictures from. Safe for threads."""
+
+    def get(self, position: int, size: str) -> bytes | None:
+        """The JPEG at a position in `SIZES[size]`; None where there is none."""
+        ...
 
 
 class Pictures:
@@ -38,22 +43,12 @@ class Pictures:
         try:
             return file.read_bytes()
         except OSError:
-            data = self._make(position, SIZES[size])
+            data = jpeg(self._paths[position].as_py(), self._images[position].as_py(), size)
         if data is not None:
             with suppress(OutputError):  # a full disk costs time at the next look, not this one
                 make_folder(self._folder)
                 write_bytes(file, data)
         return data
 
-    def _make(self, position: int, side: int) -> bytes | None:
-        path, image = self._paths[position].as_py(), self._images[position].as_py()
-        if path is None and image is None:
-            return None
-        try:
-            picture = decode(image if path is None else read_file(path))
-        except ImageError:
-            return None
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        sink = io.BytesIO()
-        picture.save(sink, "JPEG", quality=88)
-        return sink.getvalue()
+
+__all__ = ["FOLDER", "SIZES", "TYPE", "PictureSource", "Pictures"]

@@ -92,7 +92,7 @@ def serve(
 ) -> None:
     """Serve on what `bind` gave until interrupted; every link is said."""
     station = Station(session, events, serving)
-    address = f"http://{_shown(serving.host)}:{listener.getsockname()[1]}"
+    address = f"http://{named_host(serving.host)}:{listener.getsockname()[1]}"
     local = is_loopback(serving.host)
     if not local:
         say(f"warning: --host {serving.host}: whoever can reach this machine and has a link can label; links and")
@@ -152,7 +152,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _shown(host: str) -> str:
+def named_host(host: str) -> str:
     """The host as it stands in a link."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from psp_ray.actors.cluster import Need, check_needs
+from psp_ray.actors.cluster import Need, check_needs, most_resources
 from psp_ray.actors.opening import open_runtime
 from psp_ray.actors.pool import PoolShape, PoolShard, ShardedPool, first_blocks
 from psp_ray.actors.shell import ActorHandle, ComponentActor, wait_for
@@ -205,6 +206,23 @@ def test_what_can_not_be_placed_is_refused_with_numbers(local_ray):
         check_needs([Need("learner", 1, 9_999.0), Need("sampler", 1, 1.0)])
     with pytest.raises(ResourceError, match=r"7 GPU"):
         check_needs([Need("learner", 1, 0.1, 7.0)])
+
+
+def test_what_the_autoscaler_could_add_counts(local_ray, monkeypatch, capsys):
+    needs = [Need("learner", 1, 0.1, 0.5), Need("sampler", 2, 4_000.0)]
+    monkeypatch.setenv("PSP_RAY_CLUSTER_MAX", "CPU=8001, GPU=2")
+    check_needs(needs)
+    assert re.search(r"waits for nodes: asks for 8000\.1 CPUs and 0\.5 GPUs .* may grow", capsys.readouterr().err)
+    assert most_resources()["GPU"] == 2
+    check_needs([Need("learner", 1, 0.5)])
+    assert capsys.readouterr().err == "", "it fits as it is"
+    monkeypatch.setenv("PSP_RAY_CLUSTER_MAX", "CPU=8001")
+    with pytest.raises(ResourceError, match=r"grows to 8001 CPUs and 0 GPUs at most"):
+        check_needs(needs)
+    for wrong in ("8", "CPU=many", "CPU=-1", "=3"):
+        monkeypatch.setenv("PSP_RAY_CLUSTER_MAX", wrong)
+        with pytest.raises(ResourceError, match=r"write it as CPU=20,GPU=2"):
+            check_needs(needs)
 
 
 def test_an_absent_cluster_is_one_line(local_ray, monkeypatch):

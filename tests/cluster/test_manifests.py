@@ -3,7 +3,8 @@
 Official schemas come with packages and their licenses: pods are checked against Kubernetes' (kubernetes-validate), the
 compose file against the Compose Specification's (check-jsonschema), the launcher's file against Ray's own; Dockerfiles
 by hadolint. KubeRay publishes its schemas in no package registry, so the fields around the pods are checked against the
-list below, written by hand from the types of its API version ray.io/v1.
+list below, written by hand from the types of its API version ray.io/v1. Overlays are rendered by kubectl's kustomize,
+where there is one.
 """
 
 import json
@@ -21,10 +22,12 @@ import yaml
 
 from cluster.health import raylet_runs, should_be_node
 from cluster.start import command_of
+from psp_ray.actors.cluster import GROWS_TO, grows_to
 from psp_ray.core.version import __version__
 from tests.cluster.conftest import ROOT, command_line
 
-KUBERAY = sorted((ROOT / "cluster" / "kuberay").glob("*.yaml"))
+FOLDER = ROOT / "cluster" / "kuberay"
+KUBERAY = [*sorted(FOLDER.glob("*.yaml")), FOLDER / "base" / "raycluster.yaml"]
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 COUNT = {"type": "integer", "minimum": 0}
 CLUSTER = {
@@ -112,6 +115,7 @@ def test_kuberay_manifests(path):
     if cluster is None:
         return
     assert cluster["rayVersion"] == ray.__version__
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", "nothing but drivers runs there"
     assert cluster["authOptions"] == {"mode": "token"}, "without a token whoever reaches the head runs code"
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
@@ -123,9 +127,35 @@ def test_kuberay_manifests(path):
         resources = container["resources"]
         assert resources["requests"] == resources["limits"], "Ray counts what it is given for good"
         assert container["envFrom"] == [{"secretRef": {"name": "psp-ray"}}]
+    assert may_become(cluster) == said(cluster), "runs are compared with what the autoscaler could add"
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         assert ("nvidia.com/gpu" in str(group["template"])) == (group["groupName"] == "gpu")
+
+
+def may_become(cluster):
+    """CPUs and GPUs with every group at its maxReplicas; the head offers none."""
+    found = {}
+    for group in cluster["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        limits = container["resources"]["limits"]
+        for kind, name in (("CPU", "cpu"), ("GPU", "nvidia.com/gpu")):
+            if name in limits:
+                found[kind] = found.get(kind, 0) + group["maxReplicas"] * float(limits[name])
+    return found
+
+
+def said(cluster):
+    """What the pods' environment says of it, the same in all."""
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    texts = {
+        item["value"]
+        for group in groups
+        for item in group["template"]["spec"]["containers"][0]["env"]
+        if item["name"] == GROWS_TO
+    }
+    (text,) = texts
+    return grows_to(text)
 
 
 def pods_of(manifest):
@@ -144,6 +174,7 @@ def test_pods_are_what_pod_security_calls_restricted(path):
     assert pods
     for pod in pods:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert pod["serviceAccountName"] == "psp-ray", "whom the cloud knows"
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] != 0
         assert pod["securityContext"]["seccompProfile"]["type"] in ("RuntimeDefault", "Localhost")
@@ -167,16 +198,79 @@ def test_pods_are_what_pod_security_calls_restricted(path):
         }
 
 
+def rendered(folder):
+    """What `kubectl apply -k` would apply, by kind and name."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed; it has kustomize in it")
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout)}
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+@pytest.mark.parametrize("images", ["", "pvc", "s3"])
+def test_overlays(overlay, images, tmp_path):
+    from kubernetes_validate import validate
+
+    shutil.copytree(FOLDER, tmp_path / "kuberay")
+    file = tmp_path / "kuberay" / "overlays" / overlay / "kustomization.yaml"
+    text = file.read_text().replace("newName: psp-ray", "newName: registry.example/psp-ray")
+    file.write_text(text + (f"components: [../../components/images-{images}]\n" if images else ""))
+    found = rendered(file.parent)
+    claims = [name for kind, name in found if kind == "PersistentVolumeClaim"]
+    assert len(claims) == bool(images)
+    for (kind, _), item in found.items():
+        assert kind in ("Namespace", "PersistentVolume") or item["metadata"]["namespace"] == "psp-ray"
+        if not item["apiVersion"].startswith(("ray.io", "monitoring")):
+            validate(item, "1.30", strict=True)
+    cluster = found["RayCluster", "psp-ray"]["spec"]
+    jsonschema.validate(cluster, CLUSTER)
+    assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == ["cpu", "gpu"][: 1 + (overlay == "gpu")]
+    assert may_become(cluster) == said(cluster)
+    for pod in pods_of(found["RayCluster", "psp-ray"]):
+        assert pod["containers"][0]["image"].startswith("registry.example/psp-ray:")
+        mounted = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"] == "/images"]
+        assert mounted == ([{"name": "images", "mountPath": "/images", "readOnly": True}] if images else [])
+        volumes = [volume for volume in pod["volumes"] if volume["name"] == "images"]
+        assert [volume["persistentVolumeClaim"]["claimName"] for volume in volumes] == claims
+
+
+def test_the_network_lets_in_nodes_operator_and_metrics_alone():
+    """Every pod of ours is chosen by a policy, and every port that one names is a port of a container."""
+    policies = list(yaml.safe_load_all((FOLDER / "base" / "networkpolicy.yaml").read_text()))
+    monitor = load(FOLDER / "base" / "podmonitor.yaml")["spec"]
+    ours = {"app.kubernetes.io/name": "psp-ray"}
+    assert policies[0]["spec"]["podSelector"] == monitor["selector"] == {"matchLabels": ours}
+    cluster = load(FOLDER / "base" / "raycluster.yaml")["spec"]
+    submitters = [load(FOLDER / name)["spec"]["submitterPodTemplate"] for name in ("rayjob.yaml", "rayjob-shared.yaml")]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    assert all(pod["metadata"]["labels"] == ours for pod in (*(group["template"] for group in groups), *submitters))
+    ports = [
+        {port["containerPort"]: port["name"] for port in group["template"]["spec"]["containers"][0]["ports"]}
+        for group in groups
+    ]
+    (metrics,) = monitor["podMetricsEndpoints"]
+    assert all(names[8080] == metrics["port"] for names in ports)
+    named = {
+        port["port"] for policy in policies for rule in policy["spec"]["ingress"] for port in rule.get("ports", [])
+    }
+    assert named == {8080, 8265} <= set(ports[0])
+    for policy in policies:
+        assert policy["spec"]["policyTypes"] == ["Ingress"]
+        assert all(rule.get("from") for rule in policy["spec"]["ingress"]), "a rule without `from` lets in everybody"
+
+
 def test_both_kinds_of_cluster_are_the_same():
-    cluster, job = (load(ROOT / "cluster" / "kuberay" / name) for name in ("raycluster.yaml", "rayjob.yaml"))
+    cluster, job = (load(FOLDER / name) for name in ("base/raycluster.yaml", "rayjob.yaml"))
     assert job["spec"]["rayClusterSpec"] == cluster["spec"]
-    shared = load(ROOT / "cluster" / "kuberay" / "rayjob-shared.yaml")["spec"]
+    shared = load(FOLDER / "rayjob-shared.yaml")["spec"]
     assert shared["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
 
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "rayjob-shared.yaml"])
 def test_jobs_are_safe_to_run_twice_and_end(name):
-    spec = load(ROOT / "cluster" / "kuberay" / name)["spec"]
+    spec = load(FOLDER / name)["spec"]
     assert spec["backoffLimit"] == 0
     assert spec["submitterConfig"]["backoffLimit"] == 0
     assert spec["activeDeadlineSeconds"] > 0
@@ -191,7 +285,7 @@ def test_jobs_are_safe_to_run_twice_and_end(name):
 
 
 def test_no_secret_is_in_a_file():
-    for path in [*KUBERAY, ROOT / "cluster/cloud/aws.yaml", ROOT / "docker/compose.yaml"]:
+    for path in [*FOLDER.rglob("*.yaml"), ROOT / "cluster/cloud/aws.yaml", ROOT / "docker/compose.yaml"]:
         text = path.read_text()
         assert not re.search(r"(?i)(password|secret_access_key|token)\s*[:=]\s*[\"']?[A-Za-z0-9/+]{6,}", text), path
 
@@ -203,7 +297,9 @@ def test_the_cloud_launcher_accepts_its_file():
     assert config["head_node_type"] in config["available_node_types"]
     assert "spot" not in str(config["available_node_types"][config["head_node_type"]])
     assert f"psp-ray:{__version__}-" in config["docker"]["image"]
-    assert config["docker"]["run_options"] == ["--env RAY_AUTH_MODE=token"]
+    kinds = config["available_node_types"].items()
+    cpus = sum(kind["resources"]["CPU"] * (1 if name == "head" else kind["max_workers"]) for name, kind in kinds)
+    assert config["docker"]["run_options"] == ["--env RAY_AUTH_MODE=token", f"--env {GROWS_TO}=CPU={cpus}"]
     assert list(config["file_mounts"]) == ["~/.ray/auth_token"], "where Ray looks for the token"
 
 

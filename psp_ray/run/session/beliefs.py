@@ -15,6 +15,7 @@ from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PoolSta
 from psp_ray.posterior.audit import BoolArray
 from psp_ray.posterior.calibration import Unseen, calibrate, unseen_logits
 from psp_ray.run.command import Rounds
+from psp_ray.run.looks import alike
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.round import Round
 from psp_ray.run.session.records import Advice, Doubt, doubts_of
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 NEXT_BEST = "badge"
 """Chooses what is labeled while the round's own strategy has to wait: uncertain and diverse, and keeps no state."""
-
-GROUP = 8
-"""Images of a group that look alike, on average."""
 
 
 class Beliefs:
@@ -77,15 +75,8 @@ class Beliefs:
         return create(NEXT_BEST, rounds.data.pool).propose(asked).positions
 
     def alike(self, positions: Int64Array) -> list[int]:
-        """Clusters of about `GROUP` images by their features, whatever anybody believes that they show."""
-        from sklearn.cluster import AgglomerativeClustering
-
-        count = -(-len(positions) // GROUP)
-        if count < 2:
-            return [0] * len(positions)
-        rows = self._rounds.data.pool.rows(positions).astype(np.float32)
-        clusters = AgglomerativeClustering(count, linkage="ward").fit_predict(rows)
-        return [int(number) for number in clusters]
+        """See `psp_ray.run.looks.alike`."""
+        return alike(self._rounds.data.pool, positions)
 
     def pictures(self, positions: Int64Array) -> tuple[list[str | None], list[bytes | None]]:
         """Where the images at `positions` are: a path each, or their bytes, or neither (embeddings alone)."""

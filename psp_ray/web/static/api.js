@@ -1,7 +1,8 @@
 // Talks to the server. Answers go through an outbox in the browser's own storage until the server has them, so that
 // neither a lost connection nor a closed tab costs one.
 
-const BOX = `psp-ray-outbox:${document.body.dataset.person}`;
+// One a run: several of them may be labeled at the same origin.
+const BOX = `psp-ray-outbox:${location.pathname}:${document.body.dataset.person}`;
 const PAUSE = 1500;
 const listeners = { state: [], problem: [] };
 let sending = false;
@@ -38,7 +39,7 @@ async function call(path, options) {
 
 export async function get(path) {
   const body = await call(path, {});
-  if (path === "/api/state") tell("state", body);
+  if (path === "api/state") tell("state", body);
   return body;
 }
 
@@ -85,7 +86,7 @@ export async function flush() {
   try {
     for (let entries = box(); entries.length; entries = box()) {
       try {
-        await post("/api/answers", entries[0]);
+        await post("api/answers", entries[0]);
       } catch (error) {
         if (!(error instanceof Refused)) {
           const count = waiting();

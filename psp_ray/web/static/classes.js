@@ -39,7 +39,7 @@ export class Classes {
   async send(event, body, done) {
     event.preventDefault();
     try {
-      await post("/api/classes", body);
+      await post("api/classes", body);
       say(done);
       this.render();
     } catch (error) {

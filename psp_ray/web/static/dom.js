@@ -27,7 +27,7 @@ export function h(tag, attributes = {}, ...children) {
 }
 
 export function picture(position, name, size = "thumb", lazy = false) {
-  const image = h("img", { src: `/image/${position}?size=${size}`, alt: name, draggable: "false", loading: lazy ? "lazy" : null });
+  const image = h("img", { src: `image/${position}?size=${size}`, alt: name, draggable: "false", loading: lazy ? "lazy" : null });
   image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 64 && image.naturalHeight < 64));
   image.addEventListener("error", () => image.replaceWith(h("span", { class: "missing" }, name)));
   return image;

@@ -28,7 +28,7 @@ export class Grid {
 
   close() {
     const positions = this.groups.flatMap((group) => group.items.map((item) => item.position)).slice(0, 400);
-    post("/api/give-back", { positions }).catch(() => {});
+    post("api/give-back", { positions }).catch(() => {});
   }
 
   async update(state) {
@@ -42,7 +42,7 @@ export class Grid {
     if (this.filling) return;
     this.filling = true;
     try {
-      const { items } = await get(`/api/work?n=${AT_ONCE}`);
+      const { items } = await get(`api/work?n=${AT_ONCE}`);
       this.sort(items.filter((item) => !this.done.has(item.position)));
       this.since = performance.now();
       this.render();
@@ -166,7 +166,7 @@ export class Grid {
   async undo() {
     try {
       await settled();
-      const { items } = await post("/api/undo", {});
+      const { items } = await post("api/undo", {});
       if (!items.length) return say("there is nothing to take back");
       for (const item of items) this.done.delete(item.position);
       say(`${plural(items.length, "answer")} taken back`);

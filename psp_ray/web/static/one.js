@@ -27,13 +27,13 @@ export class One {
     this.state = state;
     this.items = [];
     this.render();
-    await Promise.all([this.fill(), get("/api/examples").then((found) => (this.examples = found))]);
+    await Promise.all([this.fill(), get("api/examples").then((found) => (this.examples = found))]);
     this.render();
   }
 
   close() {
     this.shown = null;
-    post("/api/give-back", { positions: this.items.map((item) => item.position).slice(0, 400) }).catch(() => {});
+    post("api/give-back", { positions: this.items.map((item) => item.position).slice(0, 400) }).catch(() => {});
   }
 
   async update(state) {
@@ -50,11 +50,11 @@ export class One {
     if (this.filling) return;
     this.filling = true;
     try {
-      const { items } = await get(`/api/work?n=${AT_ONCE}`);
+      const { items } = await get(`api/work?n=${AT_ONCE}`);
       const current = this.items[0];
       const fresh = items.filter((item) => !this.done.has(item.position) && item.position !== current?.position);
       this.items = current ? [current, ...fresh] : fresh;
-      for (const item of this.items.slice(1, 5)) new Image().src = `/image/${item.position}?size=full`;
+      for (const item of this.items.slice(1, 5)) new Image().src = `image/${item.position}?size=full`;
     } catch (error) {
       if (!this.items.length) say(error.message);
     } finally {
@@ -111,7 +111,7 @@ export class One {
       h("button", { type: "button", onclick: () => this.answer(index) },
         keyOf[index] && h("kbd", {}, keyOf[index]),
         h("span", {}, classes[index]),
-        this.examples[index]?.length ? h("img", { src: `/image/${this.examples[index][0]}?size=thumb`, alt: "" }) : null)));
+        this.examples[index]?.length ? h("img", { src: `image/${this.examples[index][0]}?size=thumb`, alt: "" }) : null)));
   }
 
   guess(item) {
@@ -140,7 +140,7 @@ export class One {
   async undo() {
     try {
       await settled();
-      const { items } = await post("/api/undo", {});
+      const { items } = await post("api/undo", {});
       if (!items.length) return say("there is nothing to take back");
       for (const item of items) this.done.delete(item.position);
       const again = new Set(items.map((item) => item.position));

@@ -56,7 +56,7 @@ async function show(name) {
 
 async function look() {
   try {
-    await get("/api/state");
+    await get("api/state");
     if (trouble && !waiting()) {
       trouble = "";
       complain();
@@ -93,10 +93,10 @@ document.addEventListener("keydown", (event) => {
 for (const button of document.querySelectorAll("nav [data-tab]")) button.addEventListener("click", () => show(button.dataset.tab));
 document.querySelector("[data-help]").addEventListener("click", () => document.getElementById("help").showModal());
 document.querySelector("[data-close]").addEventListener("click", () => document.getElementById("help").close());
-document.getElementById("learn-now")?.addEventListener("click", () => post("/api/learn", {}).then(() => say("learning from what is answered"), (error) => say(error.message)));
+document.getElementById("learn-now")?.addEventListener("click", () => post("api/learn", {}).then(() => say("learning from what is answered"), (error) => say(error.message)));
 document.getElementById("more-rounds")?.addEventListener("click", () => {
   const rounds = Number(window.prompt("How many rounds more?", "4"));
-  if (rounds >= 1) post("/api/extend", { rounds: Math.floor(rounds) }).then(() => say("rounds are added"), (error) => say(error.message));
+  if (rounds >= 1) post("api/extend", { rounds: Math.floor(rounds) }).then(() => say("rounds are added"), (error) => say(error.message));
 });
 if (window.matchMedia("(max-width: 999px)").matches) document.getElementById("panel").open = false;
 

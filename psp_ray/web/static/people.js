@@ -10,7 +10,7 @@ export class People {
   }
 
   async open(state) {
-    this.agreement = await get("/api/agreement").catch(() => null);
+    this.agreement = await get("api/agreement").catch(() => null);
     this.render(state);
   }
 
@@ -31,7 +31,7 @@ export class People {
     const invite = async (event) => {
       event.preventDefault();
       try {
-        const answer = await post("/api/people", { name: name.value, role: role.value });
+        const answer = await post("api/people", { name: name.value, role: role.value });
         say(`${name.value} has a link now`);
         this.render(answer.state);
       } catch (error) {
@@ -57,7 +57,7 @@ export class People {
   }
 
   async copy(person) {
-    const link = `${location.origin}/?token=${person.token}`;
+    const link = new URL(`${document.body.dataset.home}?token=${person.token}`, location.href).href;
     try {
       await navigator.clipboard.writeText(link);
       say(`the link of ${person.name} is copied`);

@@ -22,8 +22,8 @@ export class Review {
   async open() {
     try {
       await settled();
-      const found = await get("/api/review");
-      const agreement = role === "label" ? null : await get("/api/agreement");
+      const found = await get("api/review");
+      const agreement = role === "label" ? null : await get("api/agreement");
       this.render(found, agreement);
     } catch (error) {
       say(error.message);
@@ -78,7 +78,7 @@ export class Review {
 
   async decide(item, label) {
     try {
-      await post("/api/decide", { position: item.position, label });
+      await post("api/decide", { position: item.position, label });
       await this.open();
       (this.main.querySelector(".choices button") || this.main).focus();
       say(`${short(item.name)}: ${named(label)}`);
