@@ -12,6 +12,7 @@ import ray
 
 from psp_ray.actors.shell import wait_for
 from psp_ray.actors.transport import Packet, unpack
+from psp_ray.core.light import spare_pandas
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int64Array
 from psp_ray.features.pool import block_from_table, block_to_table
 
@@ -23,6 +24,7 @@ class PoolShard:
     """Blocks `first_block .. last_block - 1` of the pool, memory-mapped. It keeps no state: Ray may restart it."""
 
     def __init__(self, source: Packet, first_block: int, last_block: int):
+        spare_pandas()
         self._pool = unpack(source).open()
         self._first, self._last = first_block, last_block
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from psp_ray.cli.light import spare_pandas
+from psp_ray.core.light import spare_pandas
 from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, setting_options
 from psp_ray.cli.starting import run_options, start_run
 from psp_ray.config.config import CHANGEABLE, RUN_ONLY
