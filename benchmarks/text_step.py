@@ -2,8 +2,8 @@
 
     python -m benchmarks.text_step [--threads N] [--repeats N] [--classes N]
 
-Two towers of random frozen weights: ViT-B/32's shapes (width 512, 12 layers) and psp-lite's (256, 3 layers, MLP of twice
-the width); M = 16 context vectors, 100 short class names; forward and backward to the context vectors. The bound is the
+Two towers of random frozen weights: ViT-B/32's shapes (width 512, 12 layers) and psp-lite's (256, 3 layers, MLP twice
+as wide); M = 16 context vectors, 100 short class names; forward and backward to the context vectors. The bound is the
 step's floating point operations in matrix products, counted by torch, over the rate of one large float32 product, which
 is measured between the steps. Times are medians of interleaved repeats, ratios are within this run. Gradients of both
 paths are compared first.

@@ -55,7 +55,8 @@ class Optimizer:
         adam(
             self.parameters,
             [grad * factor for grad in self.gradients],
-            *([moments[name] for moments in self.moments] for name in ("exp_avg", "exp_avg_sq")),
+            [moments["exp_avg"] for moments in self.moments],
+            [moments["exp_avg_sq"] for moments in self.moments],
             [],
             [moments["step"] for moments in self.moments],
             foreach=False,
@@ -82,8 +83,10 @@ class Optimizer:
         if f"{prefix}.0.step" not in state:
             return
         for index, parameter in enumerate(self.parameters):
-            moments = {name: torch.from_numpy(np.array(state[f"{prefix}.{index}.{name}"])) for name in _blank(parameter)}
-            self.moments.append({k: value if k == "step" else value.to(parameter.device) for k, value in moments.items()})
+            moments = _blank(parameter)
+            for name, value in moments.items():
+                value.copy_(torch.from_numpy(np.array(state[f"{prefix}.{index}.{name}"])))
+            self.moments.append(moments)
 
 
 def _blank(parameter: Tensor) -> dict[str, Tensor]:

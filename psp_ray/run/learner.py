@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -156,9 +155,7 @@ class LearnerComponent:
         self._learner.load_state_dict(state)
 
 
-def _learner(
-    given: LearnerInput, pool: PoolReader
-) -> tuple[PromptLearner | GivenTeacher, TextState, dict[str, Any]]:
+def _learner(given: LearnerInput, pool: PoolReader) -> tuple[PromptLearner | GivenTeacher, TextState, dict[str, Any]]:
     """(who learns prompts, where the head wants some; the zero-shot teacher; the model's provenance in JSON values).
 
     The text tower is loaded where prompts are learned, or where nobody has yet encoded these class names with it.
