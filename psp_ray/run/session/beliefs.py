@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
 
 from psp_ray.acquisition.base import create
@@ -76,14 +77,7 @@ class Beliefs:
 
     def alike(self, positions: Int64Array) -> list[int]:
         """Clusters of about `GROUP` images by their features, whatever anybody believes that they show."""
-        from sklearn.cluster import AgglomerativeClustering
-
-        count = -(-len(positions) // GROUP)
-        if count < 2:
-            return [0] * len(positions)
-        rows = self._rounds.data.pool.rows(positions).astype(np.float32)
-        clusters = AgglomerativeClustering(count, linkage="ward").fit_predict(rows)
-        return [int(number) for number in clusters]
+        return groups(self._rounds.data.pool.rows(positions), -(-len(positions) // GROUP))
 
     def pictures(self, positions: Int64Array) -> tuple[list[str | None], list[bytes | None]]:
         """Where the images at `positions` are: a path each, or their bytes, or neither (embeddings alone)."""
@@ -176,3 +170,13 @@ def _rows(soft: SoftLabels, positions: Int64Array) -> tuple[Int64Array, BoolArra
     """The rows (k,) of `positions` in a posterior, and which of them (k,) are really there."""
     at = np.minimum(np.searchsorted(soft.positions, positions), len(soft.positions) - 1)
     return at, soft.positions[at] == positions
+
+
+def groups(rows: NDArray[Any], count: int) -> list[int]:
+    """Which of `count` clusters each of `rows` (n, d) is in, by Ward's method; fewer where rows are the same."""
+    if count < 2:
+        return [0] * len(rows)
+    # scikit-learn's has the same tree from here, and takes seconds to import before the first image is shown.
+    tree = scipy.cluster.hierarchy.ward(rows.astype(np.float64))
+    found = scipy.cluster.hierarchy.fcluster(tree, count, criterion="maxclust")
+    return [int(number) - 1 for number in found]
