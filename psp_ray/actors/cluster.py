@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from psp_ray.actors.lean import lean
 from psp_ray.actors.loopback import ADDRESS, on_loopback
 from psp_ray.actors.starting import joining, require_listener, temporary_folder
 from psp_ray.core.errors import ResourceError
@@ -32,7 +33,8 @@ class Need:
 def start_ray(address: str | None, include_log: bool = False) -> bool:
     """Join the cluster at `address` (or `RAY_ADDRESS`), else start one on this machine. True if it was started here.
 
-    A cluster started here listens on loopback only (`psp_ray.actors.loopback`) and has no dashboard.
+    A cluster started here listens on loopback only (`psp_ray.actors.loopback`) and has no dashboard
+    (`psp_ray.actors.lean`).
 
     Raises:
         ResourceError: no cluster answers at the address, within minutes.
@@ -47,7 +49,7 @@ def start_ray(address: str | None, include_log: bool = False) -> bool:
         folder = temporary_folder()
         if folder is not None:
             common["_temp_dir"] = folder
-        with joining("local", "--ray-address"), on_loopback():
+        with joining("local", "--ray-address"), on_loopback(), lean(include_log):
             ray.init(address="local", include_dashboard=False, _node_ip_address=ADDRESS, **common)
         return True
     name = "--ray-address" if address else "RAY_ADDRESS"

@@ -13,6 +13,7 @@ import ray
 
 from psp_ray.actors.shell import wait_for
 from psp_ray.actors.transport import Packet, unpack
+from psp_ray.core.light import spare_pandas
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock, Float16Array, Int64Array, UInt64Array
 from psp_ray.features.pool import CachedPool, block_from_table, block_to_table
 
@@ -24,6 +25,7 @@ class PoolShard:
     """Blocks `first_block .. last_block - 1` of the pool, memory-mapped. It keeps no state: Ray may restart it."""
 
     def __init__(self, source: Packet, first_block: int, last_block: int):
+        spare_pandas()
         whole: CachedPool = unpack(source).open()
         mine = slice(first_block * BLOCK_SIZE, last_block * BLOCK_SIZE)
         self._pool = CachedPool(whole.features, whole.hashes[mine], whole.keys[mine], whole.views)

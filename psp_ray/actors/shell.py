@@ -15,6 +15,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from psp_ray.actors.transport import Packet, pack, unpack
 from psp_ray.core.errors import ResourceError, UserError
+from psp_ray.core.light import spare_pandas
 from psp_ray.core.threads import limit_threads
 
 C = TypeVar("C")
@@ -27,6 +28,7 @@ class ComponentActor:
 
     def __init__(self, factory: str, packet: Packet, threads: int, extra: list[Any] | None = None):
         limit_threads(threads)
+        spare_pandas()
         module, _, name = factory.partition(":")
         self._component: Any = None
         self._failure: UserError | None = None

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from psp_ray.cli.light import spare_pandas
 from psp_ray.cli.options import SettingsCommand, config_option, setting_options
+from psp_ray.core.light import spare_pandas
 from psp_ray.core.words import printable
 from psp_ray.run.resolve import resolve
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from psp_ray.cli.light import spare_pandas
 from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, setting_options
 from psp_ray.cli.starting import run_options, start_run
 from psp_ray.config.config import CHANGEABLE, RUN_ONLY
 from psp_ray.config.paths import absolute
+from psp_ray.core.light import spare_pandas
 
 SHOWN = CHANGEABLE | RUN_ONLY
 """Settings that may change; the others are taken, too, so that they can be refused with the reason."""

@@ -9,6 +9,7 @@ import click
 
 from psp_ray.cli.options import SettingsCommand, config_option, setting_options
 from psp_ray.cli.starting import run_options, watchers_of
+from psp_ray.core.light import spare_pandas
 from psp_ray.run.resolve import resolve
 
 
@@ -56,13 +57,14 @@ def label(
     from psp_ray.web.crew import read_people
     from psp_ray.web.desk import Rules
 
+    spare_pandas()
     people = read_people(crew)
     given = {key: value for key, value in given.items() if value is not None}
     if target is not None and has_run(Path(target)):
         given["out"] = target
     elif target is not None:
         given["dataset"] = target
-    given.setdefault("runner", "inline")
+    given.setdefault("runner", "ray" if "ray_address" in given else "inline")  # somebody waits for the first image
     settings = {"oracle": "people", **given, "resume": True}
     out = Path(given["out"] if "out" in given else default_out(resolve(settings, config_file)))
     config = continued(out, given) if has_run(out) else resolve(settings, config_file)

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from psp_ray.cli.light import spare_pandas
 from psp_ray.cli.options import SettingsCommand, config_option, setting_options
 from psp_ray.cli.starting import run_options, start_run
 from psp_ray.config.presets import ZERO_SHOT
+from psp_ray.core.light import spare_pandas
 from psp_ray.run.resolve import resolve
 
 

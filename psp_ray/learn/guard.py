@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy
+import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
 
 CERTAINTY = 0.99
@@ -17,4 +17,4 @@ def is_worse(new_hits: NDArray[Any], old_hits: NDArray[Any]) -> bool:
     """Whether the new classifier is worse: exact one-sided McNemar test on the labels (m,) where just one is right."""
     won = int(np.sum(np.asarray(new_hits, bool) & ~np.asarray(old_hits, bool)))
     lost = int(np.sum(~np.asarray(new_hits, bool) & np.asarray(old_hits, bool)))
-    return bool(scipy.stats.binom.cdf(won, won + lost, 0.5) < 1.0 - CERTAINTY)
+    return bool(scipy.special.bdtr(won, won + lost, 0.5) < 1.0 - CERTAINTY)

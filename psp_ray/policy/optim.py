@@ -1,4 +1,8 @@
-"""Adam with clipped gradients whose whole state is plain arrays."""
+"""Adam with clipped gradients whose whole state is plain arrays.
+
+The arithmetic is torch's own, by its functional form: the first step of its optimizer classes imports all of
+`torch._dynamo`, which takes as long as torch itself.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from psp_ray.core.records import StateDict
 
@@ -16,9 +21,9 @@ class Optimizer:
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, max_norm: float) -> None:
         self.parameters = list(parameters)
-        self.max_norm = max_norm
-        # One plain loop over the parameters: the same operations on every machine.
-        self.adam = torch.optim.Adam(self.parameters, lr=lr, foreach=False, fused=False)
+        self.lr, self.max_norm = lr, max_norm
+        self.moments: list[dict[str, Tensor]] = []
+        """Of each parameter, from the first step on: `step` (), `exp_avg` and `exp_avg_sq`, as torch names them."""
         self.norm = 0.0
         self.gradients: list[Tensor] | None = None
         """What was added since the last step."""
@@ -36,6 +41,7 @@ class Optimizer:
         for total, grad in zip(self.gradients, grads, strict=True):
             total += grad
 
+    @torch.no_grad()
     def step(self) -> None:
         """Apply and clear what was added; `norm` is the gradient's length before clipping."""
         if self.gradients is None:
@@ -43,26 +49,47 @@ class Optimizer:
         squares = [float((g.double() ** 2).sum()) for g in self.gradients]
         self.norm = float(np.sqrt(sum(squares)))
         factor = min(1.0, self.max_norm / self.norm) if self.norm > 0 else 1.0
-        for parameter, grad in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = grad * factor
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        if not self.moments:
+            self.moments = [_blank(parameter) for parameter in self.parameters]
+        # One plain loop over the parameters: the same operations on every machine.
+        adam(
+            self.parameters,
+            [grad * factor for grad in self.gradients],
+            [moments["exp_avg"] for moments in self.moments],
+            [moments["exp_avg_sq"] for moments in self.moments],
+            [],
+            [moments["step"] for moments in self.moments],
+            foreach=False,
+            fused=False,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
         self.gradients = None
 
     def state_dict(self, prefix: str) -> StateDict:
-        state: StateDict = {}
-        for index, parameter in enumerate(self.parameters):
-            for name, value in self.adam.state.get(parameter, {}).items():
-                state[f"{prefix}.{index}.{name}"] = value.detach().cpu().numpy().copy()
-        return state
+        return {
+            f"{prefix}.{index}.{name}": value.detach().cpu().numpy().copy()
+            for index, moments in enumerate(self.moments)
+            for name, value in moments.items()
+        }
 
     def load_state_dict(self, prefix: str, state: StateDict) -> None:
-        self.adam.state.clear()
+        self.moments = []
+        if f"{prefix}.0.step" not in state:
+            return
         for index, parameter in enumerate(self.parameters):
-            start = f"{prefix}.{index}."
-            names = [key for key in state if key.startswith(start)]
-            if names:
-                moments = {key[len(start) :]: torch.from_numpy(np.array(state[key])) for key in names}
-                self.adam.state[parameter] = {
-                    name: value if name == "step" else value.to(parameter.device) for name, value in moments.items()
-                }
+            moments = _blank(parameter)
+            for name, value in moments.items():
+                value.copy_(torch.from_numpy(np.array(state[f"{prefix}.{index}.{name}"])))
+            self.moments.append(moments)
+
+
+def _blank(parameter: Tensor) -> dict[str, Tensor]:
+    """The state of a parameter before its first step."""
+    shape = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
+    return {"step": torch.tensor(0.0), "exp_avg": shape, "exp_avg_sq": shape.clone()}

@@ -57,8 +57,8 @@ def telling(estimate: Estimate | None) -> TypeGuard[Estimate]:
 def limits(right: int, draws: int, level: float = 0.95) -> tuple[float, float]:
     """Clopper and Pearson's limits of a proportion; (0, 1) without draws."""
     tail = (1.0 - level) / 2.0
-    low = float(scipy.stats.beta.ppf(tail, right, draws - right + 1)) if right > 0 else 0.0
-    high = float(scipy.stats.beta.ppf(1.0 - tail, right + 1, draws - right)) if right < draws else 1.0
+    low = float(scipy.special.betaincinv(right, draws - right + 1, tail)) if right > 0 else 0.0
+    high = float(scipy.special.betaincinv(right + 1, draws - right, 1.0 - tail)) if right < draws else 1.0
     return low, high
 
 

@@ -13,20 +13,24 @@ from psp_ray.core.records import Float64Array, Int64Array
 
 
 class Plane:
-    """The two main directions of some features (PCA of scikit-learn), and where other features lie in them.
+    """The two main directions of some features (principal components), and where other features lie in them.
+
+    scikit-learn's, signs included, without the second and more that importing it takes.
 
     Args:
         features: (n, d) with n > 2; a few thousand are enough to know the directions.
     """
 
     def __init__(self, features: NDArray[Any]):
-        from sklearn.decomposition import PCA
-
-        self._fitted = PCA(n_components=2, svd_solver="full").fit(np.asarray(features, np.float64))
+        wide = np.asarray(features, np.float64)
+        self._mean = wide.mean(axis=0)
+        axes = np.linalg.svd(wide - self._mean, full_matrices=False)[2][:2]
+        largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
+        self._axes = axes * np.sign(largest)[:, None]
 
     def places(self, features: NDArray[Any]) -> Float64Array:
         """(k, 2) of features (k, d)."""
-        found: Float64Array = self._fitted.transform(np.asarray(features, np.float64))
+        found: Float64Array = (np.asarray(features, np.float64) - self._mean) @ self._axes.T
         return found
 
 
@@ -52,8 +56,8 @@ def moves(before: Int64Array, after: Int64Array, names: Sequence[str], most: int
 
 
 def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> list[list[int]]:
-    """`counts[true][predicted]`, scikit-learn's."""
-    from sklearn.metrics import confusion_matrix
-
-    counts: list[list[int]] = confusion_matrix(truth, predicted, labels=np.arange(classes)).tolist()
+    """`counts[true][predicted]` of class indices (n,) in 0..classes - 1; -1 where the truth isn't known."""
+    known = np.asarray(truth) >= 0
+    pairs = np.asarray(truth, np.int64)[known] * classes + np.asarray(predicted, np.int64)[known]
+    counts: list[list[int]] = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist()
     return counts

@@ -63,6 +63,7 @@ def learner_input(config: Config, data: FeaturizedDataset) -> LearnerInput:
         evaluation_labels=np.zeros(0, np.int32) if labels is None else labels,
         pool_labels=data.dataset.known_labels("pool"),
         teacher=teacher_of(config, data.dataset),
+        cache=cache,
     )
 
 

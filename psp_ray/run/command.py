@@ -44,7 +44,7 @@ from psp_ray.run.folder import (
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import Experiment, InitialLabels
-from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye
+from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye, where_text
 from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
 from psp_ray.run.people import People, hand_classes
@@ -98,6 +98,7 @@ def run(
         f"seed {config.runtime.seed} -> {out}"
     )
     events.note(title)
+    events.note(where_text(config))
     dataset, classes = (None, None) if loaded is None else loaded
     begun = has_run(out) or (mirror is not None and config.output.resume)
     prepared = prepare(config, dataset, begun=begun, out=out, classes=classes)

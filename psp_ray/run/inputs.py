@@ -26,7 +26,7 @@ class LearnerInput:
 
     `teacher` are class embeddings given in place of a text tower, None where `model` has one. `evaluation` is None
     without images to evaluate on. `pool_labels` (n,), -1 where nobody knows, serve the reported pseudo-label precision
-    alone.
+    alone. `cache` is the folder in which class embeddings are kept; empty: none are.
     """
 
     settings: LearnSettings
@@ -40,6 +40,7 @@ class LearnerInput:
     evaluation_labels: Int32Array
     pool_labels: Int32Array
     teacher: TextState | None = None
+    cache: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +22,10 @@ from psp_ray.core.records import (
     StateDict,
     TextState,
 )
+from psp_ray.features.texts import KeptTexts, find_texts, keep_texts, surely_on_cpu, texts_key
 from psp_ray.features.tower import backbone_spec
 from psp_ray.learn.evaluate import evaluate, predict_proba, similarities
-from psp_ray.learn.student import Student
+from psp_ray.learn.student import PROMPT_HEADS, Student
 from psp_ray.run.inputs import LearnerInput
 from psp_ray.run.prompts import NO_TOWER
 from psp_ray.run.stopping import agreement
@@ -43,20 +43,21 @@ class Agreement:
 
 
 class GivenTeacher:
-    """Class embeddings in place of a text tower: there are no prompts, the head does all."""
+    """Class embeddings in place of a text tower: there are no prompts, the head does all.
 
-    def __init__(self, teacher: TextState):
-        self._teacher = teacher
+    `backbone`: the description of the model that made them, where one did.
+    """
+
+    def __init__(self, teacher: TextState, backbone: dict[str, Any] | None = None):
+        self._teacher, self._backbone = teacher, backbone
 
     def describe(self) -> dict[str, Any]:
-        """In place of a model's provenance."""
+        """A model's provenance, or what stands in its place."""
+        if self._backbone is not None:
+            return self._backbone
         digest = hashlib.blake2b(self._teacher.features.tobytes(), digest_size=16).hexdigest()
         scale = float(self._teacher.logit_scale)
         return {"model": NO_TOWER, "weights_hash": digest, "image_size": [0, 0], "logit_scale": scale}
-
-    def zero_shot(self, templates: Sequence[str]) -> TextState:
-        """The class embeddings as they are given."""
-        return self._teacher
 
     def learn(self, request: LearnRequest) -> None:
         """No prompts: the head starts from the class embeddings."""
@@ -75,35 +76,12 @@ class LearnerComponent:
     def __init__(self, given: LearnerInput, pool: PoolReader):
         self._given, self._pool = given, pool
         self._features: Float16Array | None = None
-        self._learner: PromptLearner | GivenTeacher
-        if given.teacher is not None:
-            self._learner = GivenTeacher(given.teacher)
-            self._backbone = self._learner.describe()
-            self._student = Student(pool, given.settings, given.teacher, seed=given.seed)
-            return
-        from psp_ray.clip import load_backbone
-        from psp_ray.learn.trainer import PromptLearner
-
-        backbone = load_backbone(backbone_spec(given.model), towers="text")
-        assert backbone.text is not None
-        self._backbone = backbone.describe()
-        self._learner = PromptLearner(
-            backbone.text,
-            given.classes,
-            pool,
-            given.settings,
-            descriptions=given.descriptions or None,
-            templates=given.templates,
-            seed=given.seed,
-            threads=given.threads,
-        )
-        zero_shot = self._learner.zero_shot(given.templates)
+        self._learner, zero_shot, self._backbone = _learner(given, pool)
         self._student = Student(pool, given.settings, zero_shot, seed=given.seed)
 
     def backbone(self) -> dict[str, Any]:
         """Provenance of the model, as plain JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(self._backbone, default=str))
-        return plain
+        return self._backbone
 
     def zero_shot(self) -> TextState:
         """The classifier of the hand-written templates, encoded once."""
@@ -175,3 +153,60 @@ class LearnerComponent:
 
     def load_state_dict(self, state: StateDict) -> None:
         self._learner.load_state_dict(state)
+
+
+def _learner(given: LearnerInput, pool: PoolReader) -> tuple[PromptLearner | GivenTeacher, TextState, dict[str, Any]]:
+    """(who learns prompts, where the head wants some; the zero-shot teacher; the model's provenance in JSON values).
+
+    The text tower is loaded where prompts are learned, or where nobody has yet encoded these class names with it.
+    """
+    if given.teacher is not None:
+        teacher = GivenTeacher(given.teacher)
+        return teacher, given.teacher, teacher.describe()
+    key = _texts_key(given)
+    kept = None if key is None else find_texts(given.cache, key)
+    if kept is not None:
+        return GivenTeacher(kept.text, kept.backbone), kept.text, kept.backbone
+    from psp_ray.clip import load_backbone
+    from psp_ray.learn.trainer import PromptLearner
+
+    backbone = load_backbone(backbone_spec(given.model), towers="text")
+    assert backbone.text is not None
+    learner = PromptLearner(
+        backbone.text,
+        given.classes,
+        pool,
+        given.settings,
+        descriptions=given.descriptions or None,
+        templates=given.templates,
+        seed=given.seed,
+        threads=given.threads,
+    )
+    about: dict[str, Any] = json.loads(json.dumps(backbone.describe(), default=str))
+    zero_shot = learner.zero_shot(given.templates)
+    if key is not None:
+        keep_texts(given.cache, key, KeptTexts(zero_shot, about))
+    return learner, zero_shot, about
+
+
+def _texts_key(given: LearnerInput) -> str | None:
+    """Under what the class embeddings are kept that the tower makes; None where it is needed anyway, or is on a GPU.
+
+    It names the learner's settings, too: what the tower refuses to serve is refused before a label is bought.
+    """
+    if not given.cache or given.settings.head in PROMPT_HEADS or not surely_on_cpu(given.model.device):
+        return None
+    from psp_ray.clip import backbone_hash
+
+    spec = backbone_spec(given.model)
+    return texts_key(
+        {
+            "weights": backbone_hash(spec),
+            "model": asdict(spec),
+            "classes": given.classes,
+            "templates": given.templates,
+            "descriptions": given.descriptions,
+            "settings": given.settings.model_dump(mode="json"),
+            "threads": given.threads,
+        }
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ MORE_ROUNDS = 2
 """Rounds that the last lines of a run suggest to go on with."""
 MOST_SHOWN = 5
 """Corrections that are named."""
+
+
+def where_text(config: Config) -> str:
+    """Where the components of a run live, and what said so."""
+    if config.runtime.runner == "inline":
+        return "all in this process (--runner inline)"
+    address = config.runtime.ray_address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        name = "--ray-address" if config.runtime.ray_address else "RAY_ADDRESS"
+        return f"on the Ray cluster at {address} ({name}; --runner inline: all in one process)"
+    return "on Ray, started on this machine (--runner ray, the default; --runner inline: all in one process)"
 
 
 def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels, elsewhere: bool = False) -> None:

@@ -85,7 +85,7 @@ def test_the_state_of_a_ledger_takes_a_database_alone(tmp_path):
 def test_pandas_is_there_when_it_is_wanted(tmp_path):
     code = """
 import sys
-from psp_ray.cli.light import spare_pandas
+from psp_ray.core.light import spare_pandas
 spare_pandas()
 import pyarrow as pa
 assert pa.array(["a", None]).null_count == 1 and "pandas" not in sys.modules

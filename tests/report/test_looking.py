@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psp_ray.report.looking import Plane, moves, nearest_cosine, share_nearer
+from psp_ray.report.looking import Plane, confusion, moves, nearest_cosine, share_nearer
 
 
 def test_the_plane_is_that_of_the_covariance():
@@ -35,3 +35,13 @@ def test_moves_are_counted():
     before, after = np.array([0, 0, 0, 1, 2, 2]), np.array([1, 1, 0, 1, 0, 2])
     assert moves(before, after, ["a", "b", "c"], 5) == [("a", "b", 2), ("c", "a", 1)]
     assert moves(before, after, ["a", "b", "c"], 1) == [("a", "b", 2)]
+
+
+def test_confusions_are_counted():
+    rng = np.random.default_rng(2)
+    truth, predicted = rng.integers(-1, 4, 50), rng.integers(0, 4, 50)
+    expected = [[0] * 5 for _ in range(5)]
+    for one, other in zip(truth, predicted, strict=True):
+        if one >= 0:
+            expected[one][other] += 1
+    assert confusion(truth, predicted, 5) == expected

@@ -407,3 +407,22 @@ def test_featurizing_alone_encodes_what_a_run_would_look_for(tmp_path):
     assert tasks, "there was something to encode"
     assert config.model.image_size == 96
     assert encoder_spec(config.model).preprocessing.size == (96, 96)
+
+
+def test_a_text_tower_is_loaded_for_class_names_that_nobody_has_encoded(options, tmp_path):
+    import psp_ray.clip.backbone as towers
+
+    given = {**options, "cache": str(tmp_path / "cache"), "rounds": 1}
+    loaded, quiet = [], Reporter(1, Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        original = towers.load_backbone
+        patch.setattr(towers, "load_backbone", lambda *a, **k: loaded.append(k["towers"]) or original(*a, **k))
+        for name in ("first", "second"):
+            run(resolve({**given, "out": str(tmp_path / name)}), quiet)
+        assert loaded.count("text") == 1
+        run(resolve({**given, "out": str(tmp_path / "third"), "template": "a drawing of a {}."}), quiet)
+        assert loaded.count("text") == 2
+        run(resolve({**given, "out": str(tmp_path / "fourth"), "head": "prompt", "learning_steps": 1}), quiet)
+        assert loaded.count("text") == 3
+    first, second = (tmp_path / name / "prompts.safetensors" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()

@@ -17,6 +17,7 @@ from psp_ray.run.command import Rounds, entered, made_ready
 from psp_ray.run.continuing import continued, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.folder import check_out, default_out, has_run
+from psp_ray.run.messages import where_text
 from psp_ray.run.mirror import mirror_of
 from psp_ray.run.prepare import prepare, require_labels, settled
 from psp_ray.run.resolve import resolve
@@ -40,6 +41,7 @@ def open_rounds(
     if mirror is not None:
         mirror.restore(resume=True)
     config = with_size_of_run(config, out)
+    events.note(where_text(config))
     prepared = prepare(config, out=out)
     require_labels(prepared.config, prepared.dataset)
     prepared = settled(prepared)

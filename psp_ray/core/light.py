@@ -19,7 +19,7 @@ def spare_pandas() -> None:
     """Keep pyarrow from importing pandas, half a second and 50 MB, to see whether a list is a series of it.
 
     pyarrow looks for pandas the first time that it is given Python values, and once more where pandas is really wanted
-    (`to_pandas`). Let it find none the first time. For programs of ours only: whoever uses this package in their own
+    (`to_pandas`). Let it find none the first time. For processes of ours only: whoever uses this package in their own
     may hand a series to pyarrow.
     """
     if "pandas" in sys.modules:
