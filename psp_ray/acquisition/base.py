@@ -136,7 +136,8 @@ def unread(name: str) -> frozenset[str]:
         base, wrappers = find(name)
     except ConfigError:
         return frozenset()
-    mine = {key for entry in (base, *wrappers) if entry.settings is not None for key in entry.settings.model_fields}
+    kinds = [base.settings, *(wrapper.settings for wrapper in wrappers)]
+    mine = {key for kind in kinds if kind is not None for key in kind.model_fields}
     owned = [kind for kind in SamplerSettings.__bases__ if issubclass(kind, Settings) and kind is not AuditSettings]
     return frozenset(key for kind in owned for key in kind.model_fields if key not in mine)
 
