@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from types import FrameType
 
 import click
 
+from psp_ray.core import interrupts
 from psp_ray.core.errors import Interrupted
 from psp_ray.core.exit_codes import exit_code
 from psp_ray.core.version import __version__
@@ -91,21 +91,24 @@ def arguments_with_command(arguments: Sequence[str]) -> list[str]:
     return ["run", *words]
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # once is enough; what follows writes files
-    raise Interrupted
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; ends the process with the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     words = arguments_with_command(sys.argv[1:] if arguments is None else arguments)
     try:
         code = exit_code(lambda: cli.main(args=words, prog_name="psp-ray", standalone_mode=False))
     except Interrupted:
-        click.echo("terminated", err=True)
-        code = 143
+        code = _ended("terminated")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except Exception:
+        if interrupts.heard() is None:
+            raise
+        code = _ended("terminated" if interrupts.heard() == signal.SIGTERM else "interrupted")
     sys.exit(code)
+
+
+def _ended(how: str) -> int:
+    click.echo(how, err=True)
+    return 143 if how == "terminated" else 130

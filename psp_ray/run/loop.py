@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from psp_ray.config.config import Config
+from psp_ray.core import interrupts
 from psp_ray.core.records import Int32Array, Int64Array, LearnRequest, PseudoLabels
 from psp_ray.labels.restore import KnownAnswers
 from psp_ray.report.round_report import Next
@@ -73,6 +74,7 @@ class Experiment:
         if any(self.context.events.after_round(report) is Next.STOP for report in state.reports):
             return False
         while not self.over:
+            interrupts.check()
             turn = self.next_round()
             state = self.keep(turn, turn.play())
             if self.context.events.after_round(state.reports[-1]) is Next.STOP:
