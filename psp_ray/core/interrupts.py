@@ -1,7 +1,7 @@
 """Signals that end the program, noted as well as raised.
 
 Compiled code that a signal reaches makes what it likes of the exception, mostly while it is imported: an error of its
-own, or nothing at all. So what was heard is kept: the program knows what an odd error means, and the loop of rounds asks.
+own, or nothing. So what was heard is kept: the program knows what an odd error means, and the loop of rounds asks.
 """
 
 from __future__ import annotations
