@@ -44,9 +44,10 @@ class SelfTrainingSettings(Settings):
     graph_power: float = Field(
         default=3.0, ge=0, description="an edge weighs the cosine to this power; 0: all edges weigh the same"
     )
-    graph_balance: Literal["none", "mass", "tempered"] = Field(
-        default="tempered",
-        description="mass of each class on the graph: as it comes, equal, or by the root of its number of labels",
+    graph_balance: Literal["none", "mass", "tempered", "halfway"] = Field(
+        default="halfway",
+        description="mass of each class on the graph: as it comes, equal, by the root of its number of labels, or "
+        "halfway between that and as it comes",
     )
     graph_whitening: float = Field(
         default=0.25, ge=0, le=1, description="whitening of the space in which neighbors are sought: 0 none, 1 full"

@@ -183,15 +183,12 @@ def reach(graph: Graph, *, alpha: float = 0.9) -> Float32Array:
 
 
 def propagate(
-    graph: Graph, labeled: Int64Array, labels: Int32Array, *, alpha: float = 0.9, balance: str = "tempered"
+    graph: Graph, labeled: Int64Array, labels: Int32Array, *, alpha: float = 0.9, balance: str = "halfway"
 ) -> Opinion:
     """Opinion of the graph from `labels` (m,) at positions `labeled` (m,); ties to the lower class.
 
-    Plain propagation (`none`) lets classes with many or well connected labels flood the graph. `mass` gives all classes
-    the same mass (Zhu, Ghahramani and Lafferty, ICML 2003, with equal priors), which is too much where classes differ
-    in size; `tempered` (ours) gives a class with m_c labels mass proportional to sqrt(m_c + 1).
-    Solves one symmetric positive definite system per class that occurs, by conjugate gradients to a relative residual
-    of 1e-6, some classes at a time. Deterministic.
+    `balance`: see `balancing`. Solves one symmetric positive definite system per class that occurs, by conjugate
+    gradients to a relative residual of 1e-6, some classes at a time. Deterministic.
     """
     best = np.zeros(graph.n)
     total = np.zeros(graph.n)
@@ -214,7 +211,7 @@ def class_masses(
     n_classes: int,
     *,
     alpha: float = 0.9,
-    balance: str = "tempered",
+    balance: str = "halfway",
 ) -> Float64Array:
     """All masses (n, C) behind `propagate`'s opinion, for graphs small enough to hold them."""
     result = np.zeros((graph.n, n_classes))
@@ -236,10 +233,23 @@ def _masses(
         mine = part[column] == labels
         seeds[labeled[mine], column[mine]] = 1.0
         mass = np.maximum(solve(graph.similarity, seeds, alpha), 0.0)
-        if balance != "none":
-            share = np.sqrt(seeds.sum(axis=0) + 1.0) if balance == "tempered" else np.ones(len(part))
-            mass *= share / mass.sum(axis=0)
+        mass *= balancing(balance, seeds.sum(axis=0), mass.sum(axis=0))
         yield part, mass
+
+
+def balancing(balance: str, counts: NDArray[F], masses: NDArray[F]) -> Float64Array:
+    """Factors (k,) on the masses of classes that have `counts` (k,) labels and, as they come, `masses` (k,) in all.
+
+    `none` lets classes with many or well connected labels flood the graph. `mass` makes all equal (Zhu, Ghahramani and
+    Lafferty, ICML 2003, with equal priors), which is too much where classes differ in size; `tempered` (ours) lets them
+    go with sqrt(labels + 1); `halfway` (ours) takes the geometric mean of that and what comes: what reaches few images
+    may well be a small class. 0 for a class without mass.
+    """
+    if balance == "none":
+        return np.ones(len(counts))
+    wanted = np.ones(len(counts)) if balance == "mass" else np.sqrt(counts + 1.0)
+    factor: Float64Array = np.divide(wanted, masses, out=np.zeros(len(counts)), where=masses > 0)
+    return np.sqrt(factor) if balance == "halfway" else factor
 
 
 def solve(

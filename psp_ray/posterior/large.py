@@ -26,7 +26,7 @@ from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Int32Array, Int64Array, Moments, PoolReader, TextState
 from psp_ray.neighbors.attach import attach
 from psp_ray.neighbors.cells import cells_of, draw_members
-from psp_ray.neighbors.graph import neighbor_graph
+from psp_ray.neighbors.graph import balancing, neighbor_graph
 from psp_ray.neighbors.space import ImageSpace, averaged
 from psp_ray.posterior.evidence import (
     Bought,
@@ -260,12 +260,10 @@ class LargeEvidence:
         m = len(bought.labels)
         labels = scipy.sparse.csr_array((np.ones(m, np.float32), (bought.labels, np.arange(m))), shape=(n_classes, m))
         masses = labels @ self._reached.of(bought.positions)
-        if self.settings.graph_balance != "none":
-            total = np.asarray(masses.sum(axis=1)).ravel()
-            counts = np.bincount(bought.labels, minlength=n_classes)
-            share = np.sqrt(counts + 1.0) if self.settings.graph_balance == "tempered" else np.ones(n_classes)
-            factor = np.divide(share, total, out=np.zeros(n_classes), where=total > 0).astype(np.float32)
-            masses = scipy.sparse.dia_array((factor[None, :], [0]), shape=(n_classes, n_classes)) @ masses
+        total = np.asarray(masses.sum(axis=1)).ravel().astype(np.float64)
+        counts = np.bincount(bought.labels, minlength=n_classes).astype(np.float64)
+        factor = balancing(self.settings.graph_balance, counts, total).astype(np.float32)
+        masses = scipy.sparse.dia_array((factor[None, :], [0]), shape=(n_classes, n_classes)) @ masses
         by_member = scipy.sparse.csr_array(masses.T)
         arrives = np.asarray(by_member.sum(axis=1)).ravel()
         extra = max(FLAT * float(np.median(arrives)), 1e-12)

@@ -73,7 +73,13 @@ def test_propagation_equals_a_dense_solve_and_scikit_learn(alpha):
     dense = graph.similarity.toarray()
     mass = np.linalg.solve(np.eye(250) - alpha * dense, (1 - alpha) * seeds)
     counts = np.bincount(labels)
-    for balance, share in (("tempered", np.sqrt(counts + 1)), ("mass", np.ones(6)), ("none", mass.sum(0))):
+    shares = {
+        "halfway": np.sqrt(np.sqrt(counts + 1) * mass.sum(0)),
+        "tempered": np.sqrt(counts + 1),
+        "mass": np.ones(6),
+        "none": mass.sum(0),
+    }
+    for balance, share in shares.items():
         shared = mass / mass.sum(0) * share
         got = propagate(graph, labeled, labels, alpha=alpha, balance=balance)
         np.testing.assert_array_equal(got.labels, shared.argmax(1))
@@ -85,6 +91,22 @@ def test_propagation_equals_a_dense_solve_and_scikit_learn(alpha):
     theirs = LabelSpreading(kernel=lambda a, b: affinity, alpha=alpha, max_iter=5000, tol=1e-10)
     theirs.fit(features_of(pool).astype(np.float64), targets)
     np.testing.assert_array_equal(got.labels, theirs.transduction_)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_class_keeps_to_its_size(seed):
+    """Fourteen images in fifteen are of one class, and so are most labels; the other's must not take half."""
+    rng = np.random.default_rng(seed)
+    truth = (np.arange(600) >= 560).astype(np.int32)
+    places = rng.standard_normal((600, 12)) + 1.3 * np.eye(12)[truth]
+    graph = neighbor_graph((places / np.linalg.norm(places, axis=1, keepdims=True)).astype(np.float32))
+    labeled = np.sort(np.concatenate([rng.choice(560, 18, replace=False), 560 + rng.choice(40, 2, replace=False)]))
+    found = {
+        balance: propagate(graph, labeled, truth[labeled], balance=balance).labels
+        for balance in ("mass", "tempered", "halfway")
+    }
+    right = {balance: (labels == truth).mean() for balance, labels in found.items()}
+    assert right["halfway"] > right["tempered"] + 0.01 > right["mass"] + 0.1
 
 
 def test_graph_of_places_in_memory_and_all_masses():
@@ -151,7 +173,7 @@ def test_random_graphs_against_a_dense_solve(seed, n, alpha):
     seeds[labeled, labels] = 1 - alpha
     mass = np.linalg.solve(np.eye(n) - alpha * graph.similarity.toarray(), seeds)
     got = propagate(graph, labeled, labels, alpha=alpha)
-    mass *= np.sqrt(2) / mass.sum(0)
+    mass *= np.sqrt(np.sqrt(2) / mass.sum(0))
     clear = np.abs(mass[:, 0] - mass[:, 1]) > 1e-6 * mass.max()
     np.testing.assert_array_equal(got.labels[clear], mass.argmax(1)[clear])
 
