@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ import pyarrow.parquet as pq
 from benchmarks.ten_million import PART, TEST, World
 from psp_ray.core.files import write_json
 from psp_ray.features.segments import half_lists
+from psp_ray.run.checkpoint import latest_round
 
-TICK = 0.2
+TICK = 1.0
 
 
 def write_tables(folder: Path, n: int, classes: int, dim: int, seed: int = 0) -> tuple[Path, Path]:
@@ -78,19 +80,23 @@ def own_bytes(process: int) -> dict[int, int]:
     return {one: own.get(one, 0) for one in below}
 
 
-def measured(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """Run a command; seconds of wall and of processors, the most memory at any time, together and of one process."""
+def measured(command: list[str], environment: dict[str, str], done: Callable[[], int]) -> dict[str, Any]:
+    """Run a command; seconds of wall and of processors, the most memory at any time, together and of one process, and
+    together while `done` tells a number of rounds: 0, 1, 2, ..."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     together = alone = 0
+    by_round: dict[int, int] = {}
     process = subprocess.Popen(command, env=environment)
     while process.poll() is None:
         now = own_bytes(process.pid)
-        together, alone = max(together, sum(now.values())), max(alone, *now.values())
+        together, alone, rounds = max(together, sum(now.values())), max(alone, *now.values()), done()
+        by_round[rounds] = max(by_round.get(rounds, 0), sum(now.values()))
         time.sleep(TICK)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found = {"wall": time.perf_counter() - start, "worked": worked, "code": process.returncode}
-    return found | {"together_mb": together / 2**20, "alone_mb": alone / 2**20}
+    found |= {"together_mb": together / 2**20, "alone_mb": alone / 2**20}
+    return found | {"by_round_mb": [by_round[rounds] / 2**20 for rounds in sorted(by_round)]}
 
 
 def run(options: argparse.Namespace, n: int) -> dict[str, Any]:
@@ -103,7 +109,11 @@ def run(options: argparse.Namespace, n: int) -> dict[str, Any]:
     command += ["--out", str(out), "--cache", str(folder / "cache"), "--runner", options.runner]
     command += ["--rounds", str(options.rounds), "--threads", str(options.threads), *options.set]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    found = measured(command, environment) | {"n": n}
+
+    def done() -> int:
+        return latest_round(out / "checkpoints")
+
+    found = measured(command, environment, done) | {"n": n}
     if found["code"]:
         raise SystemExit(found["code"])
     summary = json.loads((out / "summary.json").read_text())
@@ -114,10 +124,11 @@ def run(options: argparse.Namespace, n: int) -> dict[str, Any]:
 
 def table_of(found: list[dict[str, Any]]) -> str:
     """Markdown: a line a size."""
-    lines = ["| images | wall s | CPU s | s a round | most memory, MB | of one process |", "|---:" * 6 + "|"]
+    lines = ["| images | wall s | CPU s | s a round | most memory, MB | of one process | by round |", "|---:" * 7 + "|"]
     for item in found:
         rounds = " / ".join(f"{seconds:.1f}" for seconds in item["rounds"])
-        memory = f"{item['together_mb']:,.0f} | {item['alone_mb']:,.0f}"
+        by_round = " / ".join(f"{megabytes:,.0f}" for megabytes in item["by_round_mb"])
+        memory = f"{item['together_mb']:,.0f} | {item['alone_mb']:,.0f} | {by_round}"
         lines.append(f"| {item['n']:,} | {item['wall']:.0f} | {item['worked']:.0f} | {rounds} | {memory} |")
     return "\n".join(lines)
 

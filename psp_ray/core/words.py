@@ -57,6 +57,15 @@ def same_text(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files may hold what can't."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

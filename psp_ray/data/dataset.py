@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Int32Array
+from psp_ray.core.words import is_utf8
 from psp_ray.data.embedded.source import EmbeddingSource
 
 PARTS = ("pool", "val", "test")
@@ -231,12 +232,3 @@ def _first_repeated(names: Sequence[str]) -> str | None:
             return name
         seen.add(name)
     return None
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8: names of files may hold what can't."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -17,9 +17,9 @@ from psp_ray.core.names import ABSENT, Names
 from psp_ray.core.paths import is_folder, local_path, local_text, why_not
 from psp_ray.core.records import Int32Array, Int64Array
 from psp_ray.core.tables import TableError, read_table, read_text
-from psp_ray.core.words import same_text
+from psp_ray.core.words import is_utf8, same_text
 from psp_ray.data.columns import ID_COLUMNS, PATH_COLUMNS
-from psp_ray.data.dataset import MANIFEST_SCHEMA, TEST_PREFIX, Dataset, is_utf8, make_dataset
+from psp_ray.data.dataset import MANIFEST_SCHEMA, TEST_PREFIX, Dataset, make_dataset
 from psp_ray.data.known import known_table
 from psp_ray.data.labels import LabelReader
 from psp_ray.data.listing import Listing, image_files

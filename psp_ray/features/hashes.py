@@ -15,10 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import make_folder, write_parquet
+from psp_ray.core.names import Names
+from psp_ray.core.records import Int64Array
 from psp_ray.data.images import HASH_BYTES, ImageError, content_hash, is_url, read_file
 from psp_ray.data.remote import version
 from psp_ray.features.segments import HashArray
@@ -60,11 +64,10 @@ def hash_manifest(
     `root`, the data set's folder, names the index. Reads one file per thread at a time. `progress` is told (done,
     total) now and then.
     """
-    paths = manifest["path"].to_pylist()
+    paths, images = Names.of(manifest["path"]), manifest["image"]
     name = hashlib.blake2b((root or "").encode(), digest_size=12).hexdigest()
     index_file = Path(cache_folder) / "hashes" / f"{name}.parquet"
-    known = _read_index(index_file) if any(paths) else {}
-    images = manifest["image"]
+    known = _Known.of(_read_index(index_file) if paths.column.null_count < len(paths) else _SCHEMA.empty_table(), paths)
 
     def one(row: int) -> _Hashed:
         path = paths[row]
@@ -72,10 +75,8 @@ def hash_manifest(
             if path is None:
                 return row, content_hash(images[row].as_py()), None, ""
             stamp = _stamp(path)
-            remembered = known.get(path)
-            if stamp is not None and remembered is not None and remembered[:2] == stamp:
-                return row, remembered[2], stamp, ""
-            return row, content_hash(read_file(path)), stamp, ""
+            remembered = None if stamp is None else known.of_row(row, stamp)
+            return row, remembered or content_hash(read_file(path)), stamp, ""
         except FileNotFoundError:
             return row, None, None, "file not found"
         except (OSError, ImageError) as error:
@@ -83,22 +84,63 @@ def hash_manifest(
 
     values = np.zeros((len(paths), HASH_BYTES), np.uint8)
     unreadable: dict[int, str] = {}
-    stamps: dict[int, tuple[int, int]] = {}
+    stamps = np.full((len(paths), 2), -1, np.int64)
     with ThreadPoolExecutor(threads) as executor:
         for done, (row, digest, stamp, reason) in enumerate(_windowed(executor, one, len(paths)), start=1):
             if digest is None:
                 unreadable[row] = reason
             else:
                 values[row] = np.frombuffer(digest, np.uint8)
-                if stamp is not None:
-                    stamps[row] = stamp
+                stamps[row] = (-1, -1) if stamp is None else stamp
             if progress is not None and (done % 100 == 0 or done == len(paths)):
                 progress(done, len(paths))
-    settled = time.time_ns() - RACY_NS
-    found = {paths[row]: (*stamp, values[row].tobytes()) for row, stamp in stamps.items() if stamp[1] < settled}
-    if any(known.get(path) != entry for path, entry in found.items()):
-        _write_index(index_file, known | found)
+    settled = (stamps[:, 0] >= 0) & (stamps[:, 1] < time.time_ns() - RACY_NS)
+    if known.learns(settled, stamps, values):
+        _write_index(index_file, known.with_rows(paths, np.flatnonzero(settled), stamps, values))
     return Hashes(values, unreadable)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """An index of an earlier time: its `table`, `stamps` (m, 2) and `digests` (m, 16); `place` (n,) says where in it
+    the paths of now are, -1 where they are not."""
+
+    table: pa.Table
+    stamps: Int64Array
+    digests: HashArray
+    place: Int64Array
+
+    @classmethod
+    def of(cls, table: pa.Table, paths: Names) -> _Known:
+        stamps = np.stack([table[name].to_numpy() for name in ("size", "mtime_ns")], axis=1)
+        digests = np.frombuffer(b"".join(table["content_hash"].to_pylist()), np.uint8).reshape(-1, HASH_BYTES)
+        place = pc.fill_null(pc.index_in(paths.column, value_set=table["path"], skip_nulls=True), -1)
+        return cls(table, stamps, digests, place.to_numpy().astype(np.int64))
+
+    def of_row(self, row: int, stamp: tuple[int, int]) -> bytes | None:
+        """The hash of the file in a row, if it was that of the same stamp."""
+        at = self.place[row]
+        return self.digests[at].tobytes() if at >= 0 and tuple(self.stamps[at].tolist()) == stamp else None
+
+    def learns(self, settled: NDArray[np.bool_], stamps: Int64Array, values: HashArray) -> bool:
+        """Whether any of the rows that are `settled` (n,) is new, or another one now."""
+        rows = np.flatnonzero(settled)
+        at = self.place[rows]
+        if (at < 0).any():
+            return True
+        same = (self.stamps[at] == stamps[rows]).all(axis=1) & (self.digests[at] == values[rows]).all(axis=1)
+        return not bool(same.all())
+
+    def with_rows(self, paths: Names, rows: Int64Array, stamps: Int64Array, values: HashArray) -> pa.Table:
+        """The index with the files of some rows (k,) as they are now; of a path that is there twice, the last."""
+        codes = paths.take(rows).dictionary_encode().indices.to_numpy()
+        last = np.zeros(codes.max(initial=-1) + 1, np.int64)
+        last[codes] = rows
+        gone = np.zeros(len(self.table), bool)
+        gone[self.place[last][self.place[last] >= 0]] = True
+        digests = [row.tobytes() for row in values[last]]
+        columns = [paths.take(last), stamps[last, 0], stamps[last, 1], pa.array(digests, pa.binary(HASH_BYTES))]
+        return pa.concat_tables([self.table.filter(pa.array(~gone)), pa.table(columns, schema=_SCHEMA)])
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
@@ -123,23 +165,17 @@ def _windowed(executor: ThreadPoolExecutor, call: Callable[[int], _Hashed], coun
         window.extend(executor.submit(call, row) for row in islice(todo, 1))
 
 
-def _read_index(file: Path) -> dict[str, tuple[int, int, bytes]]:
+def _read_index(file: Path) -> pa.Table:
     """What is remembered; nothing where the index is missing or damaged (files are then simply read again)."""
     try:
         table = pq.read_table(file)
     except (OSError, ValueError, pa.ArrowException):
-        return {}
-    if not table.schema.equals(_SCHEMA):
-        return {}
-    columns = [table[name].to_pylist() for name in _SCHEMA.names]
-    return {path: (size, mtime, digest) for path, size, mtime, digest in zip(*columns, strict=True)}
+        return _SCHEMA.empty_table()
+    whole = table.schema.equals(_SCHEMA) and not any(column.null_count for column in table.columns)
+    return table if whole else _SCHEMA.empty_table()
 
 
-def _write_index(file: Path, entries: dict[str, tuple[int, int, bytes]]) -> None:
-    columns = zip(*((path, *entry) for path, entry in entries.items()), strict=True)
-    table = pa.table(
-        [pa.array(list(column), kind.type) for column, kind in zip(columns, _SCHEMA, strict=True)], _SCHEMA
-    )
+def _write_index(file: Path, table: pa.Table) -> None:
     with suppress(OutputError):  # the index only saves time; a read-only cache works without it
         make_folder(file.parent)
         write_parquet(file, table)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from psp_ray.core.files import link_or_copy, make_folder, read_json, remove_tree, write_bytes, write_json
+from psp_ray.core.names import ABSENT, Names
 from psp_ray.data.images import is_url, read_file
 from psp_ray.labels.annotators.base import Item
 from psp_ray.labels.contact_sheet import write_contact_sheets
@@ -65,8 +66,7 @@ class Layout:
     by its embedding alone; such a sample has a line but no picture."""
 
     def __init__(self, pool: pa.Table) -> None:
-        self._pool = pool
-        self._rows: dict[str, int] | None = None
+        self._pool, self._names = pool, Names.of(pool["sample_id"])
 
     def write(self, folder: Path, items: Sequence[Item]) -> None:
         """Images and contact sheets first, `query.csv` last: where it is, all is. Raises OutputError."""
@@ -94,9 +94,10 @@ class Layout:
         return str(self._pool["path"][self._row(sample_id)].as_py() or "")
 
     def _row(self, sample_id: str) -> int:
-        if self._rows is None:
-            self._rows = {name: row for row, name in enumerate(self._pool["sample_id"].to_pylist())}
-        return self._rows[sample_id]
+        row = self._names.position(sample_id)
+        if row == ABSENT:
+            raise KeyError(sample_id)
+        return row
 
     def _show(self, folder: Path, number: str, sample_id: str) -> tuple[Path | None, str]:
         """Link the image (or write its bytes) as `NUMBER_name`; returns the new path and the original one."""

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from psp_ray.core.answers import AnswerReader, UnknownLabel
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_text
+from psp_ray.core.names import ABSENT, Names
+from psp_ray.core.noise import sample_keys
+from psp_ray.core.records import UInt64Array
 from psp_ray.core.tables import TableError, csv_text
 from psp_ray.core.tables import read_table as read_csv
 from psp_ray.core.tables import read_text as decoded
-from psp_ray.core.words import short
+from psp_ray.core.words import is_utf8, short
 
 QUERY = "query.csv"
 CORRECTIONS = "corrections.csv"
+MANY = 50_000
+"""Names that are too many for a set of them."""
 
 
 def round_folder(folder: Path, number: int) -> Path:
@@ -47,27 +56,49 @@ class SampleNames:
     """Which sample a cell means: its exact name, else the only one that a spreadsheet would turn into that cell.
 
     `rest`: samples that are meant where none of `names` is. (A table that asks for 007 and comes back with 7 means 007,
-    also where the pool has a 7.)
+    also where the pool has a 7.) Of `MANY` names no more is kept than 12 bytes each, and that once one isn't exact.
     """
 
     def __init__(self, names: Iterable[str], rest: SampleNames | None = None) -> None:
         self._rest = rest
-        self._exact = set(names)
-        self._loose: dict[str, set[str]] = {}
-        for name in self._exact:
-            self._loose.setdefault(_loose(name), set()).add(name)
+        self._many = names if isinstance(names, Names) and len(names) >= MANY and names.rising else None
+        self._exact = set() if self._many is not None else set(names)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._exact
+        return name in self._exact if self._many is None else self._many.position(name) != ABSENT
 
     def find(self, cell: str) -> str | None:
         """The sample that `cell` means; None where none does, or several would."""
-        if cell in self._exact:
+        if cell in self:
             return cell
-        found = self._loose.get(_loose(cell), set())
+        found = self._alike(_loose(cell))
         if not found and self._rest is not None:
             return self._rest.find(cell)
         return next(iter(found)) if len(found) == 1 else None
+
+    def _alike(self, text: str) -> Collection[str]:
+        """The names of which `text` is left."""
+        if self._many is None:
+            return self._loose.get(text, ())
+        if not is_utf8(text):
+            return ()
+        keys, places = self._keys
+        low, high = (int(np.searchsorted(keys, sample_keys([text])[0], side)) for side in ("left", "right"))
+        return [name for name in self._many.at(places[low:high].astype(np.int64)) if _loose(name) == text]
+
+    @cached_property
+    def _loose(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for name in self._exact:
+            found.setdefault(_loose(name), set()).add(name)
+        return found
+
+    @cached_property
+    def _keys(self) -> tuple[UInt64Array, NDArray[np.uint32]]:
+        """Rising keys (n,) of what is left of many names, and which names these are (n,)."""
+        keys = sample_keys(_loose(name) for name in self._many or ())
+        order = np.argsort(keys, kind="stable").astype(np.uint32)
+        return keys[order], order
 
 
 def _loose(text: str) -> str:

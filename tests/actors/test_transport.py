@@ -11,7 +11,9 @@ from hypothesis.extra import numpy as hnp
 
 from psp_ray.actors.transport import pack, unpack
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.names import Digests, Names
 from psp_ray.core.records import Evaluation, PoolState, TextState
+from psp_ray.run.inputs import OracleInput
 from psp_ray.run.resolve import resolve
 
 
@@ -61,6 +63,23 @@ def test_arrays_start_on_cache_lines():
 def test_arrow_tables_pass_through():
     table = pa.table({"x": [1, 2]})
     assert over_the_wire([table])[0].equals(table)
+
+
+def test_names_and_hashes_cross_as_columns():
+    settings = resolve({}).labels
+    names, hashes = [f"s{i}" for i in range(5)], [f"{i:032x}" for i in range(5)]
+    given = OracleInput(settings, ["a", "b"], "", Names.of(names), np.zeros(5, np.int32), "", None, Digests.of(hashes))
+    packet = pickle.loads(pickle.dumps(pack(given)))
+    found = unpack(packet)
+    assert isinstance(found.sample_ids, Names)
+    assert found.sample_ids == names
+    assert isinstance(found.content_hashes, Digests)
+    assert found.content_hashes == hashes
+    bad = pack(Digests.of(hashes))
+    bad.tree[2]["hashes"] = ("array", 0)
+    wrong = pack([np.zeros((5, 3), np.uint8)])
+    with pytest.raises(ValueError, match="hashes are"):
+        unpack(type(bad)(bad.tree, wrong.arrays))
 
 
 def test_a_section_of_the_settings_arrives_checked():

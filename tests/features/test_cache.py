@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -307,6 +308,23 @@ def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
     hash_manifest(manifest_of(paths[:1]), tmp_path / "cache", root="r")
     hash_manifest(manifest_of(paths), tmp_path / "cache", root="r")
     assert read == [str(paths[2])]
+
+
+def test_a_path_that_is_there_twice_is_remembered_once(tmp_path):
+    paths = sorted(class_folders(tmp_path / "data", per_class=2).rglob("*.png"))
+    for number, path in enumerate(paths):
+        age(path, 60 + number)
+    twice = [paths[1], paths[0], paths[1]]
+    found = hash_manifest(manifest_of(twice), tmp_path / "cache", root="r")
+    assert [row.tobytes() for row in found.values] == [content_hash(path.read_bytes()) for path in twice]
+    hash_manifest(manifest_of(paths[:3]), tmp_path / "cache", root="r")
+    (index,) = (tmp_path / "cache" / "hashes").glob("*.parquet")
+    rows = {row["path"]: row for row in pq.read_table(index).to_pylist()}
+    assert pq.read_table(index).num_rows == len(rows) == 3
+    for path in paths[:3]:
+        stat = path.stat()
+        assert (rows[str(path)]["size"], rows[str(path)]["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
+        assert rows[str(path)]["content_hash"] == content_hash(path.read_bytes())
 
 
 def test_recently_changed_files_are_not_trusted_to_their_time_stamp(tmp_path):

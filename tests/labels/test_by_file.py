@@ -4,10 +4,13 @@ import csv
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from psp_ray.core.errors import OracleError
-from psp_ray.labels import AnnotatorInput, AwaitingLabels, Ledger, Oracle, make_annotator
+from psp_ray.core.names import Names
+from psp_ray.labels import AnnotatorInput, AwaitingLabels, Ledger, Oracle, make_annotator, query
 from psp_ray.labels.accounting import account
 from psp_ray.labels.annotators.file import TAKEN
 from psp_ray.labels.imports import correct_labels
@@ -137,3 +140,16 @@ def test_rounds_follow_their_numbers(tmp_path):
         (tmp_path / f"round_{number:02d}").mkdir()
         (tmp_path / f"round_{number:02d}" / "query.csv").write_text("")
     assert [file.parent.name for file in query_files(tmp_path)] == ["round_09", "round_99", "round_100", "round_1000"]
+
+
+NAMED = st.lists(st.sampled_from(["007", "7", "7.0", "70", "a", " a", "é", "é", "b-1", '"b-1"']), unique=True)
+
+
+@given(NAMED, NAMED, st.sampled_from(["7", "007", "0007", "7,0", "a ", "é", "é", "b-1", "“b-1”", "c", "\ud800"]))
+def test_a_cell_means_the_same_sample_of_many_names_as_of_few(names, rest, cell):
+    few = query.SampleNames(sorted(names), query.SampleNames(sorted(rest)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(query, "MANY", 0)
+        many = query.SampleNames(Names.of(sorted(names)), query.SampleNames(Names.of(sorted(rest))))
+        assert many.find(cell) == few.find(cell)
+        assert [name in many for name in [*names, *rest, cell]] == [name in few for name in [*names, *rest, cell]]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from psp_ray.core.errors import BudgetError, OracleError
+from psp_ray.core.names import Digests
 from psp_ray.labels import Item, Ledger, label_space_of
 from psp_ray.labels.annotators.simulated import SimulatedAnnotators, SimulatedGroup
+from psp_ray.labels.service import LabelRequest
 from psp_ray.labels.shared import Enrollment, NotEnrolled, Question, SharedOracle
 from psp_ray.labels.votes import load_votes
 from tests.labels.clients import request
@@ -50,6 +52,19 @@ def test_data_sets_that_contradict_each_other_are_refused(tmp_path):
         with pytest.raises(OracleError, match="image hash1 has class 'cat' here but 'dog' in an earlier one"):
             oracle.enroll(Enrollment(list(CLASSES), ["hash1"], np.zeros(1, np.int32)))
         oracle.enroll(Enrollment(["dog", "cat", "owl"], ["hash1"], np.zeros(1, np.int32)))  # other classes
+
+
+def test_a_data_set_may_enroll_with_hashes_as_bytes(tmp_path):
+    hashes = [f"{i:032x}" for i in range(6)]
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        oracle = SharedOracle("one", ledger)
+        oracle.enroll(Enrollment(list(CLASSES), Digests.of(hashes), np.arange(6, dtype=np.int32) % 3))
+        asked = LabelRequest("a1", "a", 1, ["x", "y"], [hashes[4], hashes[2]])
+        assert oracle.label(Question(SPACE, asked, None, None)).labels.tolist() == [1, 2]
+        with pytest.raises(OracleError, match=f"image {hashes[3]} has class 'owl' here but"):
+            oracle.enroll(Enrollment(list(CLASSES), Digests.of(hashes[3:4]), np.full(1, 2, np.int32)))
+        with pytest.raises(ValueError, match="labels don't fit"):
+            Enrollment(list(CLASSES), Digests.of(hashes), np.zeros(5, np.int32))
 
 
 def test_votes_are_those_of_one_group_and_entered_under_who_pays(ledger_url):

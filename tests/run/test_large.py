@@ -1,5 +1,9 @@
 """The way of large pools on a small one: mapped files, row groups, names looked up without an index."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +24,7 @@ from psp_ray.run.output import write_pool_predictions
 from psp_ray.run.resolve import resolve
 from psp_ray.run.state import PoolNames, RunState
 
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["cat", "dog", "owl"]
 N, D = 240, 8
 WRITTEN = ("labels.parquet", "picks.parquet", "policy.parquet", "pool_predictions.parquet")
@@ -119,3 +124,48 @@ def test_a_moved_pool_is_the_same_by_hashes_as_by_texts():
     for hashes, wanted in ((contents, known), ([f"h{c}" for c in contents], None)):
         asked = wanted or Remembered(known.sample_ids, [f"h{c}" for c in known.content_hashes])
         assert places(asked, PoolNames(names, hashes, CLASSES)).tolist() == [1, 4, GONE, GONE]
+
+
+LOADS = """
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.large_run import own_bytes, write_tables
+from psp_ray.features import mapped
+from psp_ray.run.finish import pool_names
+from psp_ray.run.prepare import prepare, settled
+from psp_ray.run.assemble import component_inputs
+from psp_ray.run.featurizing import featurize_prepared
+from psp_ray.run.resolve import resolve
+from psp_ray.run.runtime import inline
+from psp_ray.report.progress import Reporter
+
+folder, n = Path(sys.argv[1]), int(sys.argv[2])
+mapped.LARGE_BYTES = 1 << 16
+table, classes = write_tables(folder, n, 10, 8)
+given = {"dataset": str(table), "class_embeddings": str(classes), "runner": "inline", "cache": str(folder / "cache")}
+prepared = settled(prepare(resolve(given)))
+data = featurize_prepared(prepared, None, Reporter(1, Console(quiet=True)))
+names = pool_names(data)
+with inline(prepared.config) as runtime:
+    components = runtime.components(component_inputs(prepared.config, data, folder, "x"))
+    components.learner.cosines(components.learner.zero_shot().result(), np.arange(9)).result()
+    assert len(names.fingerprint) == 32 and len(names.keys) == n
+    print(own_bytes(os.getpid())[os.getpid()])
+"""
+
+
+@pytest.mark.slow
+def test_an_image_takes_less_than_a_hundred_bytes_of_memory(tmp_path):
+    """Names, hashes, paths, parts and places of a pool, as a run holds them before its first round."""
+    sizes = (100_000, 700_000)
+    own = []
+    for n in sizes:
+        command = [sys.executable, "-c", LOADS, str(tmp_path), str(n)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        own.append(int(done.stdout.splitlines()[-1]))
+    assert (own[1] - own[0]) / (sizes[1] - sizes[0]) < 100

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from psp_ray.core.errors import OracleError
 from psp_ray.core.files import read_json, write_json
+from psp_ray.core.names import Names
 from psp_ray.labels.annotators.base import ANNOTATORS, AnnotatorInput, Item, RevisingAnnotator
 from psp_ray.labels.layout import Layout, also_ask, asked_for
 from psp_ray.labels.query import (
@@ -68,7 +69,7 @@ class FileAnnotator(RevisingAnnotator):
         self._folder, self._classes, self._layout = Path(folder), list(class_names), Layout(manifest)
         self._hashes = content_hashes or {}
         self._former = dict(former or {})
-        self._pool = manifest["sample_id"].to_pylist()
+        self._pool = Names.of(manifest["sample_id"])
         self._names = SampleNames(self._pool)
         self._revised: dict[str, int | None] = {}
 
