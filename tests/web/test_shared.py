@@ -10,8 +10,10 @@ import uuid
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+from psp_ray.cli.main import cli
 from psp_ray.core.errors import ConfigError, OracleError
 from psp_ray.labels import Ledger
 from psp_ray.labels.accounting import LedgerAccounting
@@ -142,6 +144,19 @@ def test_a_run_that_stops_waiting_takes_up_later_what_was_said_meanwhile(setting
     assert summaries[0]["labels_paid"] == 4
     twin.join(60)  # nobody was asked for it: its images are bought
     assert (found[0]["status"], found[0]["labels_paid"], found[0]["labels_used"]) == ("finished", 0, 4)
+
+
+def test_forgetting_says_whom_there_is(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path).close()
+    with pytest.raises(OracleError, match=r"--forget mine: asks nothing .*runs that do: none"):
+        hosting.forget(str(path), "mine")
+    found = CliRunner().invoke(
+        cli, ["oracle", "page", "--ledger", str(path), "--forget", "mine"], standalone_mode=False
+    )
+    assert "--forget mine" in str(found.exception)
+    found = CliRunner().invoke(cli, ["oracle", "page", "--name", "x", "--here"], standalone_mode=False)
+    assert "leave --name and --stop out" in str(found.exception)
 
 
 def test_only_people_are_waited_for():
