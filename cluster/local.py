@@ -56,6 +56,7 @@ def growing_nodes(most: int, cpus: float = 1.0) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     os.environ.update({"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"})
+    os.environ["PSP_RAY_CLUSTER_MAX"] = f"CPU={most * cpus:g}"  # a run may ask for all of them
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -256,6 +256,7 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None,
 )
 @click.option("--here", is_flag=True, help="host it in this process, without a cluster, until Ctrl-C")
 @click.option("--stop", "stopping", is_flag=True, help="stop the page; answers are in the ledger")
+@click.option("--forget", metavar="EXPERIMENT", help="take a run that won't come back off the page; answers are kept")
 def page_command(
     name: str | None,
     ledger: str | None,
@@ -266,6 +267,7 @@ def page_command(
     second_opinions: float,
     here: bool,
     stopping: bool,
+    forget: str | None,
 ) -> None:
     """The page on which people label for every run that waits on a ledger (`--oracle people --label-wait SECONDS`).
 
@@ -276,11 +278,15 @@ def page_command(
     from psp_ray.web.crew import read_people
     from psp_ray.web.desk import Rules
 
-    if here and (name or stopping):
-        raise ConfigError("--here: hosts a ledger without a cluster; leave --name and --stop out, Ctrl-C ends it")
+    if (here or forget) and (name or stopping):
+        raise ConfigError("--here, --forget: are about a ledger, not a cluster; leave --name and --stop out")
     if name is not None and ledger is not None:
         raise ConfigError("--name and --ledger: give one of them")
     people, rules = read_people(crew), Rules(second_share=second_opinions)
+    if forget:
+        hosting.forget(hosting.ledger_here(ledger), forget)
+        click.echo(f"{forget} asks no more; its answers stay in the ledger")
+        return
     if here:
         found = hosting.ledger_here(ledger)
         links = hosting.invite(found, people)

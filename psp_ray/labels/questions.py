@@ -165,6 +165,18 @@ class Questions:
 
         self.ledger.transact(work)
 
+    def forget(self, experiment: str) -> bool:
+        """Ask nothing for a run that won't come back; false where it never asked. Its answers stay in the book."""
+
+        def work(connection: Connection) -> bool:
+            found = connection.execute(query_sets.delete().where(query_sets.c.experiment == experiment)).rowcount
+            connection.execute(questions.delete().where(questions.c.experiment == experiment))
+            left = sa.select(questions.c.content_hash)
+            connection.execute(pictures.delete().where(pictures.c.content_hash.not_in(left)))
+            return bool(found)
+
+        return self.ledger.transact(work)
+
     def without_pictures(self, content_hashes: Sequence[str], size: str) -> list[str]:
         """Those of the images whose picture of that size isn't there."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +27,7 @@ from psp_ray.run.events import Events
 from psp_ray.run.local import Done, call
 from psp_ray.run.looks import alike
 from psp_ray.run.people import People
+from psp_ray.run.state import PoolNames
 
 LOOK_SECONDS = 1.0
 """How often the book is looked at for new answers."""
@@ -39,14 +39,13 @@ HEARD_SECONDS = 5.0
 class WaitingLabelSource:
     """A `LabelSource` that waits until people have answered, at most for `seconds`.
 
-    `pool`, `dataset`: where looks and pictures of the images come from; `positions`: {sample_id: position} in both.
+    `pool`, `dataset`: where looks and pictures of the images come from; `names`: of both, and of the classes.
     """
 
     people: People
     dataset: Dataset
     pool: PoolReader
-    positions: dict[str, int]
-    classes: Sequence[str]
+    names: PoolNames
     title: str
     rounds: int
     seconds: float
@@ -121,9 +120,10 @@ class WaitingLabelSource:
         for row, digest in enumerate(request.content_hashes):
             if digest not in known:
                 rows.setdefault(digest, row)
-        places = [self.positions[request.sample_ids[row]] for row in rows.values()]
+        place = self.names.places([request.sample_ids[row] for row in rows.values()])
+        places = [place[request.sample_ids[row]] for row in rows.values()]
         self._keep_pictures(dict(zip(rows, places, strict=True)))
-        numbers = {name: index for index, name in enumerate(self.classes)}
+        numbers = {name: index for index, name in enumerate(self.names.classes)}
         looks = alike(self.pool, np.array(places, np.int64))
         asked = [
             Question(
@@ -142,7 +142,7 @@ class WaitingLabelSource:
         return QuerySetInfo(
             experiment=request.experiment,
             title=self.title,
-            classes=tuple(self.classes),
+            classes=tuple(self.names.classes),
             label_space=oracle.label_space,
             annotator=oracle.annotator.name,
             round=request.round,

@@ -16,6 +16,7 @@ import uvicorn
 from psp_ray.core.errors import OracleError, ResourceError, UserError
 from psp_ray.labels.database import resolve_ledger_url, shown
 from psp_ray.labels.ledger import Ledger
+from psp_ray.labels.questions import Questions
 from psp_ray.web.crew import LEAD, Crew, Person
 from psp_ray.web.desk import Rules
 from psp_ray.web.ledger_people import people_of
@@ -42,6 +43,15 @@ def invite(ledger: str, people: Sequence[tuple[str, str]]) -> list[Person]:
         for name, role in people:
             crew.invite(name, role)
         return crew.people
+
+
+def forget(ledger: str, experiment: str) -> None:
+    """Take a run that won't come back off the page. Raises OracleError where it isn't there."""
+    with Ledger(ledger) as opened:
+        posts = Questions(opened)
+        if not posts.forget(experiment):
+            known = ", ".join(item.experiment for item in posts.sets()) or "none"
+            raise OracleError(f"--forget {experiment}: asks nothing on this ledger (runs that do: {known})")
 
 
 def say_links(people: Sequence[Person], address: str, host: str, say: Callable[[str], None]) -> None:

@@ -74,7 +74,8 @@ class Counter:
             tasks = [task_of(question) for question in asked if waits and question.round == posted.round]
             known = bought(ledger, posted.label_space, posted.annotator, [task.content_hash for task in tasks])
             board = Board(posted.round, posted.rounds, frozenset(known), tasks, labels=posted.labels)
-            self.desk.publish(replace(board, over=posted.state == OVER))
+            paid = ledger.labels_paid(posted.experiment)
+            self.desk.publish(replace(board, paid=paid, over=posted.state == OVER))
             self.desk.status = Status(posted.state, notes=[SILENT] if posted.silent else [])
             self.posted, self._read_at = posted, now
 

@@ -51,3 +51,18 @@ def test_nodes_are_added_for_waiting_workers_and_end_with_the_cluster():
     assert json.loads(figures) == {"first": 1, "ready": 3, "nodes": 3}
     left = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in left if address.encode() in line], "processes of the cluster outlived it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_that_needs_more_than_there_is_makes_the_cluster_grow(tiny_folder, tiny_model, cache_folder, tmp_path):
+    options = {"dataset": tiny_folder, "model": tiny_model, "cache": cache_folder, "rounds": 1, "labels_per_round": 3}
+    options |= {"learning_steps": 3, "update_steps": 2, "views": 2, "workers": 1, "actor_cpus": 2}
+    options["out"] = tmp_path / "run"
+    run = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "cluster.local", "--nodes", "3", "--autoscale", "--"]
+    command += [sys.executable, "-m", "psp_ray.main", "run", *run]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "waits for nodes: asks for" in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

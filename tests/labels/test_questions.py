@@ -105,6 +105,19 @@ def test_large_pictures_go_when_nobody_waits_for_them(ledger, tmp_path):
     copy.dispose()
 
 
+def test_a_run_that_does_not_come_back_is_forgotten_but_not_its_answers(ledger):
+    posts, book = Questions(ledger), AnswerBook(ledger, "a")
+    for experiment, names in (("a", "xy"), ("b", "y")):
+        posts.post(about(experiment), asked(*names))
+    for name in ("hx", "hy"):
+        posts.keep_picture(name, THUMB, b"small")
+    book.write("Ann", [Said("hx", 0)], "one")
+    assert [posts.forget("a"), posts.forget("a")] == [True, False]
+    assert ([item.experiment for item in posts.sets()], posts.asked("a")) == (["b"], [])
+    assert [posts.picture(name, THUMB) for name in ("hx", "hy")] == [None, b"small"]
+    assert [event.content_hash for event in book.standing()] == ["hx"]
+
+
 def test_people_of_a_database_keep_their_links(ledger):
     crew = Crew(LedgerPeople(ledger))
     links = {name: crew.invite(name, role).token for name, role in (("you", LEAD), ("Ann", "label"))}

@@ -21,10 +21,14 @@ import uvicorn
 from rich.console import Console
 
 import psp_ray
+from psp_ray.data.thumbnails import jpeg
 from psp_ray.labels import Ledger
 from psp_ray.labels.answer_book import AnswerBook
+from psp_ray.labels.questions import QuerySetInfo, Question, Questions
 from psp_ray.web.desk import Rules
+from psp_ray.web.ledger_people import people_of
 from psp_ray.web.serve import Serving, Station, bind, leave
+from psp_ray.web.shared import SharedPage
 from psp_ray.web.worker import WebEvents
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -424,3 +428,63 @@ def test_a_phone_and_nobody_shut_out(serve_here, visit):
         assert Axe().run(page).violations_count == 0
         assert not page.complaints
         page.context.close()
+
+
+class Shared:
+    """The page of a ledger on which two runs wait, without the runs."""
+
+    def __init__(self, folder, path):
+        self.ledger = Ledger(path)
+        self.posts = Questions(self.ledger)
+        for run, colors in (("first", ("red", "blue")), ("second", ("green",))):
+            files = [folder / color / "00.png" for color in colors]
+            for file in files:
+                self.posts.keep_picture(f"h{file.parent.name}", "thumb", jpeg(str(file), None, "thumb"))
+            about = {"title": run, "classes": ("blue", "green", "red"), "label_space": "", "annotator": "people"}
+            asked = [Question(f"h{color}", f"{color}.png") for color in colors]
+            self.posts.post(QuerySetInfo(experiment=run, round=1, rounds=2, labels=0, **about), asked)
+        self.page = SharedPage(self.ledger, people_of(self.ledger, str(path)))
+        self.page.crew.invite("you", "lead")
+        self.listener = bind("127.0.0.1", None)
+        config = uvicorn.Config(self.page.app(["127.0.0.1"]), log_level="warning", access_log=False)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+        self.thread.start()
+
+    def link(self, name):
+        (token,) = [person.token for person in self.page.crew.people if person.name == name]
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}/?token={token}"
+
+    def end(self):
+        self.server.should_exit = True
+        self.thread.join(60)
+        self.listener.close()
+        self.ledger.close()
+
+
+def test_one_page_for_all_runs_that_wait(tiny_folder, tmp_path, visit):
+    from axe_playwright_python.sync_playwright import Axe
+
+    server = Shared(tiny_folder, tmp_path / "ledger.sqlite")
+    try:
+        page = visit(server, bypass_csp=True)  # axe is put into the page
+        assert Axe().run(page).violations_count == 0
+        assert page.locator("tbody td.number").all_inner_texts() == ["2", "1"]
+        page.click("text=first")
+        press_through(page, 2)
+        assert Axe().run(page).violations_count == 0
+        page.click("text=All runs")
+        page.wait_for_function("() => document.querySelector('td.number')?.innerText === '0'")
+        page.click("text=second")
+        page.wait_for_selector(".stage img")
+        listing = page.context.new_page()
+        listing.goto(page.url.split("runs/")[0])
+        press_through(page, 1)
+        listing.bring_to_front()
+        listing.wait_for_function("() => document.querySelectorAll('td.number')[1].innerText === '0'")
+        books = [AnswerBook(server.ledger, run).standing() for run in ("first", "second")]
+        said = [{event.content_hash: event.label for event in events} for events in books]
+        assert said == [{"hred": 2, "hblue": 0}, {"hgreen": 1}]
+        assert not page.complaints
+    finally:
+        server.end()

@@ -10,8 +10,10 @@ import uuid
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+from psp_ray.cli.main import cli
 from psp_ray.core.errors import ConfigError, OracleError
 from psp_ray.labels import Ledger
 from psp_ray.labels.accounting import LedgerAccounting
@@ -144,6 +146,19 @@ def test_a_run_that_stops_waiting_takes_up_later_what_was_said_meanwhile(setting
     assert (found[0]["status"], found[0]["labels_paid"], found[0]["labels_used"]) == ("finished", 0, 4)
 
 
+def test_forgetting_says_whom_there_is(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path).close()
+    with pytest.raises(OracleError, match=r"--forget mine: asks nothing .*runs that do: none"):
+        hosting.forget(str(path), "mine")
+    found = CliRunner().invoke(
+        cli, ["oracle", "page", "--ledger", str(path), "--forget", "mine"], standalone_mode=False
+    )
+    assert "--forget mine" in str(found.exception)
+    found = CliRunner().invoke(cli, ["oracle", "page", "--name", "x", "--here"], standalone_mode=False)
+    assert "leave --name and --stop out" in str(found.exception)
+
+
 def test_only_people_are_waited_for():
     from psp_ray.run.asking import check_annotators
 
@@ -174,7 +189,8 @@ def test_strangers_and_unknown_runs(tmp_path, clock):
 
 def test_which_ledger_a_page_opens(tmp_path, monkeypatch):
     monkeypatch.delenv(hosting.VARIABLE, raising=False)
-    secret, name = "postgresql://me:secret@db/psp", "postgresql+psycopg://me:***@db/psp"
+    word = "secret"
+    secret, name = f"postgresql://me:{word}@db/psp", "postgresql+psycopg://me:***@db/psp"
     for given, message in (
         ((None, None), "no ledger"),
         ((secret, None), "set PSP_RAY_LEDGER"),
