@@ -90,6 +90,15 @@ class VSSP(Strategy):
 
     # -- protocol ------------------------------------------------------------------------------------------------
 
+    def warm_up(self) -> None:
+        """Import torch and the policy, and have the kernels of Soft-DTW ready: both take longer than a round."""
+        from psp_ray.policy import sac  # noqa: F401
+
+        if self.settings.align == "softdtw":
+            from psp_ray.policy.softdtw import compile_kernels
+
+            compile_kernels()
+
     def propose(self, state: PoolState) -> Proposal:
         """Draw the query set of a round: state, actions, selection probabilities, exact draw (method.md, steps 1-4).
 
