@@ -50,6 +50,9 @@ class Strategy:
         self.pool = pool
         self.settings = self.settings_class() if settings is None else settings
 
+    def warm_up(self) -> None:
+        """Import what `propose` and `observe` take: called beside other work, in a thread, and not everywhere."""
+
     def propose(self, state: PoolState) -> Proposal:
         """Choose the query set; odds are unknown (NaN) unless a subclass knows them.
 
@@ -117,6 +120,10 @@ class Wrapper:
         self.inner, self.pool = inner, pool
         self.settings = self.settings_class() if settings is None else settings
         self.name = f"{inner.name}+{self.suffix}"
+
+    def warm_up(self) -> None:
+        """Import what the strategy takes, if it says so."""
+        getattr(self.inner, "warm_up", bool)()
 
     def propose(self, state: PoolState) -> Proposal:
         """Choose the query set. Raises what the strategy raises."""

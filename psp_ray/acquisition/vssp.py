@@ -34,7 +34,7 @@ from psp_ray.core.records import (
 from psp_ray.neighbors.cells import cells_of, draw_members, is_large
 from psp_ray.policy import indicator, sampling
 from psp_ray.policy.replay import ReplayBuffer, Transition
-from psp_ray.policy.reward import reward
+from psp_ray.policy.reward import Reward, reward
 
 if TYPE_CHECKING:
     from psp_ray.policy.agent import Agent
@@ -90,6 +90,15 @@ class VSSP(Strategy):
 
     # -- protocol ------------------------------------------------------------------------------------------------
 
+    def warm_up(self) -> None:
+        """Import torch and the policy, and have the kernels of Soft-DTW ready: both take longer than a round."""
+        from psp_ray.policy import sac  # noqa: F401
+
+        if self.settings.align == "softdtw":
+            from psp_ray.policy.softdtw import compile_kernels
+
+            compile_kernels()
+
     def propose(self, state: PoolState) -> Proposal:
         """Draw the query set of a round: state, actions, selection probabilities, exact draw (method.md, steps 1-4).
 
@@ -109,36 +118,17 @@ class VSSP(Strategy):
         """Take the reward, remember the transition, and update the policy (method.md, steps 7-9)."""
         from psp_ray.policy.sac import update
 
-        state, proposal, outcome = feedback.state, feedback.proposal, feedback.outcome
+        state = feedback.state
         view = self.view(state)
         start = time.perf_counter()
-        paid = reward(proposal, len(view.unlabeled), outcome, self.settings)
+        paid = reward(feedback.proposal, len(view.unlabeled), feedback.outcome, self.settings)
         reward_seconds = time.perf_counter() - start
         policy = self._ready(state)
         actions = self.actions
         if actions is None or actions.round != state.round or len(actions.u) != len(view.unlabeled):
             # The proposal was made by another process: its actions are a function of the state.
             actions = self._act(policy, view, state.round)
-        self.replay.add(
-            Transition(
-                round=state.round,
-                text=state.text,
-                next_text=outcome.text,
-                unlabeled=np.asarray(view.unlabeled, np.int64),
-                removed=np.setdiff1d(view.unlabeled, feedback.unlabeled_next, assume_unique=True),
-                u=actions.u,
-                normalizer=actions.normalizer,
-                bought=np.asarray(proposal.positions, np.int64),
-                bought_labels=np.asarray(feedback.labels, np.int32),
-                own=paid.own,
-                labeled=np.asarray(state.labeled, np.int64),
-                labels=np.asarray(state.labels, np.int32),
-                reward=paid.total,
-                final=feedback.final,
-                anchors=view.anchors,
-                anchor_odds=view.anchor_odds,
-            )
-        )
+        self.replay.add(_transition(feedback, view, actions, paid))
         self.actions = None
         return Observation(paid.total, update(policy, self.replay, state.round), reward_seconds)
 
@@ -260,3 +250,26 @@ class VSSP(Strategy):
             if self.settings.sampling == "gumbel":
                 gumbel = noise.gumbel(state.seed, "vssp-draw", block.keys, round=state.round)
             yield block.positions, log_a, gumbel, block.keys
+
+
+def _transition(feedback: Feedback, view: PoolView, actions: Actions, paid: Reward) -> Transition:
+    """What the replay buffer keeps of a round."""
+    state, proposal = feedback.state, feedback.proposal
+    return Transition(
+        round=state.round,
+        text=state.text,
+        next_text=feedback.outcome.text,
+        unlabeled=np.asarray(view.unlabeled, np.int64),
+        removed=np.setdiff1d(view.unlabeled, feedback.unlabeled_next, assume_unique=True),
+        u=actions.u,
+        normalizer=actions.normalizer,
+        bought=np.asarray(proposal.positions, np.int64),
+        bought_labels=np.asarray(feedback.labels, np.int32),
+        own=paid.own,
+        labeled=np.asarray(state.labeled, np.int64),
+        labels=np.asarray(state.labels, np.int32),
+        reward=paid.total,
+        final=feedback.final,
+        anchors=view.anchors,
+        anchor_odds=view.anchor_odds,
+    )

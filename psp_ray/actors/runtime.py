@@ -99,8 +99,9 @@ class RayRuntime:
         """The actors of a run, in place of those that there were before."""
         self._stop_actors()
         reader = self._shards(given.pool)
-        learner = self._spawn(build.build_learner, pack([given.learner]), "learner", [reader], self._gpus)
+        # They start in this order, some at a time, and the sampler has most to import.
         sampler = self._spawn(build.build_sampler, pack([given.sampler]), "sampler", [reader])
+        learner = self._spawn(build.build_learner, pack([given.learner]), "learner", [reader], self._gpus)
         oracle = self._label_source(given.oracle)
         labeler = None if given.pseudo_labeler is None else self._pseudo_labeler(given.pseudo_labeler, reader)
         timeout = self._config.runtime.timeout

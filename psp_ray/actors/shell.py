@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ class ComponentActor:
             self._component = getattr(import_module(module), name)(*unpack(packet), *(extra or []))
         except UserError as error:  # told at the first call: of a failed constructor Ray keeps only the text
             self._failure = error
+        warm_up = getattr(self._component, "warm_up", None)
+        if warm_up is not None:  # while the other actors start
+            threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
 
     def call(self, method: str, packet: Packet) -> tuple[Packet, float]:
         """Run a method; returns the packed result and the seconds it took."""

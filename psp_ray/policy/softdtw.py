@@ -157,6 +157,12 @@ def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(signature, nogil=True)(function)
 
 
+def compile_kernels() -> None:
+    """Have numba's kernels ready, compiled or from its cache on disk."""
+    for function in (_mean_cost, _forward, _backward):
+        _kernel(function)
+
+
 def _arguments(x: Float64Array, y: Float64Array, width: int | None) -> tuple[Float64Array, Float64Array, int]:
     x = np.ascontiguousarray(x, dtype=np.float64)
     y = np.ascontiguousarray(y, dtype=np.float64)

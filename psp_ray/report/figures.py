@@ -55,6 +55,13 @@ class PoolMap:
     pictures: Sequence[str]
 
 
+def import_figures() -> None:
+    """Import what figures take, ahead of time."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
 def curve_figure(points: Sequence[CurvePoint], split: str) -> Markup:
     """Accuracy against labels: each point carries its round; bars are 95 % intervals, the dashed line is zero-shot."""
     import matplotlib as mpl

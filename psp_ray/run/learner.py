@@ -33,6 +33,9 @@ from psp_ray.run.stopping import agreement
 if TYPE_CHECKING:  # torch takes seconds to import
     from psp_ray.learn.trainer import PromptLearner
 
+LAYOUT = ("context", "context_init", "context_length", "class_token_position", "descriptions")
+"""Settings by which prompts are laid out."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -192,7 +195,7 @@ def _learner(given: LearnerInput, pool: PoolReader) -> tuple[PromptLearner | Giv
 def _texts_key(given: LearnerInput) -> str | None:
     """Under what the class embeddings are kept that the tower makes; None where it is needed anyway, or is on a GPU.
 
-    It names the learner's settings, too: what the tower refuses to serve is refused before a label is bought.
+    It names the layout of prompts, too: what the tower refuses to serve is refused before a label is bought.
     """
     if not given.cache or given.settings.head in PROMPT_HEADS or not surely_on_cpu(given.model.device):
         return None
@@ -206,7 +209,7 @@ def _texts_key(given: LearnerInput) -> str | None:
             "classes": given.classes,
             "templates": given.templates,
             "descriptions": given.descriptions,
-            "settings": given.settings.model_dump(mode="json"),
+            "layout": given.settings.model_dump(mode="json", include=set(LAYOUT)),
             "threads": given.threads,
         }
     )

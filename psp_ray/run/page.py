@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -14,7 +15,7 @@ from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.files import write_text
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.posterior.accuracy import Estimate, limits, telling
-from psp_ray.report.figures import CurvePoint
+from psp_ray.report.figures import CurvePoint, import_figures
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.run_page import Facts, RunPage, run_page
 from psp_ray.run.looked_at import LookedAt, look_at
@@ -61,8 +62,12 @@ class KeptPage:
         self._clock = clock
         self._pictures = Pictures()
         self._cost = FIRST_COST
+        self._warmed = False
 
     def after_round(self, run: Watched, state: RunState) -> None:
+        if state.reports and run.config.runtime.runner == "ray" and not self._warmed:
+            self._warmed = True  # this process waits for actors now; at the end somebody waits for the page
+            threading.Thread(target=import_figures, name="warm-up", daemon=True).start()
         if state.reports and self._cost <= CHEAP * state.reports[-1].wall_seconds:
             self._write(run)
 

@@ -67,6 +67,15 @@ def test_every_setting_of_this_package_is_a_key_of_the_configuration(registry):
             assert set(entry.settings.model_fields) <= set(keys())
 
 
+@pytest.mark.parametrize("name", ["vssp", "vssp+pcb", "random+audit"])
+def test_warming_up_changes_nothing(name):
+    world = World(n=60, block_size=32)
+    warmed, cold = build(name, world), build(name, world)
+    warmed.warm_up()
+    for state in both(world):
+        same(warmed.propose(state), cold.propose(state))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_n_distinct_unlabeled_and_the_same_when_asked_again(name):
     world = World(n=90, block_size=32)

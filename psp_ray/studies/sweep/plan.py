@@ -66,8 +66,11 @@ class Plan:
         return int(self.settings.get("rounds", fields()["rounds"].default))
 
     def config(self, dataset: str, point: Mapping[str, Any], **more: Any) -> Config:
-        """Settings of a trial's run on one data set: those of all < of the data set < of the point < `more`."""
-        given = {**self.settings, **self.datasets[dataset], **point}
+        """Settings of a trial's run on one data set: those of all < of the data set < of the point < `more`.
+
+        Trials draw no pictures unless the settings say so: nobody looks at those of hundreds of runs.
+        """
+        given = {"pictures": False, **self.settings, **self.datasets[dataset], **point}
         budget = given.pop(BUDGET, None)
         if budget is not None and dataset in self.classes:
             given["labels_per_round"] = int(budget) * self.classes[dataset]
