@@ -5,7 +5,8 @@ Three ways to a classifier that has not seen them:
 - *prequential*: a round's draws judge the classifier that the round began with;
 - *cross-fitted* (`psp_ray.posterior.crossfit`): the classifier is learned anew without the labels that judge it, with
   everything that a label touches. With a part of the labels missing this errs on the low side;
-- *recent*: the draws of the last rounds, each judging the classifier of its time: somewhat older, so lower, too.
+- *recent*: the draws of the last rounds, each judging the classifier of its time: somewhat older, so lower. Plans for
+  the next rounds use it; as an estimate it is not shown.
 
 The draws are a simple random sample, so the limits are those of a binomial proportion (Clopper and Pearson,
 Biometrika 1934): they hold the truth in at least 95 of 100 runs for any number of draws, and whatever the strategy.
@@ -111,8 +112,13 @@ def round_estimate(answers: Answers, round: int) -> Estimate | None:
 
 
 def recent_estimate(answers: Answers, round: int, rounds: int = WINDOW) -> Estimate | None:
-    """Accuracy by the chance draws of the `rounds` rounds up to `round`, each judging the classifier of its time."""
-    rows = answers.by_chance & (answers.asked_in <= round) & (answers.asked_in > round - rounds)
+    """Accuracy by the chance draws of the `rounds` rounds up to `round`, each judging the classifier of its time.
+
+    For plans, not for showing: what the classifiers of these rounds have in common is an assumption. From round 2 on
+    those of round 1 are left out, which judged what was there before any learning.
+    """
+    first = max(round - rounds + 1, min(round, 2))
+    rows = answers.by_chance & (answers.asked_in <= round) & (answers.asked_in >= first)
     return _judge(answers, rows, answers.right, int(rows.sum()))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.config import Config
 from psp_ray.core.records import Float32Array, Float64Array, Int64Array, PseudoLabels
-from psp_ray.posterior.accuracy import Estimate, crossfit_estimate, recent_estimate, round_estimate
+from psp_ray.posterior.accuracy import Estimate, crossfit_estimate, round_estimate
 from psp_ray.posterior.audit import Answers, BoolArray
 from psp_ray.posterior.crossfit import crossfit, fold_count
 from psp_ray.run.context import RunContext
@@ -81,13 +81,12 @@ def _next(run: RunContext, number: int, line: Line, known: KnownLabels, unlabele
 def estimate_before(answers: Answers, judged: CrossFitted, number: int) -> Estimate | None:
     """Accuracy of the classifier that round `number` began with, now that the round's draws have been answered.
 
-    `judged`: of the round before. Before the first round (zero-shot, or initial labels) the draws alone tell.
+    `judged`: of the round before. Before the first round (zero-shot, or initial labels) and without cross-fitting the
+    round's draws alone tell: those of rounds before judged other classifiers, which may have been far worse.
     """
-    if number == 1:
-        return round_estimate(answers, 1)
-    if judged.lines:
+    if number > 1 and judged.lines:
         return crossfit_estimate(answers, judged.logits, number - 1)
-    return recent_estimate(answers, number)
+    return round_estimate(answers, number)
 
 
 def estimate_after(answers: Answers, judged: CrossFitted, number: int) -> Estimate | None:

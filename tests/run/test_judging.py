@@ -9,14 +9,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from psp_ray.posterior.audit import stratum
+from psp_ray.core.records import TextState
+from psp_ray.posterior.audit import Answers, stratum
 from psp_ray.report.round_report import Next
 from psp_ray.run import command
 from psp_ray.run.crossfitted import CrossFitted, Line
 from psp_ray.run.events import Silent
 from psp_ray.run.folder import SUMMARY
-from psp_ray.run.judging import folds_of, judge
+from psp_ray.run.judging import estimate_before, folds_of, judge
 from psp_ray.run.resolve import resolve
+
+ZERO_SHOT = TextState(np.eye(2, dtype=np.float32), 1.0)
 
 
 @pytest.fixture
@@ -90,3 +93,21 @@ def test_a_resumed_run_judges_to_the_same_bits(options, tmp_path):
     assert whole["pool_accuracy_estimate"] is not None
     for key in ("pool_accuracy_estimate", "zero_shot_pool_accuracy_estimate"):
         assert resumed[key] == whole[key]
+
+
+def test_without_folds_a_round_is_judged_by_its_own_draws_and_its_limits_hold():
+    """Zero-shot is right on 5 %, the classifier of round 1 on 85 %: what judged the one says nothing of the other."""
+    rng = np.random.default_rng(0)
+    held, draws, rounds = 0, 20, np.repeat([1, 2], 20).astype(np.int32)
+    for _ in range(400):
+        right = rng.random(2 * draws) < np.where(rounds == 1, 0.05, 0.85)
+        logits = np.where(right[:, None], [[1.0, 0.0]], [[0.0, 1.0]]).astype(np.float32)
+        answers = Answers(
+            *(np.arange(2 * draws), np.zeros(2 * draws, np.int32), rounds, np.ones(2 * draws, bool)),
+            *(np.arange(2 * draws, dtype=np.uint64), logits),
+        )
+        found = estimate_before(answers, CrossFitted.start(0, Line(ZERO_SHOT, {})), 2)
+        assert found is not None
+        assert found.draws == draws
+        held += found.low <= 0.85 <= found.high
+    assert held >= 0.93 * 400
