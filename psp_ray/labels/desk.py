@@ -12,6 +12,9 @@ from psp_ray.labels.annotators.base import Annotator, Item
 from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.orders import Order
 
+SHORTEST_BEAT = 0.02
+"""Seconds between two prolongations at the least, so that the shortest lease leaves the ledger to others, too."""
+
 
 class Desk:
     """Asks one annotator about images of one list of classes."""
@@ -54,7 +57,7 @@ def alive(ledger: Ledger, order: Order) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(order.lease_seconds / 3):
+        while not done.wait(max(order.lease_seconds / 3, SHORTEST_BEAT)):
             with suppress(LedgerError):  # a busy ledger: the next beat may pass
                 ledger.renew(order)
 

@@ -359,7 +359,7 @@ def test_audit_draws_estimate_where_a_strategy_has_no_probabilities(options, tmp
     assert plain["pool_accuracy_estimate"] is None
     assert all(row["pool_accuracy_estimate"] is None for row in plain["rounds"])
     audited = go(options, **common, strategy="entropy+audit", audit_fraction=0.5, out=str(tmp_path / "audited"))
-    assert audited["pool_accuracy_estimate"]["planned"] == 6
+    assert audited["pool_accuracy_estimate"]["planned"] == 3  # of the last round: the first's judged zero-shot
     assert audited["labels_used"] == 12
     labels = pq.read_table(tmp_path / "audited" / "labels.parquet")
     assert labels["by_chance"].to_numpy().sum() == 6
