@@ -77,21 +77,6 @@ def test_whoever_judges_has_not_seen_the_label_nor_what_was_learned_from_it():
     assert not np.array_equal(part.residual[6:], found.residual[6:])
 
 
-def test_a_fold_is_used_where_there_is_one():
-    request = World(2).request(per_class=3, folds=3)
-    found = judge(request, SETTINGS)
-    assert found is not None
-    assert len(found.labels) == 18
-    held = request.folds[0].held
-    lies = request.targets.copy()
-    lies[held] = np.roll(lies[held], 1, axis=1)
-    one = judge(replace(request, folds=request.folds[:1]), SETTINGS)
-    other = judge(replace(request, targets=lies, folds=request.folds[:1]), SETTINGS)
-    assert one is not None
-    assert other is not None
-    assert np.array_equal(one.residual, other.residual)
-
-
 def test_its_likelihood_on_fresh_images_is_no_worse_than_a_logistic_regression():
     world = Skewed(4)
     request = labels_alone(world, 12)
