@@ -7,6 +7,7 @@ from pathlib import Path
 from psp_ray.config.config import Config
 from psp_ray.run.folder import check_out, default_out
 from psp_ray.run.prepare import prepare, require_labels
+from psp_ray.run.stop import parse_stop
 
 
 def dry_run(config: Config) -> str:
@@ -15,4 +16,5 @@ def dry_run(config: Config) -> str:
     prepared = prepare(config)
     require_labels(config, prepared.dataset)
     check_out(prepared.config, out)
+    parse_stop(prepared.config.labels.stop)
     return prepared.config.to_yaml()

@@ -35,10 +35,10 @@ def document(
     if settings.about:
         parts.append(" ".join(settings.about.split()))
     facts = tables.facts(results, _summaries(plan))
-    if settings.pool_share < 1 and settings.seeds > 1:
+    if settings.pool_share < 1:
         facts.append(
             f"Every seed has its own {100 * settings.pool_share:g} % of the pool, the same for all strategies: seeds "
-            "are replicates, and differences are paired."
+            "are replicates, and differences are paired. A plain run has the whole pool."
         )
     parts.append("\n".join(f"- {line}" for line in facts))
     parts.append(f"```\n{command}\n```")

@@ -120,6 +120,7 @@ def test_dry_run_prints_the_resolved_configuration(call, tmp_path):
     assert settings["seed"] == 4
     assert not (tmp_path / "runs").exists()
     refused(call("--dry-run", "--rounds", "100"), "lower one of them")
+    refused(call("--dry-run", "--stop", "target:90"), "0.9 is 90 %")
     (tmp_path / "again.yaml").write_text(out)
     assert call("run", "--dry-run", "--config", "again.yaml")[1] == out
 
