@@ -3,6 +3,7 @@
 import pytest
 
 from psp_ray.core.errors import OracleError
+from psp_ray.labels.layout import also_ask
 from psp_ray.run.classes import RunClasses
 from psp_ray.run.folder import open_out
 from psp_ray.run.resolve import resolve
@@ -36,6 +37,22 @@ def test_names_of_before_and_now_are_answers(typed):
 def test_a_typo_is_told_with_file_and_line(typed):
     with pytest.raises(OracleError, match=r"round_01/query\.csv:3: 'hond' is no class \(did you mean 'hound'\?\)"):
         look_at_typed(typed(["cat", "hond", ""]))
+
+
+def test_a_name_that_nobody_asked_for_is_told_before_anything_is_changed(typed, tmp_path):
+    config = typed(["cat", "hound", ""])
+    table = tmp_path / "run" / "round_01" / "query.csv"
+    table.write_text(table.read_text().replace("1.png", "11.png"))
+    with pytest.raises(OracleError, match=r"round_01/query\.csv:3: an answer for '11\.png'.*correct the sample_id"):
+        look_at_typed(config)
+
+
+def test_an_image_that_left_the_pool_after_it_was_asked_is_no_typo(typed, tmp_path):
+    config = typed(["cat", "hound", ""])
+    also_ask(tmp_path / "run" / "round_01", ["0.png", "1.png", "2.png"])
+    (tmp_path / "photos" / "1.png").unlink()
+    dataset, _ = look_at_typed(config)
+    assert dataset.pool["sample_id"].to_pylist() == ["0.png", "2.png"]
 
 
 def test_nobody_is_looked_at_where_nobody_types(typed, tmp_path):

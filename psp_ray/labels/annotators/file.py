@@ -103,8 +103,15 @@ class FileAnnotator(RevisingAnnotator):
         return answers
 
     def look(self) -> None:
-        """Read all that was typed so far. Raises OracleError, with file and line, for the first that is no answer."""
-        self._said()
+        """Read all that was typed so far. Raises OracleError, with file and line, for the first that is no answer.
+
+        Nor is what stands beside a name that the pool hasn't, that no table asked for, and that was never taken up.
+        """
+        said = self._said()
+        known = {name for file in query_files(self._folder) for name in asked_for(file.parent)} | self._taken().keys()
+        for line in said.values():
+            if line.sample_id not in known and line.sample_id not in self._names:
+                raise self._gone(line)
 
     def revisions(self, told: Mapping[str, int]) -> dict[str, int]:
         """Answers that were changed in the files since they were taken up; `corrections.csv` has the last word.
@@ -152,7 +159,7 @@ class FileAnnotator(RevisingAnnotator):
     def _gone(line: Line) -> OracleError:
         return OracleError(
             f"{line.file}:{line.number}: an answer for {line.sample_id!r}, but the pool has no such image now; "
-            "restore the image or its name, or clear the line"
+            "correct the sample_id, restore the image or its name, or clear the line"
         )
 
     def settled(self) -> None:
