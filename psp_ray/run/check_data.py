@@ -246,7 +246,6 @@ def _price(config: Config, dataset: Dataset) -> Iterator[str]:
     """What the labels cost, and what they will tell."""
     n, classes = dataset.pool.num_rows, len(dataset.classes)
     per_round = n if config.labels.labels_per_round == "pool" else int(config.labels.labels_per_round or classes)
-    suggested = max(1, min(max(classes, WORTH_A_SESSION), n // max(config.labels.rounds, 1)))
     labels = min(n, config.labels.rounds * per_round)
     yield (
         f"cost: {per_round:,} labels a round, {config.labels.rounds} rounds: {labels:,} labels; at 5 s a label "
@@ -254,10 +253,7 @@ def _price(config: Config, dataset: Dataset) -> Iterator[str]:
     )
     if not dataset.test.num_rows:
         yield _judged(config, labels)
-    yield (
-        f"suggested: --labels-per-round {suggested} (as many as classes, at least {WORTH_A_SESSION}: fewer "
-        "are not worth a session)"
-    )
+    yield suggested(n, classes, config.labels.rounds)
 
 
 def _judged(config: Config, labels: int) -> str:
@@ -280,3 +276,12 @@ def _judged(config: Config, labels: int) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def suggested(n: int, classes: int, rounds: int) -> str:
+    """How many labels a round a pool of `n` images is worth, in words."""
+    wanted, room = max(classes, WORTH_A_SESSION), max(1, n // max(rounds, 1))
+    reason = f"as many as classes, at least {WORTH_A_SESSION}: fewer are not worth a session"
+    if room < wanted:
+        reason = f"{n:,} images in {rounds} rounds allow no more; fewer rounds make them worth a session"
+    return f"suggested: --labels-per-round {min(wanted, room)} ({reason})"
