@@ -20,6 +20,8 @@ from psp_ray.run.state import PoolNames, RunState
 
 MORE_ROUNDS = 2
 """Rounds that the last lines of a run suggest to go on with."""
+WORSE = 0.01
+"""A final accuracy that lies further below zero-shot is pointed out."""
 MOST_SHOWN = 5
 """Corrections that are named."""
 
@@ -111,6 +113,8 @@ def accuracy_text(summary: dict[str, Any], config: Config) -> str:
             f"zero-shot {percent(summary['zero_shot_accuracy'])} -> {percent(summary['final_accuracy'])} "
             f"{config.data.evaluate_on} accuracy"
         )
+        if summary["final_accuracy"] < summary["zero_shot_accuracy"] - WORSE:
+            texts.append("below zero-shot: look at the classes in report.html, and compare with --head zero-shot")
     stored = dict(summary.get("pool_accuracy_estimate") or {})
     number = stored.pop("round", None)
     estimate = estimate_from_json(stored) if stored else None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psp_ray.run.messages import where_text
+from psp_ray.run.messages import accuracy_text, where_text
 from psp_ray.run.resolve import resolve
 
 
@@ -21,3 +21,11 @@ def test_a_run_says_where_it_is_and_what_said_so(given, variable, told, monkeypa
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
     assert where_text(resolve({"dataset": "digits", **given})).startswith(told)
+
+
+@pytest.mark.parametrize(("final", "told"), [(0.95, False), (0.885, False), (0.66, True)])
+def test_a_run_that_ends_below_zero_shot_says_so(final, told):
+    summary = {"final_accuracy": final, "zero_shot_accuracy": 0.889, "rounds": []}
+    text = accuracy_text(summary, resolve({"dataset": "digits"}))
+    assert text.startswith(f"zero-shot 88.9 % -> {100 * final:.1f} % test accuracy")
+    assert ("below zero-shot" in text) == told
