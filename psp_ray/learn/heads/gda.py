@@ -21,8 +21,14 @@ def gda(request: FitRequest, settings: LearnSettings) -> TextState:
 
 def discriminant(request: FitRequest, settings: LearnSettings) -> Affine:
     """The discriminant of a request, its logits scaled to be as sure as the targets are."""
+    found = natural(request, settings)
+    return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
+
+
+def natural(request: FitRequest, settings: LearnSettings) -> Affine:
+    """The same at the scale that its Gaussians give it, which fits of parts of the labels share."""
     opinions = softmax(affine_of(request.zero_shot).logits(request.features))
-    found = fit_discriminant(
+    return fit_discriminant(
         request.features,
         request.targets,
         request.weights,
@@ -31,4 +37,3 @@ def discriminant(request: FitRequest, settings: LearnSettings) -> Affine:
         prior_weight=PRIOR_WEIGHT,
         rest=request.rest,
     )
-    return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))

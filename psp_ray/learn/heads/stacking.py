@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from psp_ray.config.learn import LearnSettings
-from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float64Array, Int64Array, TextState
 from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
-from psp_ray.learn.heads.gda import PRIOR_WEIGHT
+from psp_ray.learn.heads.gda import natural
 from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD, residual
-from psp_ray.learn.solvers import Affine, cross_entropy, fit_discriminant, fit_scale
+from psp_ray.learn.solvers import cross_entropy, fit_scale
 
 SHARES = tuple(float(share) for share in np.linspace(0.0, 1.0, 11))
 """Shares of the discriminant that are compared; the first of equals wins."""
@@ -62,20 +61,6 @@ def stacked(request: FitRequest, settings: LearnSettings) -> TextState:
     share = min(SHARES, key=loss)
     scale = fit_scale(mixed(share), targets, ones, TEMPERATURE_SPREAD)
     return text_of(first.scaled(1.0 - share).plus(second.scaled(share * other)).scaled(scale))
-
-
-def natural(request: FitRequest, settings: LearnSettings) -> Affine:
-    """The discriminant at the scale that its Gaussians give it, which fits of parts of the labels share."""
-    opinions = softmax(affine_of(request.zero_shot).logits(request.features))
-    return fit_discriminant(
-        request.features,
-        request.targets,
-        request.weights,
-        settings.head_shrinkage,
-        prior=opinions,
-        prior_weight=PRIOR_WEIGHT,
-        rest=request.rest,
-    )
 
 
 def judge(request: FitRequest, settings: LearnSettings) -> Judged | None:
