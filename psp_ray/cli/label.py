@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from psp_ray.cli.options import SettingsCommand, config_option, setting_options
+from psp_ray.cli.pages import page_options
 from psp_ray.cli.starting import run_options, watchers_of
 from psp_ray.core.light import spare_pandas
 from psp_ray.run.resolve import resolve
@@ -16,12 +18,7 @@ from psp_ray.run.resolve import resolve
 @click.command(cls=SettingsCommand)
 @click.argument("target", type=click.Path(), metavar="[IMAGES|RUN]", required=False)
 @config_option
-@click.option("--people", "crew", metavar="NAMES", default="", help="who else gets a link: Ann,Bob:review,Eve:lead")
-@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; others than this machine")
-@click.option("--port", type=int, help="port to listen on; default: the first free one from 8420 on")
-@click.option(
-    "--second-opinions", type=click.FloatRange(0, 1), default=0.0, help="share of images that two people answer [0]"
-)
+@partial(page_options, port="port to listen on; default: the first free one from 8420 on")
 @click.option(
     "--suggest-from",
     type=click.FloatRange(0, 1),

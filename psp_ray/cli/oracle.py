@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from psp_ray.cli.oracle_tables import each_label, each_round, shown
+from psp_ray.cli.pages import page_options
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.words import printable
 
@@ -248,12 +250,7 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None,
 
 @oracle.command("page")
 @_which
-@click.option("--people", "crew", metavar="NAMES", default="", help="who else gets a link: Ann,Bob:review,Eve:lead")
-@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on; others than this machine")
-@click.option("--port", type=int, help="port to listen on [8420, with --here the first free one from there on]")
-@click.option(
-    "--second-opinions", type=click.FloatRange(0, 1), default=0.0, help="share of images that two people answer [0]"
-)
+@partial(page_options, port="port to listen on [8420, with --here the first free one from there on]")
 @click.option("--here", is_flag=True, help="host it in this process, without a cluster, until Ctrl-C")
 @click.option("--stop", "stopping", is_flag=True, help="stop the page; answers are in the ledger")
 @click.option("--forget", metavar="EXPERIMENT", help="take a run that won't come back off the page; answers are kept")
