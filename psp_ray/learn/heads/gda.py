@@ -9,8 +9,8 @@ from psp_ray.core.records import TextState
 from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
 from psp_ray.learn.solvers import Affine, fit_discriminant, fit_scale
 
-PRIOR_WEIGHT = 0.1
-"""Samples a class that zero-shot's opinion about the images counts for, so that no class is without a mean."""
+PRIOR_WEIGHT = 1.0
+"""Samples a class that zero-shot's opinion about the images counts for: a class of few samples keeps some of it."""
 
 
 @HEADS.register("gda", source="Wang et al., ICLR 2024 (arXiv 2402.04087)")

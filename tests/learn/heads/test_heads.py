@@ -14,7 +14,8 @@ from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import TextState
 from psp_ray.learn.evaluate import predict_proba, similarities
 from psp_ray.learn.heads import HEADS, FitRequest, Fold, affine_of, fit, one_hot, text_of
-from psp_ray.learn.solvers import Affine
+from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD, size_odds
+from psp_ray.learn.solvers import Affine, fit_logistic, fit_scale
 
 SETTINGS = LearnSettings()
 NAMES = ["auto", "gda", "linear", "prompt", "residual", "spreading", "zero-shot"]
@@ -207,3 +208,50 @@ def test_held_labels_are_gone_from_a_fold():
         assert left.bought.sum() == request.bought.sum() - len(fold.held)
         assert (left.targets[fold.held].max(1) < 1).all()
         assert left.folds == ()
+
+
+def skewed(seed):
+    """A request of labels alone, 40 of one class down to none of the last, and images of all classes alike."""
+    world = World(seed, n=900, noise=0.2, spread=0.9)
+    counts = (40, 20, 6, 2, 1, 0)
+    rows = np.concatenate([np.flatnonzero(world.labels == c)[:k] for c, k in enumerate(counts)])
+    targets = one_hot(world.labels[rows], 6)
+    return world, FitRequest(world.x[rows], targets, np.ones(len(rows)), np.ones(len(rows), bool), world.zero_shot)
+
+
+def recall(world, text, classes):
+    there = np.isin(world.labels, classes)
+    return float((similarities(text, world.x).argmax(1) == world.labels)[there].mean())
+
+
+def test_rare_classes_keep_what_zero_shot_knew_of_them():
+    gain, whole = [], []
+    for seed in range(6):
+        world, request = skewed(seed)
+        plain = affine_of(request.anchor)
+        factor = fit_scale(plain.logits(request.features), request.targets, request.weights, TEMPERATURE_SPREAD)
+        offset = plain.scaled(factor).logits(request.features)
+        learned = fit_logistic(request.features, request.targets, request.weights, 1.0, offset=offset)
+        before = text_of(plain.scaled(factor).plus(learned))
+        after = fit("residual", request, LearnSettings(head_penalty=1.0))
+        gain.append(recall(world, after, [3, 4, 5]) - recall(world, before, [3, 4, 5]))
+        whole.append(recall(world, after, [0, 1]) - recall(world, before, [0, 1]))
+    assert np.mean(gain) > 0.02
+    assert np.mean(whole) > -np.mean(gain)
+
+
+def test_sizes_of_classes_tell_nothing_where_all_have_as_many():
+    world, request = skewed(0)
+    rows = np.concatenate([np.flatnonzero(world.labels == c)[:3] for c in range(6)])
+    even = replace(
+        request,
+        features=world.x[rows],
+        targets=one_hot(world.labels[rows], 6),
+        weights=np.full(18, 0.3),
+        bought=np.ones(18, bool),
+    )
+    np.testing.assert_allclose(size_odds(even), 0.0, atol=1e-12)
+    odds = size_odds(request)
+    assert odds.sum() == pytest.approx(0.0, abs=1e-9)
+    assert (np.diff(odds) < 0).all()
+    assert odds[0] - odds[3] == pytest.approx(0.5 * np.log(40.01 / 2.01))
