@@ -207,3 +207,15 @@ def test_held_labels_are_gone_from_a_fold():
         assert left.bought.sum() == request.bought.sum() - len(fold.held)
         assert (left.targets[fold.held].max(1) < 1).all()
         assert left.folds == ()
+
+
+def test_a_fold_says_the_same_whether_it_was_asked_before_or_not():
+    request, fresh = (World(12).request(per_class=3, folds=3) for _ in range(2))
+    fit("auto", request, SETTINGS)
+    for known, fold in zip(request.folds, fresh.folds, strict=True):
+        assert request.without(known) is request.without(known)
+        again = fit("auto", request.without(known), SETTINGS)
+        first = fit("auto", replace(fresh, folds=()).without(fold), SETTINGS)
+        np.testing.assert_array_equal(again.features, first.features)
+        np.testing.assert_array_equal(again.bias, first.bias)
+        assert again.logit_scale == first.logit_scale
