@@ -58,15 +58,16 @@ pin-images:
 setup: $(VENV)/.ready-test
 
 $(VENV)/.ready-run: pyproject.toml constraints.txt
-	@echo "Setting up in $(VENV): about 6 GB of packages, a few minutes the first time."
+	@echo "Setting up in $(VENV), the first time only: about 6 GB of packages, most of it torch. It takes some minutes."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "psp-ray needs Python 3.11 or newer: make PYTHON=python3.11 …")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e .
+	@$(BIN)/python .ci/install.py -c constraints.txt -e .
+	@echo "Looking whether all of it can be imported …"
 	@$(BIN)/python -c 'import psp_ray, ray, torch, open_clip'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready-run
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e ".[test]"
+	@$(BIN)/python .ci/install.py -c constraints.txt -e ".[test]"
 	@$(BIN)/python -c 'import pytest, hypothesis, tslearn'
 	@touch $@
 

@@ -17,6 +17,22 @@ from psp_ray.studies.sweep.space import DEFAULT_SPACE
 
 DEFAULTS = ", ".join(f"{key} {values}" for key, values in DEFAULT_SPACE.items())
 INTERRUPTED = 130
+INSTEAD = "--searcher optuna --scheduler asha"
+NOT_HAD = {
+    "bohb": f"it rests on hpbandster, which nobody keeps; take {INSTEAD}, a Parzen estimator over successive halving",
+    "pb2": f"it changes settings between the rounds of a trial, which a run refuses; take {INSTEAD}",
+}
+NOT_HAD |= {"hyperband": NOT_HAD["bohb"], "pbt": NOT_HAD["pb2"]}
+"""What others call their ways of searching, and what to take here."""
+
+
+class Known(click.Choice[str]):
+    """A choice that says what to take in place of ways of searching that are not among it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if str(value).lower() in NOT_HAD:
+            self.fail(f"{value}: {NOT_HAD[str(value).lower()]}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -31,10 +47,10 @@ INTERRUPTED = 130
 )
 @click.option("--set", "fixed", multiple=True, metavar="KEY=VALUE", help="a setting of all trials; DATASET:KEY=VALUE")
 @click.option("--num-samples", default=12, show_default=True, type=click.IntRange(min=1), help="trials in all")
-@click.option("--searcher", type=click.Choice(["random", "grid", "optuna"]), default="random", show_default=True)
+@click.option("--searcher", type=Known(["random", "grid", "optuna"]), default="random", show_default=True)
 @click.option(
     "--scheduler",
-    type=click.Choice(["none", "asha"]),
+    type=Known(["none", "asha"]),
     default="none",
     show_default=True,
     help="asha: stop the weaker half of each budget early",

@@ -14,7 +14,8 @@ F = TypeVar("F", np.float32, np.float64)
 
 def softmax(logits: NDArray[F]) -> NDArray[F]:
     """`exp(z_c) / sum_c exp(z_c)` along the last axis, in the precision of `logits` (..., C)."""
-    odds: NDArray[F] = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    odds: NDArray[F] = logits - logits.max(axis=-1, keepdims=True)
+    np.exp(odds, out=odds)
     odds /= odds.sum(axis=-1, keepdims=True)
     return odds
 

@@ -266,17 +266,21 @@ def solve(
     direction = residual.copy()
     square = np.einsum("ij,ij->j", residual, residual)
     goal = tolerance**2 * square
+    moved = np.empty_like(rhs)
     for _ in range(_MOST_STEPS):
         active = square > goal
         if not active.any():
             return x
-        image = direction - alpha * (similarity @ direction)
+        image = similarity @ direction
+        image *= alpha
+        np.subtract(direction, image, out=image)
         curvature = np.einsum("ij,ij->j", direction, image)
         step = np.divide(square, curvature, out=np.zeros_like(square), where=active & (curvature > 0))
-        x += step * direction
-        residual -= step * image
+        x += np.multiply(step, direction, out=moved)
+        residual -= np.multiply(step, image, out=moved)
         renewed = np.einsum("ij,ij->j", residual, residual)
         ratio = np.divide(renewed, square, out=np.zeros_like(square), where=active)
-        direction = residual + ratio * direction
+        direction *= ratio
+        direction += residual
         square = np.where(active, renewed, square)
     raise ArithmeticError("label propagation did not converge; lower graph_alpha")

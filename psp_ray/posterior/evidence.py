@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from psp_ray.posterior.opinions import (
     fitted_scale,
     graph_opinion,
     graph_weight,
+    mean_probability,
     teacher_logits,
     teacher_strength,
 )
@@ -48,6 +50,8 @@ FIRST_TEMPERATURE = 0.27
 TEMPERATURE_SPREAD = 0.7
 REMEMBERED_BYTES = 256 * 2**20
 """What was foretold of earlier rounds is kept up to this size: each round, and each fold, asks for it again."""
+Taught = tuple[Float32Array, Float64Array]
+"""The weighed logits (k, C) of a teacher, and its mean probabilities (C,), which many hypotheses share."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,7 @@ class Evidence:
         )
         self._source = MemberSource(pool, space, graph)
         self._said: OrderedDict[bytes, Float32Array] = OrderedDict()
+        self._prepared: OrderedDict[bytes, tuple[Weights, Float32Array]] = OrderedDict()
 
     def infer(self, bought: Bought, teacher: TextState) -> Posterior:
         """The posterior after purchases, under the zero-shot `teacher` (any teacher that has seen none of the labels).
@@ -215,7 +220,8 @@ class Evidence:
         judgment = self._judge(bought, teacher)
         base, members, odds = self._prepare(bought, teacher)
         weights = judgment.weigh(base)
-        means, _ = self._settle(members, odds, weights, bought, teacher)
+        taught = _taught(teacher_logits(members.encodings, teacher), weights.teacher)
+        means, _ = self._settle(members, odds, weights.graph, taught, bought)
         inside = odds[: len(self._source.graph.positions)]
         assert inside.shape[1] == n_classes
         return Posterior(self._source, teacher, weights, judgment, means, inside)
@@ -235,13 +241,15 @@ class Evidence:
             earlier, judged = bought.until(start), bought.positions[start:]
             base, members, odds = self._prepare(earlier, teacher, judged)
             rows, members = members.rows[start:], _without(members, start)
-            found = []
-            for on_teacher, on_graph in hypotheses():
-                weights = Weights(base.teacher * on_teacher, base.graph * on_graph, 1.0)
-                found.append(self._settle(members, odds, weights, earlier, teacher)[1][rows])
-            self._said[key] = np.stack(found)
-            while sum(item.nbytes for item in self._said.values()) > REMEMBERED_BYTES and len(self._said) > 1:
-                self._said.popitem(last=False)
+            logits = teacher_logits(members.encodings, teacher)
+            taught = [_taught(logits, base.teacher * factor) for factor in FACTORS]
+            self._said[key] = np.stack(
+                [
+                    self._settle(members, odds, base.graph * on_graph, said, earlier)[1][rows]
+                    for said, on_graph in product(taught, FACTORS)  # in the order of `hypotheses`
+                ]
+            )
+            _forget_oldest(self._said, [item.nbytes for item in self._said.values()])
         self._said.move_to_end(key)
         return self._said[key]
 
@@ -253,6 +261,18 @@ class Evidence:
         """Weights before evidence, the members (bought ones, then `others`), and the graph's log shares (k, C)."""
         positions = bought.positions if others is None else np.concatenate([bought.positions, others])
         members = self._source.gather(positions)
+        if len(members.encodings) > len(self._source.graph.positions):
+            base, odds = self._before_evidence(members, bought, teacher)  # the graph has images of these purchases
+            return base, members, odds
+        # A round's purchases are asked about when it ends, and again when the next round's labels judge them.
+        key = digest(bought, teacher)
+        if key not in self._prepared:
+            self._prepared[key] = self._before_evidence(members, bought, teacher)
+            _forget_oldest(self._prepared, [odds.nbytes for _, odds in self._prepared.values()])
+        base, odds = self._prepared[key]
+        return base, members, odds
+
+    def _before_evidence(self, members: Members, bought: Bought, teacher: TextState) -> tuple[Weights, Float32Array]:
         rows = members.rows[: len(bought.positions)]
         settings, n_classes = self.settings, len(teacher.features)
         masses = class_masses(
@@ -262,23 +282,40 @@ class Evidence:
         trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
         odds = graph_opinion(masses)
         on_graph = graph_weight(odds, teacher_strength(logits, bought.labels), len(rows))
-        return Weights(trusted, on_graph, 1.0), members, odds
+        return Weights(trusted, on_graph, 1.0), odds
 
     def _settle(
-        self, members: Members, odds: Float32Array, weights: Weights, bought: Bought, teacher: TextState
+        self, members: Members, odds: Float32Array, on_graph: float, taught: Taught, bought: Bought
     ) -> tuple[ClassMeans, Float32Array]:
-        """The class means under `weights`, and the members' log odds (k, C), not tempered."""
-        taught = np.float32(weights.teacher) * teacher_logits(members.encodings, teacher)
+        """The class means where the graph counts `on_graph`, and the members' log odds (k, C), not tempered."""
+        logits, preferred = taught
         return class_means(
-            taught + np.float32(weights.graph) * odds,
-            taught,
+            logits + np.float32(on_graph) * odds,
+            logits,
             members.places,
             members.rows,
             bought.labels,
             sharpness=self.settings.posterior_sharpness,
             label_weight=self.settings.posterior_label_weight,
             steps=self.settings.posterior_steps,
+            preferred=preferred,
         )
+
+
+def _taught(logits: Float32Array, weight: float) -> Taught:
+    """What the teacher says where it counts `weight`."""
+    weighed = np.float32(weight) * logits
+    return weighed, mean_probability(weighed)
+
+
+def _forget_oldest(kept: OrderedDict[bytes, Any], sizes: Sequence[int]) -> None:
+    """Drop what was kept first until the rest, of `sizes` in bytes, is small enough."""
+    total = sum(sizes)
+    for size in sizes[:-1]:
+        if total <= REMEMBERED_BYTES:
+            return
+        kept.popitem(last=False)
+        total -= size
 
 
 def _without(members: Members, count: int) -> Members:

@@ -48,10 +48,17 @@ def fitted_scale(logits: Float64Array, labels: Int32Array, typical: float, sprea
     Before any label its log is Gaussian around that of `typical`, with standard deviation `spread`.
     """
     logits = np.asarray(logits, np.float64)
+    # `log_likelihood`, bit for bit, with what no factor changes taken out (factors are positive), in one work table.
+    highest, told = logits.max(axis=1), logits[np.arange(len(labels)), labels]
+    work = np.empty_like(logits)
 
     def loss(log_scale: float) -> float:
         prior = 0.5 * ((log_scale - np.log(typical)) / spread) ** 2
-        return float(prior) - log_likelihood(np.exp(log_scale) * logits, labels)
+        factor = np.exp(log_scale)
+        top = factor * highest
+        np.subtract(np.multiply(factor, logits, out=work), top[:, None], out=work)
+        total = top + np.log(np.exp(work, out=work).sum(axis=1))
+        return float(prior) - float((factor * told - total).sum())
 
     around = np.log(typical) + 4 * spread * np.array([-1.0, 1.0])
     found = scipy.optimize.minimize_scalar(
@@ -125,6 +132,7 @@ def class_means(
     sharpness: float,
     label_weight: float,
     steps: int,
+    preferred: Float64Array | None = None,
 ) -> tuple[ClassMeans, Float32Array]:
     """Means of the classes, and the log odds (n, C) of all images that follow from them and the prior.
 
@@ -134,9 +142,10 @@ def class_means(
         places: (n, d) float32 unit vectors.
         rows, labels: (m,) images whose class was bought; each counts `label_weight` images that are sure.
         steps: times that the means are estimated.
+        preferred: (C,) the mean of the teacher's probabilities, where it is known already.
     """
     n, n_classes = prior.shape
-    preferred = _mean_probability(teacher)
+    preferred = mean_probability(teacher) if preferred is None else preferred
     logits = prior
     for _ in range(steps):
         share = softmax(logits)
@@ -152,7 +161,7 @@ def class_means(
     return found, logits
 
 
-def _mean_probability(logits: Float32Array) -> Float64Array:
+def mean_probability(logits: Float32Array) -> Float64Array:
     """Mean over the rows of their probabilities (C,)."""
     total = np.zeros(logits.shape[1])
     height = max(1, _CHUNK // logits.shape[1])

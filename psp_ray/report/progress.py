@@ -42,7 +42,14 @@ class Reporter:
         self.console.print(f"warning: {printable(text)}", style="yellow", markup=False)
 
     def stage(self, round: int, name: str) -> None:
-        """A stage of a round begins; where it took seconds in the round before, that says how long."""
+        """A stage of a round begins; where it took seconds in the round before, that says how long. Round 0: before the
+        first, what takes seconds and is told in a log, too."""
+        if not round:
+            if self.console.is_terminal:
+                self._live(f"{name} …")
+            else:
+                self.note(f"{name} …")
+            return
         usual = self._usual.get("learn" if name.startswith("judge") else name, 0.0)
         hint = f" (about {duration(usual)})" if usual >= LONG else ""
         self._live(f"round {round}/{self.rounds}: {_shown(name)}{hint} …")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,18 @@ class FitRequest:
     folds: tuple[Fold, ...] = ()
     rest: Moments | None = None
     seed: int = 0
+    _left: dict[int, FitRequest] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _made: dict[Hashable, Affine] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def once(self, name: Hashable, make: Callable[[], Affine]) -> Affine:
+        """What `make` makes of this request; made at the first call of that `name` alone.
+
+        A fold is asked the same twice: what it says for the choice of a head's own weights, and whether the round's
+        classifier is worse than the one before.
+        """
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     @property
     def n_classes(self) -> int:
@@ -71,10 +84,16 @@ class FitRequest:
         return self.zero_shot if self.prompt is None else self.prompt
 
     def without(self, fold: Fold) -> FitRequest:
-        """The request as it would be without the held labels of a fold."""
+        """The request as it would be without a fold's held labels; the same one whenever one of `folds` is asked."""
+        place = next((at for at, own in enumerate(self.folds) if own is fold), None)
+        if place is not None and place in self._left:
+            return self._left[place]
         bought = self.bought.copy()
         bought[fold.held] = False
-        return replace(self, targets=fold.targets, weights=fold.weights, bought=bought, folds=(), rest=None)
+        left = replace(self, targets=fold.targets, weights=fold.weights, bought=bought, folds=(), rest=None)
+        if place is not None:
+            self._left[place] = left
+        return left
 
     def only(self, rows: Int64Array) -> FitRequest:
         """The request of some rows (m,) alone."""

@@ -53,11 +53,15 @@ def auto(request: FitRequest, settings: LearnSettings) -> TextState:
 
 def teacher_of(request: FitRequest) -> Affine:
     """Zero-shot's logits, as sure as the bought labels say, which it has never seen."""
-    teacher = affine_of(request.zero_shot)
-    bought = request.bought & (request.weights > 0)
-    logits = teacher.logits(request.features[bought])
-    factor = fit_scale(logits, request.targets[bought], request.weights[bought], TEMPERATURE_SPREAD)
-    return teacher.scaled(factor)
+
+    def scaled() -> Affine:
+        teacher = affine_of(request.zero_shot)
+        bought = request.bought & (request.weights > 0)
+        logits = teacher.logits(request.features[bought])
+        factor = fit_scale(logits, request.targets[bought], request.weights[bought], TEMPERATURE_SPREAD)
+        return teacher.scaled(factor)
+
+    return request.once(teacher_of, scaled)
 
 
 def evidence(request: FitRequest, settings: LearnSettings) -> Evidence:

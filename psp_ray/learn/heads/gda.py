@@ -21,8 +21,12 @@ def gda(request: FitRequest, settings: LearnSettings) -> TextState:
 
 def discriminant(request: FitRequest, settings: LearnSettings) -> Affine:
     """The discriminant of a request, its logits scaled to be as sure as the targets are."""
-    found = natural(request, settings)
-    return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
+
+    def scaled() -> Affine:
+        found = natural(request, settings)
+        return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
+
+    return request.once((discriminant, settings.head_shrinkage), scaled)
 
 
 def natural(request: FitRequest, settings: LearnSettings) -> Affine:

@@ -64,6 +64,7 @@ def run_sweep(
         )
         if pending:
             _prepare_shared(plan, out, resources)
+            click.echo(f"{together} {'process starts' if together == 1 else 'processes start'} for the trials ...")
             _tune(plan, out, source, earlier, pending, bundles, TrialLines(out, plan, pending, tracker), together)
     finally:
         if tracker is not None:
@@ -93,13 +94,25 @@ def _source(plan: Plan, num_samples: int, earlier: list[TrialResult]) -> tuple[S
     return listed, len(listed.pending)
 
 
+class _Once(Reporter):
+    """Says what holds for several data sets once."""
+
+    def __init__(self, rounds: int, console: Console) -> None:
+        super().__init__(rounds, console)
+        self._said: set[str] = set()
+
+    def note(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            super().note(text)
+
+
 def _prepare_shared(plan: Plan, out: Path, resources: dict[str, float]) -> None:
     """Features of every data set into the cache, and its two reference runs: once, before the first trial."""
+    told = _Once(plan.rounds, Console(highlight=False, soft_wrap=True, stderr=True))
     for name in plan.datasets:
         point = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
-        config = plan.config(name, point, runner="ray")
-        console = Console(highlight=False, soft_wrap=True, stderr=True)
-        featurize_only(config, Reporter(config.labels.rounds, console), open_runtime)
+        featurize_only(plan.config(name, point, runner="ray"), told, open_runtime)
     missing = [name for name in plan.datasets if not references_file(out, name).exists()]
     if missing:
         click.echo(f"reference runs (random and full) of {', '.join(missing)} ...")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray.tune.search import Searcher
 
 from psp_ray.core.errors import ConfigError
-from psp_ray.studies.sweep.plan import DONE, TrialResult, trial_name
+from psp_ray.studies.sweep.plan import DONE, TrialResult, load_trial, trial_name
 from psp_ray.studies.sweep.space import BUDGET, Dimension, Point
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from optuna.trial import Trial, TrialState
 
 
 class Source(Protocol):
@@ -22,8 +22,8 @@ class Source(Protocol):
     def next(self) -> tuple[str, Point] | None:
         """Name and point of the next trial; None where there is no more."""
 
-    def tell(self, name: str, point: Point, score: float | None) -> None:
-        """What came of it; None where it failed."""
+    def tell(self, result: TrialResult) -> None:
+        """What came of it: finished, failed, or with the rounds that it was let do."""
 
 
 class PointSearcher(Searcher):
@@ -45,8 +45,8 @@ class PointSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         name, point = self._under_way.pop(trial_id, (None, None))
         if point is not None and name is not None:
-            score = None if error or result is None else result.get("score")
-            self._source.tell(name, point, score)
+            found = load_trial(self._folder, name)
+            self._source.tell(TrialResult(name, point, "failed") if error or found is None else found)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the folder of the sweep is what a restart reads."""
@@ -66,12 +66,16 @@ class ListSource:
     def next(self) -> tuple[str, Point] | None:
         return next(self._next, None)
 
-    def tell(self, name: str, point: Point, score: float | None) -> None:
+    def tell(self, result: TrialResult) -> None:
         """A list doesn't learn."""
 
 
 class OptunaSource:
     """Optuna's tree-structured Parzen estimator, one study a budget: more labels would always win.
+
+    Trials that ASHA stopped early count as pruned: the estimator ranks them behind those that went further, by their
+    score after the same number of rounds. So it learns from cheap trials, too, as BOHB (Falkner, Klein and Hutter,
+    ICML 2018) does.
 
     It is rebuilt from the results in the folder, so a resumed sweep knows what the first part learned; trials that
     were cut off are taken up first.
@@ -99,9 +103,11 @@ class OptunaSource:
         for trial in finished:
             self._studies[trial.point[BUDGET]].add_trial(
                 optuna.create_trial(
+                    state=self._state(trial),
                     params={d.key: d.optuna_value(trial.point[d.key]) for d in self._space},
                     distributions={d.key: d.optuna_distribution() for d in self._space},
                     value=trial.score,
+                    intermediate_values=_scores(trial),
                 )
             )
         self._again = [(trial.name, trial.point) for trial in earlier if trial.status not in DONE]
@@ -124,13 +130,23 @@ class OptunaSource:
         self._asked[name] = asked
         return name, point
 
-    def tell(self, name: str, point: Point, score: float | None) -> None:
-        asked = self._asked.pop(name, None)
-        study = self._studies[point[BUDGET]]
-        states = self._optuna.trial.TrialState
+    def tell(self, result: TrialResult) -> None:
+        asked = self._asked.pop(result.name, None)
         if asked is None:
             return  # taken up from an earlier session: its result is in the folder for the next one
-        if score is None:
-            study.tell(asked, state=states.FAIL)
-        else:
-            study.tell(asked, score)
+        state = self._state(result)
+        for round, score in _scores(result).items():
+            asked.report(score, round)
+        value = result.score if state == self._optuna.trial.TrialState.COMPLETE else None
+        self._studies[result.point[BUDGET]].tell(asked, value, state=state)
+
+    def _state(self, result: TrialResult) -> TrialState:
+        states = self._optuna.trial.TrialState
+        if result.status == "finished":
+            return states.COMPLETE
+        return states.FAIL if result.status == "failed" or not result.rounds else states.PRUNED
+
+
+def _scores(result: TrialResult) -> dict[int, float]:
+    """The score after each round."""
+    return {number: row["score"] for number, row in enumerate(result.rounds, 1)}

@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 
 from psp_ray.config.config import Config
-from psp_ray.core.errors import UserError
+from psp_ray.core.errors import Interrupted, UserError
 from psp_ray.core.files import write_text
 from psp_ray.studies.sweep.plan import TrialResult, load_plan, load_trial
 from psp_ray.studies.sweep.references import References, load_references
@@ -45,6 +45,8 @@ class SweepTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         try:
             return self._step()
+        except (KeyboardInterrupt, SystemExit, Interrupted):
+            raise  # somebody ends the sweep: the trial goes on when it is resumed
         except BaseException as error:
             self._result.status = "failed"
             self._result.error = one_line(error)

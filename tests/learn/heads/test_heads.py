@@ -255,3 +255,15 @@ def test_sizes_of_classes_tell_nothing_where_all_have_as_many():
     assert odds.sum() == pytest.approx(0.0, abs=1e-9)
     assert (np.diff(odds) < 0).all()
     assert odds[0] - odds[3] == pytest.approx(0.5 * np.log(40.01 / 2.01))
+
+
+def test_a_fold_says_the_same_whether_it_was_asked_before_or_not():
+    request, fresh = (World(12).request(per_class=3, folds=3) for _ in range(2))
+    fit("auto", request, SETTINGS)
+    for known, fold in zip(request.folds, fresh.folds, strict=True):
+        assert request.without(known) is request.without(known)
+        again = fit("auto", request.without(known), SETTINGS)
+        first = fit("auto", replace(fresh, folds=()).without(fold), SETTINGS)
+        np.testing.assert_array_equal(again.features, first.features)
+        np.testing.assert_array_equal(again.bias, first.bias)
+        assert again.logit_scale == first.logit_scale

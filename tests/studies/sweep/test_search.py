@@ -1,7 +1,12 @@
 """Where points come from, against a function whose best point is known."""
 
 import math
+import statistics
 
+import pytest
+from click.testing import CliRunner
+
+from psp_ray.cli.sweep import sweep
 from psp_ray.studies.sweep.plan import TrialResult
 from psp_ray.studies.sweep.search import ListSource, OptunaSource
 from psp_ray.studies.sweep.space import BUDGET, Dimension, random_points
@@ -22,9 +27,8 @@ def run_all(source, stop_after=None):
         if stop_after is not None and len(told) >= stop_after:
             told.append(TrialResult(name, point, "running"))
             break
-        score = value_of(point)
-        source.tell(name, point, score)
-        told.append(TrialResult(name, point, "finished", [{"score": score}]))
+        told.append(TrialResult(name, point, "finished", [{"score": value_of(point)}]))
+        source.tell(told[-1])
     return told
 
 
@@ -61,3 +65,31 @@ def test_a_resumed_search_knows_the_first_part_and_takes_the_cut_off_trial_first
     assert len(names) == 30
     losses = [trial.point[BUDGET] - trial.rounds[-1]["score"] for trial in (*first[:-1], *rest)]
     assert sum(losses[-8:]) / 8 < sum(losses[:8]) / 8
+
+
+def test_optuna_learns_beside_early_stopping_and_again_when_resumed():
+    """Those below the median go no further than a round, whose score says little beside that of eight."""
+
+    def play(source, told, most):
+        while len(told) < most and (given := source.next()) is not None:
+            name, point = given
+            score = value_of(point)
+            whole = score >= statistics.median([value_of(trial.point) for trial in told] or [score])
+            rows = [{"score": score * round / 8} for round in range(1, 9 if whole else 2)]
+            told.append(TrialResult(name, point, "finished" if whole else "stopped", rows))
+            source.tell(told[-1])
+
+    told = []
+    play(OptunaSource(SPACE, [1], 50, 0, []), told, 25)
+    play(OptunaSource(SPACE, [1], 50, 0, told), told, 50)
+    assert 5 < sum(trial.status == "stopped" for trial in told) < 45
+    losses = [1 - value_of(trial.point) for trial in told]
+    assert sum(losses[-15:]) / 15 < sum(losses[:10]) / 10 / 2
+
+
+@pytest.mark.parametrize("options", [["--scheduler", "pb2"], ["--scheduler", "BOHB"], ["--searcher", "bohb"]])
+def test_what_others_offer_is_refused_with_what_to_take_instead(options, tmp_path):
+    found = CliRunner().invoke(sweep, ["--datasets", "digits", "--out", str(tmp_path / "new"), *options])
+    assert found.exit_code == 2
+    assert "--searcher optuna --scheduler asha" in found.output
+    assert not (tmp_path / "new").exists()

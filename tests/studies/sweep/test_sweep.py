@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from psp_ray.core.errors import ConfigError, OutputError, ResourceError
+from psp_ray.core.errors import ConfigError, Interrupted, OutputError, ResourceError
 from psp_ray.data.load import load_dataset
 from psp_ray.labels import Ledger
 from psp_ray.studies.sweep.analysis import Analysis
-from psp_ray.studies.sweep.plan import Plan, load_trials, save_plan, trial_name
+from psp_ray.studies.sweep.plan import Plan, load_trial, load_trials, save_plan, trial_name
 from psp_ray.studies.sweep.references import load_references, make_references, references_file
 from psp_ray.studies.sweep.request import SweepRequest, make_plan, name_datasets
 from psp_ray.studies.sweep.resources import check_trial_fits
 from psp_ray.studies.sweep.run import run_sweep
 from psp_ray.studies.sweep.space import random_points
+from psp_ray.studies.sweep.trial import SweepTrial
 
 SMALL = {"CPU": 0.5, "GPU": 0.0}
 
@@ -152,6 +153,27 @@ def test_the_ledger_of_the_environment_is_used_on_every_node_and_not_written_dow
         plan.ledger(tmp_path)
     with pytest.raises(OutputError, match="PSP_RAY_LEDGER set: true, now it is false"):
         save_plan(tmp_path / "sweep", plan_of(given), True)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("no"), "failed"), (KeyboardInterrupt(), None), (Interrupted(), None)]
+)
+def test_a_trial_that_somebody_ends_has_not_failed(error, status, tmp_path, monkeypatch):
+    class Ends:
+        def __init__(self, config): ...
+
+        def next_round(self):
+            raise error
+
+        def close(self): ...
+
+    monkeypatch.setattr("psp_ray.studies.sweep.trial.StepwiseRun", Ends)
+    save_plan(tmp_path / "sweep", Plan({"a": {"dataset": "digits"}}, [1], {}, {"rounds": 2}, classes={"a": 10}), False)
+    trial = SweepTrial({"folder": str(tmp_path / "sweep"), "name": "0000-a", "point": {"labels_per_class": 1}})
+    with pytest.raises(type(error)):
+        trial.step()
+    found = load_trial(tmp_path / "sweep", "0000-a")
+    assert (found.status if found else None) == status
 
 
 def test_data_sets_get_names_of_their_own(tmp_path):
