@@ -17,8 +17,9 @@ def compiled(function: Callable[..., Any], signature: str, *, reorder: bool = Fa
     """
     import numba
 
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nnan", "nsz"} if reorder else False}
+    loose: bool | set[str] = {"reassoc", "contract", "nnan", "nsz"} if reorder else False
     try:
-        return numba.njit(signature, cache=True, **options)(function)
+        made: Callable[..., Any] = numba.njit(signature, cache=True, nogil=True, fastmath=loose)(function)
     except RuntimeError:  # no writable folder for the cache: compile in this process only
-        return numba.njit(signature, **options)(function)
+        made = numba.njit(signature, nogil=True, fastmath=loose)(function)
+    return made

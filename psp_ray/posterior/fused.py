@@ -64,12 +64,8 @@ def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: float
     """
     m, n_classes = logits.shape
     most = m * min(n_classes, int(1.0 / least) + 1)
-    known = Known(
-        np.empty(m, np.int32),
-        np.empty(m, np.float32),
-        *(np.empty(most, np.int32) for _ in range(2)),
-        np.empty(most, np.float32),
-    )
+    labels, confidence = np.empty(m, np.int32), np.empty(m, np.float32)
+    rows, classes, values = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float32)
     count = compiled(_read, _READ, reorder=True)(
         logits,
         heard.attached.members[positions],
@@ -77,9 +73,9 @@ def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: float
         *(heard.start, heard.columns, heard.values),
         _POWER,
         np.float32(least),
-        *(known.labels, known.confidence, known.rows, known.classes, known.values),
+        *(labels, confidence, rows, classes, values),
     )
-    return Known(known.labels, known.confidence, *(part[:count] for part in (known.rows, known.classes, known.values)))
+    return Known(labels, confidence, rows[:count], classes[:count], values[:count])
 
 
 _READ = (

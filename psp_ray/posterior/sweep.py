@@ -57,8 +57,8 @@ class Opinions:
         self._bias = factor * teacher.offset
         self.span = 0.0
         if means is not None:
-            sharpness = np.float32(means.sharpness * weights.temperature)
-            self._shown = np.ascontiguousarray(sharpness * (space.axes @ means.means.T))
+            sharpness = means.sharpness * weights.temperature
+            self._shown = np.ascontiguousarray(np.float32(sharpness) * (space.axes @ means.means.T))
             self._center = space.mean @ self._shown
             self._bias = self._bias + np.float32(weights.temperature) * means.bias
             self.span = 2.0 * float(np.log1p(SLACK / max(sharpness, SLACK)))
@@ -66,7 +66,7 @@ class Opinions:
 
     @property
     def n_classes(self) -> int:
-        return self._taught.shape[1]
+        return len(self._teacher.features)
 
     def matrix(self, length: float) -> Float32Array:
         """What encodings (m, d) with a 1 behind each are multiplied by, (d + 1, C); overwritten by the next."""
@@ -206,7 +206,7 @@ def _moments(
     # The product of a matrix with its own transpose: half of it is enough.
     half = scipy.linalg.blas.ssyrk(1.0, (features * np.sqrt(mass)[:, None]).T)
     return Moments(
-        count=np.bincount(classes, values, n_classes),
+        count=np.asarray(np.bincount(classes, values, n_classes), np.float64),
         first=np.asarray(kept.T @ features, np.float64),
         second=(half + np.triu(half, 1).T).astype(np.float64),
     )
