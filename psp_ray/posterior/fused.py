@@ -57,13 +57,14 @@ class Known:
     values: Float32Array
 
 
-def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: float) -> Known:
-    """Probabilities above `least` of the images at `positions` (m,), from their `logits` (m, C) and what they hear.
+def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: Float32Array) -> Known:
+    """Probabilities of the images at `positions` (m,), from their `logits` (m, C) and what they hear: those above what is
+    `least` (C,) for their class.
 
-    `logits` are overwritten. Ties go to the lower class.
+    `logits` are overwritten: by probabilities, but for a factor that a row has. Ties go to the lower class.
     """
     m, n_classes = logits.shape
-    most = m * min(n_classes, int(1.0 / least) + 1)
+    most = m * min(n_classes, int(1.0 / max(float(least.min()), 1e-6)) + 1)
     labels, confidence = np.empty(m, np.int32), np.empty(m, np.float32)
     rows, classes, values = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float32)
     count = compiled(_read, _READ, reorder=True)(
@@ -72,15 +73,15 @@ def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: float
         heard.attached.weights[positions].astype(np.float32),
         *(heard.start, heard.columns, heard.values),
         _POWER,
-        np.float32(least),
+        least,
         *(labels, confidence, rows, classes, values),
     )
     return Known(labels, confidence, rows[:count], classes[:count], values[:count])
 
 
 _READ = (
-    "int64(float32[:,::1], int32[:,::1], float32[:,::1], int64[::1], int32[::1], float32[::1], float32[::1], float32, "
-    "int32[::1], float32[::1], int32[::1], int32[::1], float32[::1])"
+    "int64(float32[:,::1], int32[:,::1], float32[:,::1], int64[::1], int32[::1], float32[::1], float32[::1], "
+    "float32[::1], int32[::1], float32[::1], int32[::1], int32[::1], float32[::1])"
 )
 
 
@@ -111,7 +112,7 @@ def _read(  # type: ignore[no-untyped-def]  # numba knows the types of its argum
             total += table[i, c]
         best, high = 0, table[i, 0]
         for c in range(n_classes):
-            if table[i, c] > total * least:
+            if table[i, c] > total * least[c]:
                 rows[count], classes[count], values[count] = i, c, table[i, c] / total
                 count += 1
             if table[i, c] > high:

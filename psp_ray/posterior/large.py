@@ -40,6 +40,7 @@ from psp_ray.posterior.evidence import (
 )
 from psp_ray.posterior.fused import Heard
 from psp_ray.posterior.members import PlaceSource
+from psp_ray.posterior.mixture import weighted_means
 from psp_ray.posterior.opinions import (
     FLAT,
     TEACHER_SPREAD,
@@ -49,7 +50,6 @@ from psp_ray.posterior.opinions import (
     graph_weight_of,
     teacher_logits,
     teacher_strength,
-    weighted_means,
 )
 from psp_ray.posterior.reached import Core, Reached
 from psp_ray.posterior.sweep import Lengths, Opinions, Sweep, sweep

@@ -136,14 +136,14 @@ def sweep(
     """
     pool, n_classes = source.pool, opinions.n_classes
     found = Sweep(np.empty(pool.n, np.int32), np.empty(pool.n, np.float32))
-    moments = Moments.nothing(n_classes, pool.dim)
+    moments, least = Moments.nothing(n_classes, pool.dim), np.full(n_classes, LEAST, np.float32)
     for positions, encodings, features in _parts(source):
         order, groups = opinions.groups(lengths.of(encodings, positions, source.space))
         sorted_by_length = np.ones((len(order), pool.dim + 1), np.float32)
         np.take(encodings, order, axis=0, out=sorted_by_length[:, :-1])
         entries = []
         for rows, logits in _log_odds(opinions, sorted_by_length, order, groups):
-            known = read(logits, heard, positions[rows], LEAST)
+            known = read(logits, heard, positions[rows], least)
             found.labels[positions[rows]], found.confidence[positions[rows]] = known.labels, known.confidence
             entries.append((rows[known.rows], known.classes, known.values))
         left_out = np.isin(positions, apart, assume_unique=True)

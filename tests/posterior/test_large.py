@@ -10,11 +10,13 @@ from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.records import TextState
 from psp_ray.neighbors import cells as cells_module
 from psp_ray.neighbors.graph import Graph, class_masses
+from psp_ray.posterior import mixture as mixture_module
 from psp_ray.posterior import reached as reached_module
 from psp_ray.posterior import sweep as sweep_module
 from psp_ray.posterior.evidence import Bought
 from psp_ray.posterior.large import LargeEvidence
-from psp_ray.posterior.opinions import add_sparse, class_means, graph_opinion, weighted_means
+from psp_ray.posterior.mixture import weighted_means
+from psp_ray.posterior.opinions import add_sparse, class_means, graph_opinion
 from psp_ray.posterior.sweep import LEAST, SLACK
 from psp_ray.selftrain.records import KnownLabels, ScoreRequest
 from psp_ray.selftrain.service import PseudoLabeler
@@ -84,6 +86,25 @@ def test_weighted_means_of_equal_masses_are_class_means():
     found = weighted_means(prior, places, mass, unknown, owned, preferred, sharpness=20.0, steps=4)
     np.testing.assert_allclose(found.means, expected.means, atol=1e-5)
     np.testing.assert_allclose(found.bias, expected.bias, atol=1e-5)
+
+
+def test_sums_over_few_shares_are_products_over_all(monkeypatch):
+    """Rows so sure that what is left out doesn't count, or all of them, some rows at a time."""
+    monkeypatch.setattr(mixture_module, "_ENTRIES", 7 * 60)
+    draw = np.random.default_rng(3)
+    places = unit(draw.normal(size=(200, 60))).astype(np.float32)
+    truth = draw.integers(0, 60, 200)
+    mass, owned = draw.gamma(1.0, size=200).astype(np.float32), np.zeros((60, 60), np.float32)
+    preferred = np.full(60, 1 / 60)
+    found = {}
+    for sharpness, height in ((14.0, 1), (14.0, 10**6), (0.5, 1), (0.5, 10**6)):
+        monkeypatch.setattr(mixture_module, "SPARSE", height)  # 1: always single shares
+        prior = (sharpness * np.eye(60)[truth]).astype(np.float32)
+        found[sharpness, height] = weighted_means(prior, places, mass, mass, owned, preferred, sharpness=10.0, steps=3)
+    for sharpness in (14.0, 0.5):
+        one, other = found[sharpness, 1], found[sharpness, 10**6]
+        assert np.abs((one.means * other.means).sum(axis=1) - 1).max() < 1e-3
+        np.testing.assert_allclose(one.bias, other.bias, atol=1.5e-2)
 
 
 def test_an_image_counts_as_many_as_it_stands_for():

@@ -131,7 +131,7 @@ def test_rows_are_read_as_scipy_reads_them(m, n_classes, spread, seed):
     draw = np.random.default_rng(seed)
     logits = (spread * draw.normal(size=(m, n_classes))).astype(np.float32)
     expected = softmax(logits.astype(np.float64), axis=1)
-    known = read(logits.copy(), Heard.nothing(m), np.arange(m), LEAST)
+    known = read(logits.copy(), Heard.nothing(m), np.arange(m), np.full(n_classes, LEAST, np.float32))
     np.testing.assert_array_equal(known.labels, logits.argmax(axis=1))
     np.testing.assert_allclose(known.confidence, expected.max(axis=1), rtol=2e-4)
     got = np.zeros((m, n_classes))
@@ -142,6 +142,6 @@ def test_rows_are_read_as_scipy_reads_them(m, n_classes, spread, seed):
 
 
 def test_ties_go_to_the_lower_class():
-    known = read(np.zeros((3, 5), np.float32), Heard.nothing(3), np.arange(3), LEAST)
+    known = read(np.zeros((3, 5), np.float32), Heard.nothing(3), np.arange(3), np.full(5, LEAST, np.float32))
     np.testing.assert_array_equal(known.labels, 0)
     np.testing.assert_allclose(known.confidence, 0.2, rtol=1e-5)
