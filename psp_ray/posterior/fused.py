@@ -58,8 +58,8 @@ class Known:
 
 
 def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: Float32Array) -> Known:
-    """Probabilities of the images at `positions` (m,), from their `logits` (m, C) and what they hear: those above what is
-    `least` (C,) for their class.
+    """Probabilities of the images at `positions` (m,), from their `logits` (m, C) and what they hear: those above
+    `least` (C,), which each class has its own of.
 
     `logits` are overwritten: by probabilities, but for a factor that a row has. Ties go to the lower class.
     """
