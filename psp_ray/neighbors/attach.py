@@ -21,7 +21,7 @@ NEAREST = 3
 """Members that an image listens to."""
 PROBES = 12
 """Cells around its own in which an image looks for members."""
-_BLOCKS = 16  # blocks of images that are looked up at a time
+_ENTRIES = 1 << 25  # numbers of images' places that are looked up at a time
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ def attach(pool: PoolReader, cells: Cells, positions: Int64Array, places: Float3
     ]
     members = np.zeros((pool.n, NEAREST), np.int32)
     weights = np.zeros((pool.n, NEAREST), np.float16)
-    for first in range(0, pool.n_blocks, _BLOCKS):
-        blocks = [pool.block(i, views=cells.space.views) for i in range(first, min(first + _BLOCKS, pool.n_blocks))]
+    room = np.empty((max(map(len, lists)), places.shape[1]), np.float32)
+    height = max(1, _ENTRIES // (pool.dim * pool.block_size))
+    for first in range(0, pool.n_blocks, height):
+        blocks = [pool.block(i, views=cells.space.views) for i in range(first, min(first + height, pool.n_blocks))]
         start = blocks[0].start
         images = np.concatenate([cells.space.embed(block) for block in blocks])
         cell = cells.of[start : start + len(images)]
@@ -66,7 +68,7 @@ def attach(pool: PoolReader, cells: Cells, positions: Int64Array, places: Float3
         edges = np.searchsorted(cell[by_cell], np.arange(len(lists) + 1))
         for number in np.flatnonzero(np.diff(edges)).tolist():
             rows = by_cell[edges[number] : edges[number + 1]]
-            found, cosine = _nearest(images[rows], lists[number], places)
+            found, cosine = _nearest(images[rows], lists[number], places, room)
             members[start + rows, : found.shape[1]] = found
             weights[start + rows, : found.shape[1]] = _shares(cosine, power)
     members[positions] = np.arange(len(positions), dtype=np.int32)[:, None]
@@ -75,10 +77,13 @@ def attach(pool: PoolReader, cells: Cells, positions: Int64Array, places: Float3
 
 
 def _nearest(
-    images: Float32Array, candidates: NDArray[np.int32], places: Float32Array
+    images: Float32Array, candidates: NDArray[np.int32], places: Float32Array, room: Float32Array
 ) -> tuple[NDArray[np.int32], Float32Array]:
-    """The nearest of `candidates` (c,) of each image (m, d): their rows and cosines, (m, at most NEAREST)."""
-    cosines = images @ places[candidates].T
+    """The nearest of `candidates` (c,) of each image (m, d): their rows and cosines, (m, at most NEAREST).
+
+    `room` (>= c, d): where the candidates' places are put together, the same memory each time.
+    """
+    cosines = images @ np.take(places, candidates, axis=0, out=room[: len(candidates)], mode="clip").T
     rows, found = np.arange(len(images)), []
     for _ in range(min(NEAREST, len(candidates))):  # a few passes are cheaper than a partial sort
         best = cosines.argmax(axis=1)

@@ -95,8 +95,8 @@ def _quantize(pool: PoolReader, whitening: float, views: bool) -> Cells:
         block = pool.block(index, views=space.views)
         span = slice(block.start, block.start + len(block.keys))
         cosines = space.embed(block) @ centers.T
-        of[span] = cosines.argmax(axis=1)
-        distance[span] = 1.0 - cosines.max(axis=1)
+        nearest = cosines.argmax(axis=1)
+        of[span], distance[span] = nearest, 1.0 - cosines[np.arange(len(nearest)), nearest]
     return Cells(space, centers, sample, of, distance, keys)
 
 

@@ -27,7 +27,7 @@ from psp_ray.core.records import Float32Array, Int32Array, Int64Array, Moments, 
 from psp_ray.neighbors.attach import attach
 from psp_ray.neighbors.cells import cells_of, draw_members
 from psp_ray.neighbors.graph import balancing, neighbor_graph
-from psp_ray.neighbors.space import ImageSpace, averaged
+from psp_ray.neighbors.space import ImageSpace
 from psp_ray.posterior.evidence import (
     Bought,
     Judgment,
@@ -38,7 +38,9 @@ from psp_ray.posterior.evidence import (
     judged,
     share_of,
 )
+from psp_ray.posterior.fused import Heard
 from psp_ray.posterior.members import PlaceSource
+from psp_ray.posterior.mixture import weighted_means
 from psp_ray.posterior.opinions import (
     FLAT,
     TEACHER_SPREAD,
@@ -48,22 +50,12 @@ from psp_ray.posterior.opinions import (
     graph_weight_of,
     teacher_logits,
     teacher_strength,
-    weighted_means,
 )
 from psp_ray.posterior.reached import Core, Reached
+from psp_ray.posterior.sweep import Lengths, Opinions, Sweep, sweep
 
 ENTRIES = 1 << 22
 """Probabilities of the members that hypotheses and folds are judged on, and that heads see one by one."""
-LEAST = 0.01
-"""Probabilities below this don't enter the moments."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a pass over the pool found: `labels` (n,) int32, `confidence` (n,) float32."""
-
-    labels: Int32Array
-    confidence: Float32Array
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,10 @@ class Spoken:
 
 
 class LargePosterior(Posterior):
-    """As `Posterior`, for pools whose graph is one of members: see the module."""
+    """As `Posterior`, for pools whose graph is one of members: see the module.
+
+    `apart`: sorted positions (k,) of images that heads see one by one, so that `moments` leave them out.
+    """
 
     def __init__(
         self,
@@ -87,9 +82,10 @@ class LargePosterior(Posterior):
         judgment: Judgment,
         means: ClassMeans | None,
         spoken: Spoken | None,
+        apart: Int64Array,
     ) -> None:
         super().__init__(source, teacher, weights, judgment, means, None)
-        self.core, self._spoken = core, spoken
+        self.core, self._spoken, self.apart = core, spoken, apart
         self._sweep: Sweep | None = None
         self._moments: Moments | None = None
 
@@ -117,44 +113,20 @@ class LargePosterior(Posterior):
         assert self._sweep is not None
         return self._sweep
 
-    def moments(self, beside: Int64Array) -> Moments:
-        """Moments of all images under the posterior but for those at positions `beside` (k,)."""
+    def moments(self) -> Moments:
+        """Moments of all images under the posterior but for those `apart`."""
         if self._moments is None:
             self._pass()
         assert self._moments is not None
-        beside = np.unique(beside)
-        taken = Moments.nothing(self.n_classes, self._source.pool.dim)
-        for at in range(0, len(beside), self._source.pool.block_size):
-            part = beside[at : at + self._source.pool.block_size]
-            features = self._source.pool.rows(part).astype(np.float32)
-            taken = taken.plus(_moments_of(self.at(part), features))
-        return self._moments.plus(taken, -1.0)
+        return self._moments
 
     def _pass(self) -> None:
-        pool, space = self._source.pool, self._source.space
-        labels, confidence = np.empty(pool.n, np.int32), np.empty(pool.n, np.float32)
-        moments = Moments.nothing(self.n_classes, pool.dim)
-        for index in range(pool.n_blocks):
-            block = pool.block(index, views=space.views)
-            encodings = averaged(block, space.views)
-            positions = np.arange(block.start, block.start + len(encodings))
-            table = softmax(self._logits(encodings, space.place(encodings), positions))
-            best = table.argmax(axis=1)
-            labels[positions], confidence[positions] = best, table[np.arange(len(table)), best]
-            moments = moments.plus(_moments_of(table, block.features.astype(np.float32)))
-        self._sweep, self._moments = Sweep(labels, confidence), moments
-
-
-def _moments_of(table: Float32Array, features: Float32Array) -> Moments:
-    """Moments of images with `features` (m, d) under probabilities (m, C), small ones left out."""
-    row, column = np.nonzero(table > LEAST)
-    kept = scipy.sparse.csr_array((table[row, column], (row, column)), shape=table.shape)
-    mass = np.asarray(kept.sum(axis=1), np.float32).ravel()
-    return Moments(
-        count=np.asarray(kept.sum(axis=0), np.float64).ravel(),
-        first=np.asarray(kept.T @ features, np.float64),
-        second=((features * mass[:, None]).T @ features).astype(np.float64),
-    )
+        core, weights, space = self.core, self.weights, self._source.space
+        heard = Heard.nothing(self.n)
+        if self._spoken is not None:
+            heard = Heard.of(core.attached, self._spoken.odds, weights.graph * weights.temperature)
+        opinions = Opinions(weights, self._teacher, self.means, space)
+        self._sweep, self._moments = sweep(self._source, opinions, heard, core.lengths, self.apart)
 
 
 class LargeEvidence:
@@ -177,7 +149,7 @@ class LargeEvidence:
         graph = neighbor_graph(near, neighbors=settings.graph_neighbors, power=settings.graph_power)
         listeners = attach(pool, cells, members.positions, near, power=settings.graph_power)
         similarity = scipy.sparse.csr_array(graph.similarity.astype(np.float32))
-        self.core = Core(cells, members, encodings, places, similarity, listeners)
+        self.core = Core(cells, members, encodings, places, similarity, listeners, Lengths.unknown(pool.n))
         self._reached = Reached(self.core, settings.graph_alpha)
         self._said: OrderedDict[bytes, Float32Array] = OrderedDict()
 
@@ -186,23 +158,34 @@ class LargeEvidence:
         k = len(self.core.positions)
         return np.unique(np.linspace(0, k - 1, min(k, max(1, ENTRIES // n_classes))).astype(np.int64))
 
+    def apart(self, bought: Bought, teacher: TextState) -> Int64Array:
+        """Sorted positions of the images that heads see one by one: bought ones, and the `few` members."""
+        seen: Int64Array = np.union1d(self.core.positions[self.few(len(teacher.features))], bought.positions)
+        return seen
+
     def infer(self, bought: Bought, teacher: TextState) -> LargePosterior:
         """The posterior after purchases, under the zero-shot `teacher`; with nothing bought it is the teacher's own."""
         if not len(bought.positions):
             nothing = Judgment(hypotheses(), np.zeros(9), np.ones(9), share_of(np.zeros(9)), 0)
-            return LargePosterior(self._source, self.core, teacher, Weights(1.0, 0.0, 1.0), nothing, None, None)
+            flat = Weights(1.0, 0.0, 1.0)
+            return LargePosterior(
+                self._source, self.core, teacher, flat, nothing, None, None, self.apart(bought, teacher)
+            )
         judgment = self._judge(bought, teacher)
         spoken, base = self._opinions(bought, teacher)
         weights = judgment.weigh(base)
         rows = np.arange(len(self.core.positions))
         means = self._means(rows, spoken, weights, bought, teacher)
-        return LargePosterior(self._source, self.core, teacher, weights, judgment, means, spoken)
+        apart = self.apart(bought, teacher)
+        return LargePosterior(self._source, self.core, teacher, weights, judgment, means, spoken, apart)
 
     def without(self, kept: Bought, like: LargePosterior, teacher: TextState) -> LargePosterior:
         """What the posterior `like` would be from the `kept` labels alone, its weights taken over; from few members."""
         spoken, _ = self._opinions(kept, teacher)
         means = self._means(self.few(len(teacher.features)), spoken, like.weights, kept, teacher)
-        return LargePosterior(self._source, self.core, teacher, like.weights, like.judgment, means, spoken)
+        return LargePosterior(
+            self._source, self.core, teacher, like.weights, like.judgment, means, spoken, self.apart(kept, teacher)
+        )
 
     # ---- evidence ----------------------------------------------------------------------------------------------
 

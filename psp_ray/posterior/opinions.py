@@ -170,48 +170,6 @@ def mean_probability(logits: Float32Array) -> Float64Array:
     return total / max(len(logits), 1)
 
 
-def weighted_means(
-    prior: Float32Array,
-    places: Float32Array,
-    mass: Float32Array,
-    unknown: Float32Array,
-    owned: Float32Array,
-    preferred: Float64Array,
-    *,
-    sharpness: float,
-    steps: int,
-) -> ClassMeans:
-    """As `class_means`, over images that stand for others.
-
-    Args:
-        prior: (k, C) log odds before the means have a say.
-        places: (k, d) unit vectors.
-        mass: (k,) images that each stands for, as sizes of classes count them; `unknown` (k,): as means count them, 0
-            for images with a label.
-        owned: (C, d) what labels give to the sums.
-        preferred: (C,) mean probabilities of the teacher.
-        sharpness, steps: as there.
-    """
-    n_classes, total = prior.shape[1], float(mass.sum())
-    share, found = prior.copy(), None
-    for _ in range(steps):
-        if found is not None:
-            np.matmul(places, np.float32(sharpness) * found.means.T, out=share)
-            share += found.bias
-            share += prior
-        share -= share.max(axis=1, keepdims=True)
-        np.exp(share, out=share)
-        share /= share.sum(axis=1, keepdims=True)
-        sizes = ((share.T @ mass).astype(np.float64) + SIZE_PRIOR) / (total + SIZE_PRIOR * n_classes)
-        bias = BIAS_SHARE * (np.log(sizes) - np.log(preferred + BIAS_FLOOR / n_classes))
-        sums = share.T @ (places * unknown[:, None]) + owned
-        length = np.linalg.norm(sums, axis=1, keepdims=True)
-        means = np.divide(sums, length, out=np.zeros_like(sums), where=length > 1e-9)
-        found = ClassMeans(means, bias.astype(np.float32), sharpness)
-    assert found is not None, "posterior_steps is at least 1"
-    return found
-
-
 def add_sparse(table: Float32Array, sparse: scipy.sparse.csr_array, factor: float) -> None:
     """Add `factor` times a sparse matrix to `table` (m, C), in place."""
     sparse.sum_duplicates()

@@ -11,6 +11,7 @@ from psp_ray.core.records import Float32Array, Int64Array
 from psp_ray.neighbors.attach import Attached
 from psp_ray.neighbors.cells import Cells, Members
 from psp_ray.neighbors.graph import solve
+from psp_ray.posterior.sweep import Lengths
 
 TOLERANCE = 0.02
 """Relative residual of a label's reach over the graph: shares of masses need no more digits."""
@@ -22,7 +23,7 @@ _LABELS = 256  # labels whose reach is solved side by side
 @dataclass(frozen=True)
 class Core:
     """The members of a large pool: `members` with `encodings` and `places` (k, d), their graph's `similarity` (k, k)
-    float32, and `attached`, who listens to whom."""
+    float32, and `attached`, who listens to whom; `lengths` of all images, as far as a pass has found them."""
 
     cells: Cells
     members: Members
@@ -30,6 +31,7 @@ class Core:
     places: Float32Array
     similarity: scipy.sparse.csr_array
     attached: Attached
+    lengths: Lengths
 
     @property
     def positions(self) -> Int64Array:

@@ -120,5 +120,4 @@ class Weighing:
             return evidence.without(part, whole, zero_shot).at(positions)
 
         found = soft_labels(positions, infer, len(known.positions), folds, HELD_OUT)
-        rest = whole.moments(np.union1d(positions, known.positions))
-        return replace(found, soft=replace(found.soft, rest=rest))
+        return replace(found, soft=replace(found.soft, rest=whole.moments()))

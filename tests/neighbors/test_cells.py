@@ -81,7 +81,7 @@ def test_members_are_distinct_sorted_and_worth_it(count, among, seed, temper):
 
 
 def test_neighbors_among_members_are_mostly_the_true_ones(clustered, cells, monkeypatch):
-    monkeypatch.setattr(attach_module, "_BLOCKS", 3)
+    monkeypatch.setattr(attach_module, "_ENTRIES", 3 * 256 * 16)
     pool, _ = clustered
     members = draw_members(cells, 500, "members").positions
     places = np.concatenate([cells.space.embed(pool.block(i)) for i in range(pool.n_blocks)])
