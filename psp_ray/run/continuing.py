@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from psp_ray.config.base import option_name, read_yaml
+from psp_ray.config.base import option_name
 from psp_ray.config.config import CHANGEABLE, Config, section_of
 from psp_ray.config.paths import seen_from
 from psp_ray.config.presets import ZERO_SHOT
@@ -16,17 +16,18 @@ from psp_ray.core.sealed import DamagedFile
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.classes import FILE as CLASSES
 from psp_ray.run.classes import RunClasses, classes_of, told
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import (
-    CONFIG,
     SUMMARY,
     change_identity,
     finished_summary,
     has_run,
+    home_of,
     read_run,
     read_summary,
     unseal_finished,
 )
-from psp_ray.run.folder import KEPT as CHECKPOINTS
+from psp_ray.run.remains import settings_in
 from psp_ray.run.resolve import resolve
 
 REASONS = {
@@ -43,30 +44,24 @@ REASONS = {
 
 def paths_lead_from(out: Path) -> Path | None:
     """The folder that the run in `out` was started in, where its relative paths lead somewhere from there alone."""
-    if not has_run(out):
+    home = home_of(out) if has_run(out) else ""
+    if not home:
         return None
-    try:
-        home = read_run(out).folder
-    except DamagedFile:
-        return None
-    settings = read_yaml(out / CONFIG, "--config")
-    if not isinstance(settings, dict) or not home or seen_from(home, settings) == settings:
-        return None
-    return Path(home)
+    settings = settings_in(out)
+    return None if seen_from(home, settings) == settings else Path(home)
 
 
 def continued(out: Path, changes: Mapping[str, Any]) -> Config:
     """The settings of the run in `out`, with `changes` (None: as it is), for going on with it. Writes nothing.
 
     Raises:
-        OutputError: no run there. ConfigError: a setting that rounds that are done depend on, fewer rounds than are
-            done, or another size for a query set that people have before them.
+        OutputError: no run there, or none that is known enough of. ConfigError: a setting that rounds that are done
+            depend on, fewer rounds than are done, or another size for a query set that people have before them.
     """
-    if not has_run(out):
-        raise OutputError(f"{out}: holds no run; give the output folder of one")
+    settings = settings_in(out)
     given = {key: value for key, value in changes.items() if value is not None}
-    before = resolve({"out": str(out), "resume": True}, out / CONFIG)
-    config = resolve({**given, "out": str(out), "resume": True}, out / CONFIG)
+    before = resolve({"out": str(out), "resume": True}, settings)
+    config = resolve({**given, "out": str(out), "resume": True}, settings)
     if config.policy.preset == ZERO_SHOT:
         raise OutputError(f"{out}: {ZERO_SHOT} has no rounds to continue; start a run with another --strategy")
     old, new = before.identity(), config.identity()
@@ -100,7 +95,11 @@ def _refuse_open_query(out: Path, config: Config, done: int) -> None:
 def note_changes(out: Path, config: Config) -> None:
     """Make the settings of `continued` those of the run in `out`. A finished run is one that goes on then."""
     changed = {key: value for key, value in config.identity().items() if key in CHANGEABLE}
-    if all(read_run(out).identity.get(key) == value for key, value in changed.items()):
+    try:
+        before = read_run(out).identity
+    except DamagedFile:  # `open_out` writes it anew, with what is given now
+        before = settings_in(out)
+    if all(before.get(key) == value for key, value in changed.items()):
         return
     # In this order a crash in between repeats no more than the end of the run.
     reopen(out)

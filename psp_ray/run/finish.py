@@ -17,8 +17,9 @@ from psp_ray.posterior.accuracy import share_of_none
 from psp_ray.posterior.calibration import Calibration, Reliability, Unseen, calibrate, reliability, unseen_logits
 from psp_ray.report.curve import plot_calibration
 from psp_ray.run.context import RunContext
+from psp_ray.run.folder import PROMPTS
 from psp_ray.run.output import write_curve, write_pool_predictions
-from psp_ray.run.prompts import PROMPTS, save_prompts
+from psp_ray.run.prompts import save_prompts
 from psp_ray.run.state import PoolNames, RunState
 
 

@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.core.errors import ModelError
 from psp_ray.core.files import write_tensors
-from psp_ray.core.paths import is_file, is_folder, local_path, local_text
+from psp_ray.core.paths import is_file, local_path, local_text
 from psp_ray.core.records import Float32Array, StateDict, TextState
 from psp_ray.core.words import short
+from psp_ray.run.folder import PROMPTS
+from psp_ray.run.remains import written_by
 
-PROMPTS = "prompts.safetensors"
 FORMAT = "psp-ray-prompts-1"
 LOCAL = "local-dir:"
 NO_TOWER = "class embeddings"
@@ -104,12 +105,11 @@ def read_prompts(run: str | os.PathLike[str]) -> Learned:
     """Read a run's prompts, from its output folder or from the file itself. Loads no model.
 
     Raises:
-        ModelError: in one line: no such file, not safetensors, or not as psp-ray writes it.
+        ModelError: in one line: not safetensors, or not as psp-ray writes it. OutputError: no such file or folder, or
+            one without prompts; which, and what helps.
     """
     path = local_path(run)
-    path = path / PROMPTS if is_folder(path) else path
-    if not is_file(path):
-        raise ModelError(f"{path}: no learned prompts there; give the output folder of a finished run")
+    path = path if is_file(path) else written_by(path, PROMPTS)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -117,7 +117,7 @@ def read_prompts(run: str | os.PathLike[str]) -> Learned:
     except Exception as error:  # safetensors raises whatever a damaged header makes it stumble over
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         kind = "not a readable safetensors file" if isinstance(error, SafetensorError) else "can't be read"
-        raise ModelError(f"{path}: {kind} ({reason}); restore it, or run again with --resume") from None
+        raise ModelError(f"{path}: {kind} ({reason}); restore it, or write it anew with psp-ray continue") from None
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: not written by psp-ray, or by a newer version of it")
     try:

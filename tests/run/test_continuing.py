@@ -99,7 +99,7 @@ def test_what_is_done_is_done(options, tmp_path, capsys):
     ):
         with pytest.raises(ConfigError, match=reason.replace("(", r"\(")):
             continued(tmp_path / "run", changes)
-    with pytest.raises(OutputError, match="holds no run"):
+    with pytest.raises(OutputError, match="no such folder"):
         continued(tmp_path / "nothing", {})
     with pytest.raises(SystemExit) as ended:
         main(["continue", str(tmp_path / "run"), "--image-size", "64"])
