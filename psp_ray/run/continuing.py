@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pyarrow.compute as pc
 
 from psp_ray.config.base import option_name
 from psp_ray.config.config import CHANGEABLE, Config, section_of
@@ -13,7 +16,8 @@ from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.core.sealed import DamagedFile
-from psp_ray.run.checkpoint import latest_round
+from psp_ray.data.dataset import Dataset
+from psp_ray.run.checkpoint import latest_round, newest
 from psp_ray.run.classes import FILE as CLASSES
 from psp_ray.run.classes import RunClasses, classes_of, told
 from psp_ray.run.folder import KEPT as CHECKPOINTS
@@ -79,6 +83,38 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
     if old["labels_per_round"] != new["labels_per_round"]:
         _refuse_open_query(out, config, done)
     return config
+
+
+def check_left(out: Path, config: Config, dataset: Dataset) -> None:
+    """Raise a ConfigError where the run in `out` is to go on with more rounds, or larger query sets, than there are
+    images left to ask about, or than a cap allows.
+
+    A run whose settings stay as they are goes on with what is left.
+    """
+    size, rounds, cap = config.labels.labels_per_round, config.labels.rounds, config.labels.label_cap
+    checkpoint = newest(out / CHECKPOINTS)
+    if checkpoint is None or not isinstance(size, int) or "sample_id" not in checkpoint.tables["labels"].column_names:
+        return
+    answered, done = checkpoint.tables["labels"], checkpoint.round
+    known = pc.is_in(dataset.pool["sample_id"], value_set=answered["sample_id"])
+    left = dataset.pool.num_rows - (pc.sum(known).as_py() or 0)
+    before, most = Config(**settings_in(out)).labels, done + math.ceil(left / size)
+    if rounds > max(before.rounds, most):
+        raise ConfigError(f"--rounds {rounds}: {done} are done, and {_left_over(left, size, most)}")
+    if left < size != before.labels_per_round and rounds > done:
+        raise ConfigError(f"--labels-per-round {size}: {left:,} images of the pool are left; give at most as many")
+    asked = pc.sum(pc.greater(answered["round"], 0)).as_py() or 0
+    if cap is not None and asked + (rounds - done) * size > cap:
+        raise ConfigError(
+            f"--label-cap {cap}: {asked:,} labels so far, and {size:,} in each of {rounds - done} more rounds, are "
+            f"{asked + (rounds - done) * size:,}; raise it, or lower --rounds"
+        )
+
+
+def _left_over(left: int, size: int, most: int) -> str:
+    if not left:
+        return "every image of the pool was asked about; leave it out, or add images to the pool"
+    return f"{left:,} images of the pool are left to ask about, {size:,} a round; give at most --rounds {most}"
 
 
 def _refuse_open_query(out: Path, config: Config, done: int) -> None:
