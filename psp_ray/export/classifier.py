@@ -90,10 +90,11 @@ class Classifier:
     def predict_embeddings(self, source: str | os.PathLike[str]) -> Iterator[Prediction]:
         """Classify the rows of a table of embeddings (or a folder of tables), read a block at a time.
 
-        `path` of a prediction is the row's `sample_id`. Rows of NaN, infinity or zeros get an `error`.
+        `path` of a prediction is the row's `sample_id`. Rows that are empty, of another length, of NaN, infinity or
+        zeros get an `error`.
 
         Raises:
-            DatasetError: no table there, embeddings of another width than the classifier's, a row of another length.
+            DatasetError: no table there, or embeddings of another width than the classifier's.
         """
         found, _ = scan_embeddings(os.fspath(source))
         dim = self.text.features.shape[1]
@@ -101,8 +102,9 @@ class Classifier:
             raise DatasetError(
                 f"{source}: embeddings have {found.dim} numbers but the run's {dim}; give those of the same model"
             )
-        for block in found.blocks(BLOCK_ROWS):
+        for block in found.blocks(BLOCK_ROWS, lenient=True):
             features, bad = half_rows(block.vectors)
+            bad |= block.faults
             probabilities = self._of_features(features.astype(np.float32))
             best, chances = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
             names = found.sample_ids.slice(block.start, len(best)).to_pylist()
