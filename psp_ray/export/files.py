@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from psp_ray.clip.spec import offline
 from psp_ray.config.config import default_of
 from psp_ray.config.paths import seen_from
-from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.errors import ConfigError, OutputError, UserError
 from psp_ray.core.files import (
     write_bytes,
     write_json,
@@ -233,6 +233,14 @@ def name_of_run(run: str | os.PathLike[str]) -> str:
         return ""
 
 
+def caution_of_run(run: str | os.PathLike[str]) -> str:
+    """What must be said of the run's probabilities; empty where nothing need be, or nothing is known."""
+    try:
+        return read_prompts(run).caution
+    except UserError:
+        return ""
+
+
 def classes_of_run(run: str | os.PathLike[str]) -> list[str]:
     """The class names of a run that may still be under way.
 
@@ -301,6 +309,7 @@ def export_onnx(
             "bias": classifier.text.offset.tolist(),
             "preprocessing": asdict(tower.preprocessing),
             "formula": "probabilities = softmax(scale * features @ class_embeddings.T + bias)",
+            "caution": classifier.caution or None,
         },
     )
     write_script(target, ONNX_SCRIPT)
@@ -373,6 +382,7 @@ def export_open_clip(
             "scale": np.asarray(classifier.text.logit_scale, np.float32),
             "bias": classifier.text.offset,
         },
+        {"caution": classifier.caution} if classifier.caution else None,
     )
     write_json(target / "classes.json", classifier.classes)
     write_script(target, OPEN_CLIP_SCRIPT)

@@ -98,6 +98,8 @@ def say_goodbye(
     )
     if summary["stopped"]:
         events.note(f"stopped early: {summary['stopped']}")
+    if summary["calibration"]["caution"]:
+        events.note(f"note: {summary['calibration']['caution']}")
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
     if config.output.pictures:
         events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")

@@ -15,6 +15,7 @@ from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.files import write_text
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.posterior.accuracy import Estimate, limits, telling
+from psp_ray.posterior.calibration import caution
 from psp_ray.report.figures import CurvePoint, import_figures
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.run_page import Facts, RunPage, run_page
@@ -109,6 +110,7 @@ def make_page(run: LookedAt, pictures: Pictures) -> RunPage:
         calibration=curves,
         temperature=temperature,
         calibrated_by=calibrated_by,
+        caution=caution(calibrated_by),
         facts=_facts(run),
         notes=[f"Left out: map, pictures, and accuracy by class ({run.missing})."] if run.missing else [],
     )

@@ -19,6 +19,7 @@ from psp_ray.core.files import write_tensors
 from psp_ray.core.paths import is_file, local_path, local_text
 from psp_ray.core.records import Float32Array, StateDict, TextState
 from psp_ray.core.words import short
+from psp_ray.posterior.calibration import Calibration, caution
 from psp_ray.run.folder import PROMPTS
 from psp_ray.run.remains import written_by
 
@@ -36,26 +37,28 @@ def save_prompts(
     backbone: dict[str, Any],
     spec: BackboneSpec,
     provenance: dict[str, Any],
-    temperature: float = 1.0,
+    calibration: Calibration,
 ) -> None:
     """Write everything that prediction needs into one safetensors file.
 
     Tensors: `class_embeddings` (C, d), `contexts`, `logit_scale` (), `bias` (C,), `temperature` (): probabilities are
     `softmax((logit_scale * f @ class_embeddings.T + bias) / temperature)`. The header's metadata holds the
-    class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
+    class names, the model with the hash of its weights, how many labels the temperature is fitted to, and the settings
+    of the prompts, as JSON texts.
     """
     tensors = {
         "class_embeddings": text.features.astype(np.float32),
         "contexts": contexts.astype(np.float32),
         "logit_scale": np.asarray(text.logit_scale, np.float32),
         "bias": text.offset,
-        "temperature": np.asarray(temperature, np.float32),
+        "temperature": np.asarray(calibration.temperature, np.float32),
     }
     metadata = {
         "format": FORMAT,
         "classes": json.dumps(list(classes), ensure_ascii=False),
         **(model_metadata(spec) | ({"model": NO_TOWER} if backbone["model"] == NO_TOWER else {})),
         "weights_hash": str(backbone["weights_hash"]),
+        "calibrated_by": json.dumps(calibration.n),
         "backbone": json.dumps(backbone, default=str),
         "provenance": json.dumps(provenance, default=str),
     }
@@ -83,6 +86,7 @@ class _Header(BaseModel):
     checkpoint: Json[str | None]
     image_size: Json[int | None]
     weights_hash: str
+    calibrated_by: Json[int | None] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +99,13 @@ class Learned:
     spec: BackboneSpec
     """As the header names it; `NO_TOWER` stands for the model where there is none."""
     weights_hash: str
+    calibrated_by: int | None = None
+    """Labels that the temperature is fitted to; None in files that don't say."""
+
+    @property
+    def caution(self) -> str:
+        """What must be said wherever its probabilities are shown; empty where nothing need be."""
+        return "" if self.calibrated_by is None else caution(self.calibrated_by)
 
     @property
     def has_tower(self) -> bool:
@@ -128,7 +139,8 @@ def read_prompts(run: str | os.PathLike[str]) -> Learned:
             f"{path}: its header is damaged ({first['loc'][0]}: {first['msg'].lower()}); restore it"
         ) from None
     spec = BackboneSpec(model=header.model, checkpoint=header.checkpoint, image_size=header.image_size)
-    return Learned(path, _classifier(path, tensors, len(header.classes)), header.classes, spec, header.weights_hash)
+    text = _classifier(path, tensors, len(header.classes))
+    return Learned(path, text, header.classes, spec, header.weights_hash, header.calibrated_by)
 
 
 def _classifier(path: Path, tensors: StateDict, n_classes: int) -> TextState:
