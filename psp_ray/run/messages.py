@@ -17,12 +17,11 @@ from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
 from psp_ray.run.events import Events
 from psp_ray.run.folder import SUMMARY
+from psp_ray.run.standing import MARGIN, REMEDY, setback
 from psp_ray.run.state import PoolNames, RunState
 
 MORE_ROUNDS = 2
 """Rounds that the last lines of a run suggest to go on with."""
-WORSE = 0.01
-"""A final accuracy that lies further below zero-shot is pointed out."""
 MOST_SHOWN = 5
 """Corrections that are named."""
 
@@ -98,6 +97,9 @@ def say_goodbye(
     )
     if summary["stopped"]:
         events.note(f"stopped early: {summary['stopped']}")
+    against = setback(state, config.data.evaluate_on)
+    if against:
+        events.note(f"mind:    {against}; {REMEDY}")
     if summary["calibration"]["caution"]:
         events.note(f"note: {summary['calibration']['caution']}")
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
@@ -129,7 +131,7 @@ def accuracy_text(summary: dict[str, Any], config: Config) -> str:
             f"zero-shot {percent(summary['zero_shot_accuracy'])} -> {percent(summary['final_accuracy'])} "
             f"{config.data.evaluate_on} accuracy"
         )
-        if summary["final_accuracy"] < summary["zero_shot_accuracy"] - WORSE:
+        if summary["final_accuracy"] < summary["zero_shot_accuracy"] - MARGIN:
             texts.append("below zero-shot: look at the classes in report.html, and compare with --head zero-shot")
     stored = dict(summary.get("pool_accuracy_estimate") or {})
     number = stored.pop("round", None)

@@ -33,6 +33,7 @@ from psp_ray.run.page_parts import (
     picked_of,
     pseudo_of,
 )
+from psp_ray.run.standing import REMEDY, setback
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watched
 
@@ -133,7 +134,9 @@ def answer(run: LookedAt) -> str:
     if state.zero_shot is not None:
         text += f" (without any: {percent(state.zero_shot.accuracy)})"
     if status == "finished":
-        return f"{text}{f'; stopped early, since {state.stopped}' if state.stopped else ''}."
+        against = setback(state, run.config.data.evaluate_on)
+        ended = f"{text}{f'; stopped early, since {state.stopped}' if state.stopped else ''}."
+        return f"{ended} But {against}: {REMEDY}." if against else ended
     rest = f"round {state.round} of {run.config.labels.rounds} is done"
     if status == "awaiting_labels" and awaiting.get("round") == state.round + 1:
         rest += f", and {waits}"
