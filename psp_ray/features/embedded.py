@@ -167,8 +167,8 @@ def _halves(source: EmbeddingSource, vectors: NDArray[Any], places: NDArray[np.i
     if bad:
         placed = [source.where(int(places[row])).rpartition(": row ") for row in sorted(bad)]
         file, _, first = placed[0]
-        rows = list(dict.fromkeys(int(row) for name, _, row in placed if name == file))  # several views of one, once
-        more = more_rows(rows)
+        numbers = list(dict.fromkeys(int(row) for name, _, row in placed if name == file))  # several views of one, once
+        more = more_rows(numbers)
         raise DatasetError(f"{file}: embedding: row {first} {bad[min(bad)]}{more}; repair it or leave the row out")
     return rows
 

@@ -21,7 +21,7 @@ def resolve(given: Mapping[str, Any], file: str | Path | Mapping[str, Any] | Non
         ConfigError: an unknown key (with the nearest match), a malformed file, or a value out of range.
     """
     named = file if isinstance(file, str | Path) else None
-    stands = _read_file(named) if named is not None else file or {}
+    stands = file or {} if not isinstance(file, str | Path) else _read_file(file)
     explicit = {**stands, **{k: v for k, v in given.items() if v is not None}}
     check_keys(explicit, "settings" if named is None else str(named))
     name = str(explicit.get("strategy", explicit.get("preset") or default_of("strategy")))

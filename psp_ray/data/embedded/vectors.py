@@ -122,7 +122,8 @@ def _nulls(column: pa.Array) -> NDArray[np.bool_]:
 def _lengths(column: pa.Array) -> NDArray[np.int64]:
     if pt.is_fixed_size_list(column.type):
         return np.full(len(column), column.type.list_size, np.int64)
-    return np.diff(column.offsets.to_numpy()[: len(column) + 1]).astype(np.int64)
+    found: NDArray[np.int64] = np.diff(column.offsets.to_numpy()[: len(column) + 1]).astype(np.int64)
+    return found
 
 
 def _settled(found: dict[int, str], where: Sequence[int], what: str, faults: dict[int, str] | None) -> dict[int, str]:
