@@ -51,3 +51,6 @@ def export(
     if open_clip:
         to.export_open_clip(run_folder, open_clip, checkpoint=checkpoint, allow_hub=allow_hub)
         click.echo(f"{open_clip}; try: python {Path(open_clip)}/predict.py IMAGE")
+    caution = to.caution_of_run(run_folder)
+    if caution:
+        click.echo(f"note: {caution}", err=True)

@@ -222,9 +222,12 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None,
     from psp_ray.core.errors import OracleError
     from psp_ray.run.folder import has_run
     from psp_ray.run.ledger_check import lost_answers
+    from psp_ray.run.remains import require_run
 
     if runs and ledger is None:
         raise ConfigError("--run: give --ledger, too: the ledger that the run uses")
+    for run in runs:
+        require_run(run)
     with _accounting(name, ledger, ray_address) as accounting:
         lines, found = accounting.check(), accounting.status()
     if ledger is not None:

@@ -67,6 +67,8 @@ def predict(
     total = counts.total()
     if out is not None:
         click.echo(printable(f"{total:,} predictions in {out}"), err=True)
+    if classifier.caution:
+        click.echo(f"note: {classifier.caution}", err=True)
     if counts[True]:
         what = "rows can't be classified" if tables else "images can't be read"
         click.echo(f"warning: {counts[True]:,} of {total:,} {what}; see column error", err=True)

@@ -24,7 +24,10 @@ class DamagedFile(OutputError):
     """A file that psp-ray wrote is not what it wrote: `path`, and `reason` without the path."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}; restore it, or run the same command with --resume")
+        super().__init__(
+            f"{path}: {reason}; restore it, or have it written anew: psp-ray continue DIR, or the same comparison or "
+            "sweep with --resume"
+        )
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -21,12 +21,12 @@ def load_descriptions(path: str | Path) -> dict[str, list[str]]:
     try:
         document = json.loads(read_text(local_path(path).read_bytes()))
     except OSError as error:
-        raise ConfigError(f"the description file {path} can't be read ({why_not(error)}); check the path") from error
+        raise ConfigError(f"--description-file {path}: can't be read ({why_not(error)}); check the path") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"the description file {path} is not JSON ({error})") from error
+        raise ConfigError(f"--description-file {path}: is not JSON ({error})") from error
     if not isinstance(document, dict) or not all(_are_phrases(phrases) for phrases in document.values()):
         raise ConfigError(
-            f"the description file {path} must be a JSON object of class names, each with a list of phrases"
+            f"--description-file {path}: must be a JSON object of class names, each with a list of phrases"
         )
     return {name: list(phrases) for name, phrases in document.items()}
 

@@ -43,8 +43,12 @@ class Classifier:
     >>> Classifier.load("runs/digits-psp-seed0").predict(["a.png", "b.jpg"])  # doctest: +SKIP
     """
 
-    def __init__(self, tower: Any, text: TextState, classes: Sequence[str], spec: BackboneSpec | None = None):
+    def __init__(
+        self, tower: Any, text: TextState, classes: Sequence[str], spec: BackboneSpec | None = None, caution: str = ""
+    ):
         self.tower, self.text, self.classes, self.spec = tower, text, list(classes), spec
+        self.caution = caution
+        """What must be said wherever its probabilities are shown, such as that few labels calibrate them; or empty."""
 
     @classmethod
     def load(
@@ -72,7 +76,7 @@ class Classifier:
         learned = read_prompts(run)
         require_as_written(learned.path)
         if not images:
-            return cls(None, learned.text, learned.classes)
+            return cls(None, learned.text, learned.classes, caution=learned.caution)
         if not learned.has_tower:
             raise ModelError(
                 f"{learned.path}: learned from embeddings and class embeddings alone, so no image can be encoded; give "
@@ -85,15 +89,16 @@ class Classifier:
                     f"{learned.path}: the prompts were learned with other weights of {spec.model}; give --checkpoint"
                 )
             tower, _ = load_image_tower(spec)
-        return cls(tower, learned.text, learned.classes, spec)
+        return cls(tower, learned.text, learned.classes, spec, learned.caution)
 
     def predict_embeddings(self, source: str | os.PathLike[str]) -> Iterator[Prediction]:
         """Classify the rows of a table of embeddings (or a folder of tables), read a block at a time.
 
-        `path` of a prediction is the row's `sample_id`. Rows of NaN, infinity or zeros get an `error`.
+        `path` of a prediction is the row's `sample_id`. Rows that are empty, of another length, of NaN, infinity or
+        zeros get an `error`.
 
         Raises:
-            DatasetError: no table there, embeddings of another width than the classifier's, a row of another length.
+            DatasetError: no table there, or embeddings of another width than the classifier's.
         """
         found, _ = scan_embeddings(os.fspath(source))
         dim = self.text.features.shape[1]
@@ -101,8 +106,9 @@ class Classifier:
             raise DatasetError(
                 f"{source}: embeddings have {found.dim} numbers but the run's {dim}; give those of the same model"
             )
-        for block in found.blocks(BLOCK_ROWS):
+        for block in found.blocks(BLOCK_ROWS, lenient=True):
             features, bad = half_rows(block.vectors)
+            bad |= block.faults
             probabilities = self._of_features(features.astype(np.float32))
             best, chances = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
             names = found.sample_ids.slice(block.start, len(best)).to_pylist()

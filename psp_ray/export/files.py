@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psp_ray.clip.spec import offline
-from psp_ray.config.base import read_yaml
+from psp_ray.config.config import default_of
 from psp_ray.config.paths import seen_from
-from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.errors import ConfigError, OutputError, UserError
 from psp_ray.core.files import (
     write_bytes,
     write_json,
@@ -29,6 +29,7 @@ from psp_ray.core.files import (
 )
 from psp_ray.core.ours import mark
 from psp_ray.core.paths import is_file, local_path
+from psp_ray.core.sealed import DamagedFile
 from psp_ray.core.tables import csv_lines
 from psp_ray.core.words import printable, reason_of
 from psp_ray.core.writing import writing
@@ -36,18 +37,19 @@ from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.export.scripts import ONNX_SCRIPT, OPEN_CLIP_SCRIPT, write_script
 from psp_ray.run.classes import classes_of
-from psp_ray.run.folder import CONFIG, PREDICTIONS, RUN_FILE, read_run, require_as_written
-from psp_ray.run.prompts import PROMPTS, read_prompts
+from psp_ray.run.folder import PREDICTIONS, PROMPTS, home_of, read_run, require_as_written
+from psp_ray.run.prompts import read_prompts
+from psp_ray.run.remains import settings_in, written_by
 
+_OF_DATA = ("dataset", "data_root", "split", "classes", "test", "exclude", "allow_remote")
+"""The settings that say which images a run is about."""
 _COLUMNS = ("sample_id", "path", "class", "probability", "source")
 UNSURE, NO_CLASS = "_unsure", "_none"
 
 
 def _predictions(run: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The pool's predictions, row by row. Raises ConfigError where there are none, or none that can be read."""
-    path = local_path(run) / PREDICTIONS
-    if not is_file(path):
-        raise ConfigError(f"--run {run}: no {PREDICTIONS} there; give the output folder of a finished run")
+    """The pool's predictions, row by row. Raises OutputError as `written_by`, ConfigError where they can't be read."""
+    path = written_by(local_path(run), PREDICTIONS)
     require_as_written(path)
     try:
         with pq.ParquetFile(path) as file:
@@ -55,7 +57,7 @@ def _predictions(run: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(
-            f"{path}: is damaged ({reason_of(error, 160)}); run the same command with --resume to write it anew"
+            f"{path}: is damaged ({reason_of(error, 160)}); psp-ray continue {run} writes it anew"
         ) from None
 
 
@@ -74,7 +76,7 @@ def export_csv(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int
     """Write the pool's predictions as a CSV (sample_id, path, class, probability, source); returns the rows.
 
     Raises:
-        ConfigError: no finished run there. OutputError: the file can't be written.
+        OutputError: no finished run there, or the file can't be written.
     """
     count = 0
 
@@ -107,7 +109,7 @@ def export_folders(
     hash of the whole name behind them.
 
     Raises:
-        ConfigError: no finished run there. OutputError: the folder is used or can't be written.
+        OutputError: no finished run there; or the folder is used or can't be written.
     """
     rows = list(_predictions(run))
     target = _fresh(folder)
@@ -205,41 +207,45 @@ def dataset_of_run(run: str | os.PathLike[str]) -> Dataset:
     """The data set that a run was made on.
 
     Raises:
-        ConfigError: no run there. DatasetError: the data set has gone.
+        OutputError: no run there. DatasetError: the data set has gone.
     """
     from psp_ray.data.load import load_dataset
 
     out = local_path(run)
-    if not is_file(out / RUN_FILE):
-        raise ConfigError(f"--run {run}: no run of psp-ray there; give its output folder")
-    record = read_run(out)
-    # `data_root` may move, so it is not part of the identity; config.yaml has the one that was given.
-    config = read_yaml(out / CONFIG, "--run", "continue the run with --resume, which writes it anew")
-    if not isinstance(config, dict) or "dataset" not in record.identity or "split" not in record.identity:
-        raise ConfigError(f"--run {run}: {CONFIG} or {RUN_FILE} is damaged; continue the run with --resume")
-    given = seen_from(record.folder, {**record.identity, "data_root": config.get("data_root")})
+    settings = settings_in(out)
+    given = seen_from(home_of(out), {key: settings.get(key, default_of(key)) for key in _OF_DATA})
     return load_dataset(
         given["dataset"],
         given["data_root"],
         given["split"],
-        classes=given.get("classes"),
-        test=given.get("test"),
-        exclude=given.get("exclude"),
-        allow_remote=bool(config.get("allow_remote")),
+        classes=given["classes"],
+        test=given["test"],
+        exclude=given["exclude"],
+        allow_remote=bool(given["allow_remote"]),
     )
 
 
 def name_of_run(run: str | os.PathLike[str]) -> str:
-    """A run's name in its ledger, which no other run has; empty where there is none."""
-    out = local_path(run)
-    return read_run(out).experiment if is_file(out / RUN_FILE) else ""
+    """A run's name in its ledger, which no other run has; empty where its `run.json` is not to be had."""
+    try:
+        return read_run(local_path(run)).experiment
+    except DamagedFile:
+        return ""
+
+
+def caution_of_run(run: str | os.PathLike[str]) -> str:
+    """What must be said of the run's probabilities; empty where nothing need be, or nothing is known."""
+    try:
+        return read_prompts(run).caution
+    except UserError:
+        return ""
 
 
 def classes_of_run(run: str | os.PathLike[str]) -> list[str]:
     """The class names of a run that may still be under way.
 
     Raises:
-        ConfigError: no run there.
+        OutputError: no run there.
     """
     noted = classes_of(local_path(run))
     if noted is not None:
@@ -303,6 +309,7 @@ def export_onnx(
             "bias": classifier.text.offset.tolist(),
             "preprocessing": asdict(tower.preprocessing),
             "formula": "probabilities = softmax(scale * features @ class_embeddings.T + bias)",
+            "caution": classifier.caution or None,
         },
     )
     write_script(target, ONNX_SCRIPT)
@@ -375,6 +382,7 @@ def export_open_clip(
             "scale": np.asarray(classifier.text.logit_scale, np.float32),
             "bias": classifier.text.offset,
         },
+        {"caution": classifier.caution} if classifier.caution else None,
     )
     write_json(target / "classes.json", classifier.classes)
     write_script(target, OPEN_CLIP_SCRIPT)

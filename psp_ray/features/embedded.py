@@ -32,6 +32,7 @@ from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.embedded.classes import unit_rows
 from psp_ray.data.embedded.source import Block, EmbeddingSource
+from psp_ray.data.embedded.vectors import more_rows
 from psp_ray.data.images import HASH_BYTES, is_url
 from psp_ray.features.cache import FeatureCache, FeatureStore
 from psp_ray.features.featurize import FeaturizedDataset, open_features
@@ -164,8 +165,11 @@ def _halves(source: EmbeddingSource, vectors: NDArray[Any], places: NDArray[np.i
     """Unit rows (m, d) in half precision. Raises DatasetError, with file and row, for one that has no direction."""
     rows, bad = half_rows(vectors)
     if bad:
-        file, _, row = source.where(int(places[min(bad)])).rpartition(": row ")
-        raise DatasetError(f"{file}: embedding: row {row} {bad[min(bad)]}; repair it or leave the row out")
+        placed = [source.where(int(places[row])).rpartition(": row ") for row in sorted(bad)]
+        file, _, first = placed[0]
+        numbers = list(dict.fromkeys(int(row) for name, _, row in placed if name == file))  # several views of one, once
+        more = more_rows(numbers)
+        raise DatasetError(f"{file}: embedding: row {first} {bad[min(bad)]}{more}; repair it or leave the row out")
     return rows
 
 

@@ -176,7 +176,7 @@ def take_in(
         )
     answers, open_again = _texts(export, classes, annotations)
     changed = _fill(local_path(run), run, answers, annotations)
-    told = [f"{len(answers):,} annotations, {changed:,} labels written; continue the run with --resume"]
+    told = [f"{len(answers):,} annotations, {changed:,} labels written; go on with: psp-ray continue {run}"]
     if open_again:
         told.append(f"{open_again:,} tasks were skipped, but a class is called skip: they stay open")
     if export.empty:

@@ -8,7 +8,7 @@ nothing (T = 16 where 2 is right). They count only where there is no audit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ PRIOR_SPREAD = 0.7
 """Standard deviation of log T before any label: a handful of labels must not turn every probability into 1 or 1/C."""
 ENOUGH = 50
 """Labels of the latest rounds that are looked at where there is no audit, and there are so many."""
+FEWEST = 20
+"""Labels from which a temperature is called a measurement: of fewer, chance decides as much as the classifier does."""
 RANGE = (0.05, 20.0)
 BINS = 10
 
@@ -36,6 +38,20 @@ class Calibration:
     ece_before: float
     ece_after: float
     n: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers, and `caution`: what must be said wherever probabilities are shown, or None."""
+        return {**asdict(self), "caution": caution(self.n) or None}
+
+
+def caution(n: int) -> str:
+    """What must be said wherever probabilities are shown that `n` labels calibrated; empty where they are enough."""
+    if n >= FEWEST:
+        return ""
+    if not n:
+        return "probabilities are not calibrated: no label was at hand that the classifier hadn't seen"
+    labels = "1 label" if n == 1 else f"{n} labels"
+    return f"probabilities are calibrated by {labels} alone (fewer than {FEWEST}): take them for a guess"
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ class Part:
 
 
 def text_part(markdown: str) -> Part:
-    """Markdown as HTML; tables may be scrolled sideways."""
-    made = MarkdownIt("zero").enable(list(RULES)).render(markdown)
-    return Part(Markup(made.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")))
+    """Markdown as HTML."""
+    return Part(Markup(MarkdownIt("zero").enable(list(RULES)).render(markdown)))
 
 
 def picture_part(file: Path, alt: str) -> Part:

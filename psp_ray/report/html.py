@@ -32,6 +32,10 @@ STYLE: Any = {
 """matplotlib settings of every figure; they have to hold while it is drawn, too."""
 
 
+_TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+_BOXED = r'<div class="scroll" tabindex="0" role="group" aria-label="Table">\g<0></div>'
+
+
 @cache
 def _environment() -> Environment:
     found = Environment(
@@ -47,8 +51,11 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that `psp_ray/report/templates/TEMPLATE` makes of `values`; every text among them is escaped."""
-    return _environment().get_template(template).render(**values)
+    """The page that `psp_ray/report/templates/TEMPLATE` makes of `values`; every text among them is escaped.
+
+    Every table is in a box of its own, where it is scrolled sideways if it is wider than the page.
+    """
+    return _TABLE.sub(_BOXED, _environment().get_template(template).render(**values))
 
 
 def svg(figure: Figure, label: str) -> Markup:

@@ -185,6 +185,8 @@ class RunPage:
     temperature: float | None
     calibrated_by: int
     """Labels that the temperature is fitted to."""
+    caution: str
+    """What must be said of the probabilities; empty where nothing need be."""
     facts: Facts
     notes: Sequence[str] = field(default_factory=list)
     """What is missing in the page, and why."""

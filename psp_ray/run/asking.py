@@ -17,8 +17,11 @@ def annotator_name(settings: LabelSettings) -> str:
     return settings.oracle
 
 
-def check_annotators(settings: LabelSettings, n_classes: int) -> None:
-    """Raise a ConfigError for an annotator that there isn't, or simulated ones that can't be used, or would not be."""
+def check_annotators(settings: LabelSettings, n_classes: int | None = None) -> None:
+    """Raise a ConfigError for an annotator that there isn't, or simulated ones that can't be used, or would not be.
+
+    Whether simulated ones fit the classes can only be told where their number is given.
+    """
     ANNOTATORS.find(settings.oracle)
     name = annotator_name(settings)
     if name == "simulated" and settings.annotators is None:
@@ -35,7 +38,9 @@ def check_annotators(settings: LabelSettings, n_classes: int) -> None:
         raise ConfigError(f"--annotators: --oracle {settings.oracle} would not ask them; leave one of them out")
     from psp_ray.labels.annotators.simulated import SimulatedAnnotators, load_group
 
-    SimulatedAnnotators({}, load_group(settings.annotators), n_classes)
+    group = load_group(settings.annotators)
+    if n_classes is not None:
+        SimulatedAnnotators({}, group, n_classes)
 
 
 def answers_from_truth(settings: LabelSettings) -> bool:

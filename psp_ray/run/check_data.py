@@ -21,6 +21,7 @@ from psp_ray.features.tower import make_encoder, view_settings
 from psp_ray.report.progress import LOOKING, Reporter, counting, duration
 from psp_ray.run.check_embeddings import describe, look_through
 from psp_ray.run.exporting import zero_shot_of
+from psp_ray.run.given import check_given
 from psp_ray.run.prepare import Prepared, prepare, uses_cached_views
 
 TINY = 16
@@ -50,7 +51,8 @@ def check(config: Config, with_model: bool = False) -> Iterator[str]:
         UserError: as the checks of `run`, for what makes a run impossible.
     """
     reporter = Reporter(config.labels.rounds, Console(stderr=True, highlight=False, soft_wrap=True))
-    prepared = prepare(config.changed(oracle="file"))  # labels may be missing here
+    check_given(config)
+    prepared = prepare(config.changed(oracle="file", annotators=None, label_wait=0))  # labels may be missing here
     config, dataset = prepared.config, prepared.dataset
     what = "images" if dataset.embeddings is None else "embeddings"
     parts = ", ".join(f"{dataset.part(part).num_rows:,} {part}" for part in PARTS)

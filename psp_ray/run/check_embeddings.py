@@ -27,12 +27,13 @@ UNIT = 0.01
 
 @dataclass
 class Looked:
-    """What was found: `guessed` (C,) counts pool rows by their zero-shot class; `bad` says where and why rows can't be
-    used, `refused` why reading stopped (empty where it didn't); `copies` are groups of rows with the same numbers;
-    `lengths` the shortest and the longest row's."""
+    """What was found: `guessed` (C,) counts pool rows by their zero-shot class; `bad` is how many rows can't be used,
+    `shown` says of the first of them where they are and why, `refused` why reading stopped (empty where it didn't);
+    `copies` are groups of rows with the same numbers; `lengths` the shortest and the longest row's."""
 
     guessed: Int64Array
-    bad: list[str] = field(default_factory=list)
+    bad: int = 0
+    shown: list[str] = field(default_factory=list)
     refused: str = ""
     copies: list[list[int]] = field(default_factory=list)
     lengths: tuple[float, float] = (np.inf, 0.0)
@@ -52,9 +53,12 @@ def look_through(dataset: Dataset, text: TextState | None, told: Callable[[int, 
     total = np.zeros(source.dim)
     count = 0
     try:
-        for block in source.blocks(BLOCK_ROWS):
+        for block in source.blocks(BLOCK_ROWS, lenient=True):
             unit, bad = half_rows(block.vectors)
-            found.bad += [f"{source.where(block.start + row)} {reason}" for row, reason in sorted(bad.items())]
+            bad |= block.faults
+            found.bad += len(bad)
+            shown = sorted(bad.items())[: SHOWN - len(found.shown)]
+            found.shown += [f"{source.where(block.start + row)} {reason}" for row, reason in shown]
             good = np.setdiff1d(np.arange(len(unit)), list(bad))
             _lengths(found, block.vectors[good])
             features = unit[good].astype(np.float32)
@@ -115,8 +119,9 @@ def describe(dataset: Dataset, looked: Looked) -> Iterator[str]:
     if looked.refused:
         yield f"warning: a run would refuse this: {looked.refused}"
     if looked.bad:
-        shown = "; ".join(looked.bad[:SHOWN])
-        yield f"warning: {len(looked.bad):,} rows that a run would refuse; repair them or leave them out: {shown}"
+        rows = "1 row" if looked.bad == 1 else f"{looked.bad:,} rows"
+        shown = "; ".join(looked.shown) + ("; ..." if looked.bad > len(looked.shown) else "")
+        yield f"warning: {rows} that a run would refuse; repair or leave out: {shown}"
     if not looked.copies:
         yield "duplicates: none"
         return

@@ -25,7 +25,7 @@ from psp_ray.run.build import build_oracle
 from psp_ray.run.checkpoint import drop_checkpoint, latest_round
 from psp_ray.run.classes import RunClasses, with_names
 from psp_ray.run.context import RunContext
-from psp_ray.run.continuing import note_changes, note_classes, with_size_of_run
+from psp_ray.run.continuing import check_left, note_changes, note_classes, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
@@ -108,6 +108,8 @@ def run(
     config = prepared.config
     if not has_run(out):
         check_budget(config, prepared.dataset)
+    elif continuing:
+        check_left(out, config, prepared.dataset)
     require_labels(config, prepared.dataset)
     prepared = settled(prepared)
     with entered(prepared, out, mirror, events, wait, continuing) as experiment_id:
@@ -305,7 +307,8 @@ class Rounds:
             self.waiting.over()
         self._ended(finished=True)
         self._copy()
-        say_goodbye(self.events, config, summary, state, out, images=self.data.dataset.embeddings is None)
+        left = self.context.n_pool - len(state.asked)
+        say_goodbye(self.events, config, summary, state, out, left, images=self.data.dataset.embeddings is None)
         return summary
 
     def _saved(self, state: RunState) -> None:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from psp_ray.config.base import option_name, read_yaml
+import pyarrow.compute as pc
+
+from psp_ray.config.base import option_name
 from psp_ray.config.config import CHANGEABLE, Config, section_of
 from psp_ray.config.paths import seen_from
 from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.core.sealed import DamagedFile
-from psp_ray.run.checkpoint import latest_round
+from psp_ray.data.dataset import Dataset
+from psp_ray.run.checkpoint import latest_round, newest
 from psp_ray.run.classes import FILE as CLASSES
 from psp_ray.run.classes import RunClasses, classes_of, told
+from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import (
-    CONFIG,
     SUMMARY,
     change_identity,
     finished_summary,
     has_run,
+    home_of,
     read_run,
     read_summary,
     unseal_finished,
 )
-from psp_ray.run.folder import KEPT as CHECKPOINTS
+from psp_ray.run.remains import settings_in
 from psp_ray.run.resolve import resolve
 
 REASONS = {
@@ -43,30 +48,24 @@ REASONS = {
 
 def paths_lead_from(out: Path) -> Path | None:
     """The folder that the run in `out` was started in, where its relative paths lead somewhere from there alone."""
-    if not has_run(out):
+    home = home_of(out) if has_run(out) else ""
+    if not home:
         return None
-    try:
-        home = read_run(out).folder
-    except DamagedFile:
-        return None
-    settings = read_yaml(out / CONFIG, "--config")
-    if not isinstance(settings, dict) or not home or seen_from(home, settings) == settings:
-        return None
-    return Path(home)
+    settings = settings_in(out)
+    return None if seen_from(home, settings) == settings else Path(home)
 
 
 def continued(out: Path, changes: Mapping[str, Any]) -> Config:
     """The settings of the run in `out`, with `changes` (None: as it is), for going on with it. Writes nothing.
 
     Raises:
-        OutputError: no run there. ConfigError: a setting that rounds that are done depend on, fewer rounds than are
-            done, or another size for a query set that people have before them.
+        OutputError: no run there, or none that is known enough of. ConfigError: a setting that rounds that are done
+            depend on, fewer rounds than are done, or another size for a query set that people have before them.
     """
-    if not has_run(out):
-        raise OutputError(f"{out}: holds no run; give the output folder of one")
+    settings = settings_in(out)
     given = {key: value for key, value in changes.items() if value is not None}
-    before = resolve({"out": str(out), "resume": True}, out / CONFIG)
-    config = resolve({**given, "out": str(out), "resume": True}, out / CONFIG)
+    before = resolve({"out": str(out), "resume": True}, settings)
+    config = resolve({**given, "out": str(out), "resume": True}, settings)
     if config.policy.preset == ZERO_SHOT:
         raise OutputError(f"{out}: {ZERO_SHOT} has no rounds to continue; start a run with another --strategy")
     old, new = before.identity(), config.identity()
@@ -86,6 +85,38 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
     return config
 
 
+def check_left(out: Path, config: Config, dataset: Dataset) -> None:
+    """Raise a ConfigError where the run in `out` is to go on with more rounds, or larger query sets, than there are
+    images left to ask about, or than a cap allows.
+
+    A run whose settings stay as they are goes on with what is left.
+    """
+    size, rounds, cap = config.labels.labels_per_round, config.labels.rounds, config.labels.label_cap
+    checkpoint = newest(out / CHECKPOINTS)
+    if checkpoint is None or not isinstance(size, int) or "sample_id" not in checkpoint.tables["labels"].column_names:
+        return
+    answered, done = checkpoint.tables["labels"], checkpoint.round
+    known = pc.is_in(dataset.pool["sample_id"], value_set=answered["sample_id"])
+    left = dataset.pool.num_rows - (pc.sum(known).as_py() or 0)
+    before, most = Config(**settings_in(out)).labels, done + math.ceil(left / size)
+    if rounds > max(before.rounds, most):
+        raise ConfigError(f"--rounds {rounds}: {done} are done, and {_left_over(left, size, most)}")
+    if left < size != before.labels_per_round and rounds > done:
+        raise ConfigError(f"--labels-per-round {size}: {left:,} images of the pool are left; give at most as many")
+    asked = pc.sum(pc.greater(answered["round"], 0)).as_py() or 0
+    if cap is not None and asked + (rounds - done) * size > cap:
+        raise ConfigError(
+            f"--label-cap {cap}: {asked:,} labels so far, and {size:,} in each of {rounds - done} more rounds, are "
+            f"{asked + (rounds - done) * size:,}; raise it, or lower --rounds"
+        )
+
+
+def _left_over(left: int, size: int, most: int) -> str:
+    if not left:
+        return "every image of the pool was asked about; leave it out, or add images to the pool"
+    return f"{left:,} images of the pool are left to ask about, {size:,} a round; give at most --rounds {most}"
+
+
 def _refuse_open_query(out: Path, config: Config, done: int) -> None:
     """People have a query set before them: it keeps its size."""
     summary = read_summary(out) if (out / SUMMARY).is_file() else {}
@@ -100,7 +131,11 @@ def _refuse_open_query(out: Path, config: Config, done: int) -> None:
 def note_changes(out: Path, config: Config) -> None:
     """Make the settings of `continued` those of the run in `out`. A finished run is one that goes on then."""
     changed = {key: value for key, value in config.identity().items() if key in CHANGEABLE}
-    if all(read_run(out).identity.get(key) == value for key, value in changed.items()):
+    try:
+        before = read_run(out).identity
+    except DamagedFile:  # `open_out` writes it anew, with what is given now
+        before = settings_in(out)
+    if all(before.get(key) == value for key, value in changed.items()):
         return
     # In this order a crash in between repeats no more than the end of the run.
     reopen(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,20 @@ from psp_ray.core.probability import softmax
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.tower import backbone_spec
 from psp_ray.posterior.accuracy import share_of_none
-from psp_ray.posterior.calibration import Calibration, Reliability, Unseen, calibrate, reliability, unseen_logits
+from psp_ray.posterior.calibration import (
+    Calibration,
+    Reliability,
+    Unseen,
+    calibrate,
+    caution,
+    reliability,
+    unseen_logits,
+)
 from psp_ray.report.curve import plot_calibration
 from psp_ray.run.context import RunContext
+from psp_ray.run.folder import PROMPTS
 from psp_ray.run.output import write_curve, write_pool_predictions
-from psp_ray.run.prompts import PROMPTS, save_prompts
+from psp_ray.run.prompts import save_prompts
 from psp_ray.run.state import PoolNames, RunState
 
 
@@ -43,13 +51,13 @@ def finish(
         backbone,
         backbone_spec(config.model),
         {"dataset": config.data.dataset, "strategy": config.policy.shown_strategy, "config": config.identity()},
-        calibration.temperature,
+        calibration,
     )
     if config.output.pictures:
         write_curve(out, config, state)
         _draw_calibration(config, run, state, out, calibration, unseen)
     none = share_of_none(answers) if (state.answers == IGNORE).any() else None
-    return {"calibration": asdict(calibration), "share_of_no_class": None if none is None else none.as_dict()}
+    return {"calibration": calibration.as_dict(), "share_of_no_class": None if none is None else none.as_dict()}
 
 
 def _write_predictions(
@@ -80,6 +88,7 @@ def _draw_calibration(
         tested = reliability(table["confidence"].to_numpy(), table["correct"].to_numpy())
         curves[f"{config.data.evaluate_on}, calibrated"] = tested
     title = f"{Path(config.data.dataset).name} · T = {calibration.temperature:.2f} from {calibration.n} labels"
+    title += " (a guess)" if caution(calibration.n) else ""
     plot_calibration(out / "calibration.png", curves, title)
 
 

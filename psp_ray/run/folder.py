@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +28,12 @@ from psp_ray.core.sealed import (
     write_sealed,
 )
 from psp_ray.core.writing import writing
-from psp_ray.run.checkpoint import newest
-from psp_ray.run.prompts import PROMPTS
+from psp_ray.run.checkpoint import latest_round, newest
 
 RUN_FILE = "run.json"
 SUMMARY = "summary.json"
 CONFIG = "config.yaml"
+PROMPTS = "prompts.safetensors"
 PREDICTIONS = "pool_predictions.parquet"
 KEPT = "checkpoints"
 """Where a copy of `run.json` lies, and the digests of a finished run's files."""
@@ -86,8 +87,8 @@ def check_out(config: Config, out: Path) -> None:
 
 
 def has_run(out: Path) -> bool:
-    """Whether a run was begun in the folder."""
-    return (out / RUN_FILE).exists() or (out / KEPT / RUN_FILE).exists()
+    """Whether a run was begun in the folder: by its `run.json`, the copy of it, or a round that is done."""
+    return (out / RUN_FILE).exists() or (out / KEPT / RUN_FILE).exists() or latest_round(out / KEPT) > 0
 
 
 class RunRecord(Document):
@@ -164,6 +165,14 @@ def read_run(out: Path, warn: Callable[[str], None] | None = None) -> RunRecord:
     return found
 
 
+def home_of(out: Path) -> str:
+    """The folder that the run in `out` was started in, which its relative paths are seen from; empty if not known."""
+    try:
+        return read_run(out).folder
+    except DamagedFile:
+        return ""
+
+
 def _write_run(out: Path, record: RunRecord) -> None:
     write_sealed(out / RUN_FILE, record.model_dump())
     make_folder(out / KEPT)
@@ -171,9 +180,11 @@ def _write_run(out: Path, record: RunRecord) -> None:
 
 
 def change_identity(out: Path, changes: dict[str, Any], config: Config) -> None:
-    """Make `changes` settings of the run in `out`, and `config` what its `config.yaml` says."""
-    record = read_run(out)
-    _write_run(out, record.model_copy(update={"identity": {**record.identity, **changes}}))
+    """Make `changes` settings of the run in `out`, and `config` what its `config.yaml` says; a `run.json` that is gone
+    is written when the folder is opened."""
+    with suppress(DamagedFile):
+        record = read_run(out)
+        _write_run(out, record.model_copy(update={"identity": {**record.identity, **changes}}))
     write_text(out / CONFIG, config.to_yaml())
 
 
@@ -199,7 +210,10 @@ def _mend_config(config: Config, out: Path, warn: Callable[[str], None]) -> None
     except (OSError, ValueError, TypeError, yaml.YAMLError, UserError):
         reason = "is damaged"
     write_text(path, config.to_yaml())
-    warn(f"{path} {reason}; written anew from {RUN_FILE}")
+    warn(
+        f"{path} {reason}; written anew: what the result hangs on from {RUN_FILE}, and where and how it is run "
+        f"(--runner {config.runtime.runner}, --cache, --ledger, ...) as given now"
+    )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

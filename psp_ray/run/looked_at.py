@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from psp_ray.config.base import read_yaml
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, OutputError, UserError
 from psp_ray.features.cache import FeatureCache
@@ -17,10 +16,11 @@ from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.opened import open_cached
 from psp_ray.run.checkpoint import newest
 from psp_ray.run.finish import pool_names
-from psp_ray.run.folder import CONFIG, RUN_FILE, SUMMARY, read_summary
+from psp_ray.run.folder import CONFIG, SUMMARY, read_summary
 from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.picks import read_picks
 from psp_ray.run.prepare import prepare
+from psp_ray.run.remains import settings_in
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, recorded
 
@@ -41,21 +41,15 @@ class LookedAt:
     missing: str = ""
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is the output folder of a run."""
-    return (folder / RUN_FILE).is_file() and (folder / CONFIG).is_file()
-
-
 def settings_of(out: Path) -> Config:
     """The settings that a run in `out` was started with, or last continued.
 
     Raises:
-        OutputError: no run there, or one of another version.
+        OutputError: no run there, or one of another version. ConfigError: as `settings_in`.
     """
-    if not is_run(out):
-        raise OutputError(f"{out}: no run of psp-ray there; give the output folder of one")
+    settings = settings_in(out)
     try:
-        return Config(**read_yaml(out / CONFIG, "--out"))
+        return Config(**settings)
     except ConfigError as error:
         raise OutputError(f"{out / CONFIG}: written by another version of psp-ray ({error})") from None
 

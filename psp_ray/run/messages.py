@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
 from psp_ray.run.events import Events
 from psp_ray.run.folder import SUMMARY
+from psp_ray.run.standing import MARGIN, REMEDY, setback
 from psp_ray.run.state import PoolNames, RunState
 
 MORE_ROUNDS = 2
 """Rounds that the last lines of a run suggest to go on with."""
-WORSE = 0.01
-"""A final accuracy that lies further below zero-shot is pointed out."""
 MOST_SHOWN = 5
 """Corrections that are named."""
 
@@ -76,10 +76,20 @@ def tell_corrections(events: Events, before: RunState, after: RunState, names: P
     events.note(f"took up {labels} of earlier rounds: {'; '.join(shown)}{more}")
 
 
+def rounds_to_suggest(config: Config, state: RunState, left: int) -> int:
+    """`--rounds` to go on with after a run's last round, `left` images of its pool not being asked about; 0: none."""
+    size = config.labels.labels_per_round
+    if state.round < config.labels.rounds or not isinstance(size, int):
+        return 0
+    ahead = min(MORE_ROUNDS, math.ceil(left / size))
+    return config.labels.rounds + ahead if ahead else 0
+
+
 def say_goodbye(
-    events: Events, config: Config, summary: dict[str, Any], state: RunState, out: Path, images: bool = True
+    events: Events, config: Config, summary: dict[str, Any], state: RunState, out: Path, left: int, images: bool = True
 ) -> None:
-    """The table of rounds, what was reached, and where to go from here; `images`: the pool is of images."""
+    """The table of rounds, what was reached, and where to go from here; `left`: images of the pool that nobody was
+    asked about; `images`: the pool is of images."""
     events.finished(state.reports, config.data.evaluate_on)
     events.note(
         f"\n{accuracy_text(summary, config)} with {len(state.labeled):,} labels ({labels_text(state)}), "
@@ -87,11 +97,19 @@ def say_goodbye(
     )
     if summary["stopped"]:
         events.note(f"stopped early: {summary['stopped']}")
+    against = setback(state, config.data.evaluate_on)
+    if against:
+        events.note(f"mind:    {against}; {REMEDY}")
+    if summary["calibration"]["caution"]:
+        events.note(f"note: {summary['calibration']['caution']}")
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
     if config.output.pictures:
         events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
-    if state.round >= config.labels.rounds:
-        events.note(f"more:    psp-ray continue {out} --rounds {config.labels.rounds + MORE_ROUNDS}")
+    more = rounds_to_suggest(config, state, left)
+    if more:
+        events.note(f"more:    psp-ray continue {out} --rounds {more}")
+    elif not left:
+        events.note("more:    every image of the pool was asked about; nothing is left to label")
     inputs, sorting = ("IMAGES...", "--folders DIR") if images else ("TABLE", "--csv FILE")
     events.note(f"next:    psp-ray predict --run {out} {inputs}   or   psp-ray export --run {out} {sorting}")
 
@@ -113,7 +131,7 @@ def accuracy_text(summary: dict[str, Any], config: Config) -> str:
             f"zero-shot {percent(summary['zero_shot_accuracy'])} -> {percent(summary['final_accuracy'])} "
             f"{config.data.evaluate_on} accuracy"
         )
-        if summary["final_accuracy"] < summary["zero_shot_accuracy"] - WORSE:
+        if summary["final_accuracy"] < summary["zero_shot_accuracy"] - MARGIN:
             texts.append("below zero-shot: look at the classes in report.html, and compare with --head zero-shot")
     stored = dict(summary.get("pool_accuracy_estimate") or {})
     number = stored.pop("round", None)

@@ -15,6 +15,7 @@ from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.files import write_text
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.posterior.accuracy import Estimate, limits, telling
+from psp_ray.posterior.calibration import caution
 from psp_ray.report.figures import CurvePoint, import_figures
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.run_page import Facts, RunPage, run_page
@@ -32,6 +33,7 @@ from psp_ray.run.page_parts import (
     picked_of,
     pseudo_of,
 )
+from psp_ray.run.standing import REMEDY, setback
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watched
 
@@ -109,6 +111,7 @@ def make_page(run: LookedAt, pictures: Pictures) -> RunPage:
         calibration=curves,
         temperature=temperature,
         calibrated_by=calibrated_by,
+        caution=caution(calibrated_by),
         facts=_facts(run),
         notes=[f"Left out: map, pictures, and accuracy by class ({run.missing})."] if run.missing else [],
     )
@@ -131,7 +134,9 @@ def answer(run: LookedAt) -> str:
     if state.zero_shot is not None:
         text += f" (without any: {percent(state.zero_shot.accuracy)})"
     if status == "finished":
-        return f"{text}{f'; stopped early, since {state.stopped}' if state.stopped else ''}."
+        against = setback(state, run.config.data.evaluate_on)
+        ended = f"{text}{f'; stopped early, since {state.stopped}' if state.stopped else ''}."
+        return f"{ended} But {against}: {REMEDY}." if against else ended
     rest = f"round {state.round} of {run.config.labels.rounds} is done"
     if status == "awaiting_labels" and awaiting.get("round") == state.round + 1:
         rest += f", and {waits}"

@@ -17,7 +17,7 @@ from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.learn.evaluate import similarities
 from psp_ray.posterior.audit import Answers
-from psp_ray.posterior.calibration import Reliability, calibrate, reliability, unseen_logits
+from psp_ray.posterior.calibration import FEWEST, Reliability, calibrate, reliability, unseen_logits
 from psp_ray.report.figures import PoolMap
 from psp_ray.report.looking import Plane, confusion, moves, nearest_cosine, share_nearer
 from psp_ray.report.run_page import Change, ClassRow, Confusion, Pick, PickedRound, Share
@@ -34,8 +34,6 @@ MOST_PICTURES = 240
 """Pictures in the page; the newest rounds have them first."""
 MOST_ON_MAP = 24
 """Pictures on the map; more would hide it."""
-FEWEST_CALIBRATING = 20
-"""Labels from which on their reliability is drawn."""
 SIDE = 96
 """Pixels of a picture's longer side."""
 BINS = ((0.0, 0.6), (0.6, 0.8), (0.8, 0.9), (0.9, 0.97), (0.97, 1.0))
@@ -267,7 +265,7 @@ def calibration_of(run: LookedAt, seen: Seen | None) -> tuple[dict[str, Reliabil
     told = Answers(state.asked, state.answers, state.asked_in, state.by_chance, order, state.logits)
     unseen = unseen_logits(told, state.judged.logits)
     temperature, n = calibrate(unseen).temperature, len(unseen.labels)
-    curves = label_curves(unseen, temperature) if n >= FEWEST_CALIBRATING else {}
+    curves = label_curves(unseen, temperature) if n >= FEWEST else {}
     if seen is not None and len(seen.truth):
         right = (seen.tested.argmax(axis=1) == seen.truth).astype(np.float64)
         chance = softmax(seen.tested.astype(np.float64) / temperature).max(axis=1)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from psp_ray.clip.backbone import precision_on
 from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.config import Config
@@ -27,6 +26,7 @@ from psp_ray.features.cache import EncoderSpec, FeatureCache
 from psp_ray.features.tower import backbone_spec, encoder_spec
 from psp_ray.run.asking import ASKED, answers_from_truth, check_annotators
 from psp_ray.run.classes import RunClasses, arranged, classes_of, told
+from psp_ray.run.given import check_given
 from psp_ray.run.prompts import model_metadata
 
 DIGITS_IMAGE_SIZE = 96
@@ -67,14 +67,14 @@ def prepare(
     """
     if dataset is None:
         dataset, classes = load_for_run(config, out or (Path(config.output.out) if config.output.out else None))
-    elif classes is None:
-        classes = RunClasses.begun(dataset.classes)
+    else:
+        check_given(config)
+        classes = classes or RunClasses.begun(dataset.classes)
     config = complete(config, dataset)
     check_budget(config, dataset, begun)
     check_classes(config, dataset)
     if dataset.embeddings is None:
         check_way_back(backbone_spec(config.model))
-        precision_on(config.model.device, config.model.precision)
     return Prepared(config, dataset, classes)
 
 
@@ -132,8 +132,10 @@ def load_for_run(config: Config, out: Path | None) -> Loaded:
     """The same with the classes of the run in `out`, as they are after what data set and settings say now.
 
     Raises:
-        DatasetError: as `load_data`. OutputError: the classes changed in a way in which they can't.
+        UserError: as `check_given`. DatasetError: as `load_data`. OutputError: the classes changed in a way in which
+            they can't.
     """
+    check_given(config)
     given = class_embeddings(config)
     known = classes_of(out)
     found: list[RunClasses] = []
@@ -181,16 +183,10 @@ def _elsewhere(out: Path | None) -> str:
 
 
 def class_embeddings(config: Config) -> ClassEmbeddings | None:
-    """What `--class-embeddings` names; None where it names nothing.
-
-    Raises:
-        ConfigError: a scale without it. DatasetError: as `read_class_embeddings`.
-    """
-    if config.data.class_embeddings is not None:
-        return read_class_embeddings(config.data.class_embeddings, config.data.logit_scale)
-    if config.data.logit_scale is not None:
-        raise ConfigError("--logit-scale: belongs to --class-embeddings; give that file too, or leave it out")
-    return None
+    """What `--class-embeddings` names; None where it names nothing. Raises DatasetError as `read_class_embeddings`."""
+    if config.data.class_embeddings is None:
+        return None
+    return read_class_embeddings(config.data.class_embeddings, config.data.logit_scale)
 
 
 def teacher_of(config: Config, dataset: Dataset) -> TextState | None:
@@ -251,20 +247,28 @@ def with_pool_size(config: Config, dataset: Dataset) -> Config:
 def check_budget(config: Config, dataset: Dataset, begun: bool = False) -> None:
     """Raise a UserError where the rounds ask for more labels than there are, or there is nothing to evaluate on.
 
-    Of a run that has begun, the pool may have shrunk since: it goes on with what is left.
+    Of a run that has begun, the pool may have shrunk since: it goes on with what is left, and what it may want more is
+    for `psp_ray.run.continuing.check_left` to tell.
     """
-    per_round = with_pool_size(config, dataset).labels.labels_per_round
-    assert isinstance(per_round, int)
-    n, wanted = dataset.pool.num_rows, config.labels.rounds * per_round
-    if not begun and (per_round > n or (wanted > n and answers_from_truth(config.labels))):
+    if not begun:
+        _check_labels(config, dataset)
+    if config.data.evaluate_on == "val" and not dataset.val.num_rows:
+        raise DatasetError(f"{dataset.name}: no val images; choose another --evaluate-on or add some")
+
+
+def _check_labels(config: Config, dataset: Dataset) -> None:
+    known = len(initial_labels(dataset, config.data.initial_labels)[0]) if config.data.initial_labels else 0
+    n, size = dataset.pool.num_rows - known, config.labels.labels_per_round
+    per_round = size if isinstance(size, int) else n
+    wanted = config.labels.rounds * per_round
+    if per_round > n or (wanted > n and answers_from_truth(config.labels)):
+        has = f"the pool has {n} images" + (f" beside the {known} of --initial-labels" if known else "")
         raise ConfigError(
-            f"--rounds {config.labels.rounds} x --labels-per-round {config.labels.labels_per_round} = {wanted} labels, "
-            f"but the pool has {n} images; lower one of them"
+            f"--rounds {config.labels.rounds} x --labels-per-round {size} = {wanted} labels, but "
+            f"{has}; lower one of them"
         )
     if config.labels.label_cap is not None and wanted > config.labels.label_cap:
         raise ConfigError(f"--label-cap {config.labels.label_cap} is below the {wanted} labels that the rounds buy")
-    if config.data.evaluate_on == "val" and not dataset.val.num_rows:
-        raise DatasetError(f"{dataset.name}: no val images; choose another --evaluate-on or add some")
 
 
 def require_labels(config: Config, dataset: Dataset) -> None:
@@ -308,11 +312,7 @@ def _described(file: str, dataset: Dataset) -> dict[str, list[str]]:
 
 
 def templates_of(config: Config, dataset: Dataset) -> list[str]:
-    if config.data.template is None:
-        return list(dataset.templates)
-    if config.data.template.count("{}") != 1:
-        raise ConfigError(f"--template {config.data.template!r}: put {{}} once where the class name goes")
-    return [config.data.template]
+    return list(dataset.templates) if config.data.template is None else [config.data.template]
 
 
 def uses_cached_views(config: Config) -> bool:

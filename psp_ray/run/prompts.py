@@ -16,11 +16,13 @@ from safetensors import SafetensorError, safe_open
 from psp_ray.clip.spec import BackboneSpec
 from psp_ray.core.errors import ModelError
 from psp_ray.core.files import write_tensors
-from psp_ray.core.paths import is_file, is_folder, local_path, local_text
+from psp_ray.core.paths import is_file, local_path, local_text
 from psp_ray.core.records import Float32Array, StateDict, TextState
 from psp_ray.core.words import short
+from psp_ray.posterior.calibration import Calibration, caution
+from psp_ray.run.folder import PROMPTS
+from psp_ray.run.remains import written_by
 
-PROMPTS = "prompts.safetensors"
 FORMAT = "psp-ray-prompts-1"
 LOCAL = "local-dir:"
 NO_TOWER = "class embeddings"
@@ -35,26 +37,28 @@ def save_prompts(
     backbone: dict[str, Any],
     spec: BackboneSpec,
     provenance: dict[str, Any],
-    temperature: float = 1.0,
+    calibration: Calibration,
 ) -> None:
     """Write everything that prediction needs into one safetensors file.
 
     Tensors: `class_embeddings` (C, d), `contexts`, `logit_scale` (), `bias` (C,), `temperature` (): probabilities are
     `softmax((logit_scale * f @ class_embeddings.T + bias) / temperature)`. The header's metadata holds the
-    class names, the model with the hash of its weights, and the settings of the prompts, as JSON texts.
+    class names, the model with the hash of its weights, how many labels the temperature is fitted to, and the settings
+    of the prompts, as JSON texts.
     """
     tensors = {
         "class_embeddings": text.features.astype(np.float32),
         "contexts": contexts.astype(np.float32),
         "logit_scale": np.asarray(text.logit_scale, np.float32),
         "bias": text.offset,
-        "temperature": np.asarray(temperature, np.float32),
+        "temperature": np.asarray(calibration.temperature, np.float32),
     }
     metadata = {
         "format": FORMAT,
         "classes": json.dumps(list(classes), ensure_ascii=False),
         **(model_metadata(spec) | ({"model": NO_TOWER} if backbone["model"] == NO_TOWER else {})),
         "weights_hash": str(backbone["weights_hash"]),
+        "calibrated_by": json.dumps(calibration.n),
         "backbone": json.dumps(backbone, default=str),
         "provenance": json.dumps(provenance, default=str),
     }
@@ -82,6 +86,7 @@ class _Header(BaseModel):
     checkpoint: Json[str | None]
     image_size: Json[int | None]
     weights_hash: str
+    calibrated_by: Json[int | None] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,13 @@ class Learned:
     spec: BackboneSpec
     """As the header names it; `NO_TOWER` stands for the model where there is none."""
     weights_hash: str
+    calibrated_by: int | None = None
+    """Labels that the temperature is fitted to; None in files that don't say."""
+
+    @property
+    def caution(self) -> str:
+        """What must be said wherever its probabilities are shown; empty where nothing need be."""
+        return "" if self.calibrated_by is None else caution(self.calibrated_by)
 
     @property
     def has_tower(self) -> bool:
@@ -104,12 +116,11 @@ def read_prompts(run: str | os.PathLike[str]) -> Learned:
     """Read a run's prompts, from its output folder or from the file itself. Loads no model.
 
     Raises:
-        ModelError: in one line: no such file, not safetensors, or not as psp-ray writes it.
+        ModelError: in one line: not safetensors, or not as psp-ray writes it. OutputError: no such file or folder, or
+            one without prompts; which, and what helps.
     """
     path = local_path(run)
-    path = path / PROMPTS if is_folder(path) else path
-    if not is_file(path):
-        raise ModelError(f"{path}: no learned prompts there; give the output folder of a finished run")
+    path = path if is_file(path) else written_by(path, PROMPTS)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -117,7 +128,7 @@ def read_prompts(run: str | os.PathLike[str]) -> Learned:
     except Exception as error:  # safetensors raises whatever a damaged header makes it stumble over
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         kind = "not a readable safetensors file" if isinstance(error, SafetensorError) else "can't be read"
-        raise ModelError(f"{path}: {kind} ({reason}); restore it, or run again with --resume") from None
+        raise ModelError(f"{path}: {kind} ({reason}); restore it, or write it anew with psp-ray continue") from None
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: not written by psp-ray, or by a newer version of it")
     try:
@@ -128,7 +139,8 @@ def read_prompts(run: str | os.PathLike[str]) -> Learned:
             f"{path}: its header is damaged ({first['loc'][0]}: {first['msg'].lower()}); restore it"
         ) from None
     spec = BackboneSpec(model=header.model, checkpoint=header.checkpoint, image_size=header.image_size)
-    return Learned(path, _classifier(path, tensors, len(header.classes)), header.classes, spec, header.weights_hash)
+    text = _classifier(path, tensors, len(header.classes))
+    return Learned(path, text, header.classes, spec, header.weights_hash, header.calibrated_by)
 
 
 def _classifier(path: Path, tensors: StateDict, n_classes: int) -> TextState:

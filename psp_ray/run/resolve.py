@@ -12,14 +12,18 @@ from psp_ray.config.presets import PRESETS, preset_settings
 from psp_ray.core.errors import ConfigError
 
 
-def resolve(given: Mapping[str, Any], file: str | Path | None = None) -> Config:
+def resolve(given: Mapping[str, Any], file: str | Path | Mapping[str, Any] | None = None) -> Config:
     """Combine defaults < preset < config file < `given` (the command line) into a checked `Config`.
+
+    `file`: its path, or what stands in one.
 
     Raises:
         ConfigError: an unknown key (with the nearest match), a malformed file, or a value out of range.
     """
-    explicit = {**(_read_file(file) if file else {}), **{k: v for k, v in given.items() if v is not None}}
-    check_keys(explicit, str(file) if file else "settings")
+    named = file if isinstance(file, str | Path) else None
+    stands = file or {} if not isinstance(file, str | Path) else _read_file(file)
+    explicit = {**stands, **{k: v for k, v in given.items() if v is not None}}
+    check_keys(explicit, "settings" if named is None else str(named))
     name = str(explicit.get("strategy", explicit.get("preset") or default_of("strategy")))
     if explicit.get("preset") and given.get("strategy") is None:
         name = str(explicit["preset"])  # a resolved config.yaml names both

@@ -92,14 +92,16 @@ def expected_gain(changed: Sequence[float]) -> Expectation | None:
     return Expectation(gain, gain - reach, gain + reach, NET * sum(shares))
 
 
-def outlook(expectation: Expectation | None, changed: float, more: int) -> str:
-    """The line after a round: what the next one is expected to bring, and whether it is worth it."""
+def outlook(expectation: Expectation | None, changed: float, more: int, against: str = "") -> str:
+    """The line after a round: what the next one is expected to bring, and whether it is worth it.
+
+    `against`: what speaks against calling it enough where little more is to be gained (`psp_ray.run.standing`).
+    """
     moved = f"; {100 * changed:.1f} % of predictions changed in this round"
     if expectation is None:
         return f"next round: its gain can be foreseen from round {WINDOW} on{moved}"
     if expectation.enough:
-        return (
-            f"enough: {HORIZON} more rounds are expected to bring {100 * expectation.later:.1f} points together{moved}"
-        )
+        rest = f"{HORIZON} more rounds are expected to bring {100 * expectation.later:.1f} points together"
+        return f"more of the same will not help: {rest}, but {against}{moved}" if against else f"enough: {rest}{moved}"
     low, high = 100 * expectation.low, 100 * expectation.high
     return f"next round: {low:+.1f} to {high:+.1f} points of accuracy in 8 of 10 cases, for {more:,} labels{moved}"

@@ -13,8 +13,9 @@ from psp_ray.config.base import read_yaml
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import write_text
 from psp_ray.report.document import Part, document_page, picture_part, text_part
-from psp_ray.run.looked_at import is_run
+from psp_ray.run.folder import has_run
 from psp_ray.run.page import PAGE, write_page
+from psp_ray.run.remains import nothing_there
 from psp_ray.studies import tables
 from psp_ray.studies.collect import RESULTS, read_csv
 from psp_ray.studies.pictures import draw_curves, picture_name
@@ -30,13 +31,13 @@ def write_report_page(folder: Path) -> Path:
     Raises:
         OutputError: none of the three is there, or nothing of it has finished.
     """
-    if is_run(folder):
+    if has_run(folder):
         return write_page(folder)
     if (folder / STUDY_FILE).is_file():
         return write_comparison_page(folder)
     if (folder / PLAN).is_file():
         return write_sweep_page(folder)
-    raise OutputError(f"{folder}: no run, comparison or sweep there; give the --out folder of one")
+    raise nothing_there(folder, "run, comparison or sweep")
 
 
 def write_comparison_page(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from psp_ray.data.own import initial_labels, limited
 from psp_ray.run.folder import RUN_FILE, differences, finished_summary, read_run
 from psp_ray.run.prepare import Prepared, complete, load_data, prepare
 from psp_ray.run.resolve import resolve
+from psp_ray.studies.places import placed
 from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy
 
 STUDY_FILE = "study.yaml"
@@ -121,7 +122,7 @@ def strategy_name(config: Config, entry: Entry) -> str:
 def _load(entry: Entry, study: Study) -> Dataset:
     """All images of an entry: `pool_limit` takes others for each seed."""
     given = {**study.run, **dict(entry.settings), "pool_limit": None}
-    config = resolve({**given, "dataset": entry.name, "strategy": "random"})
+    config = resolve(placed(study, {**given, "dataset": entry.name, "strategy": "random"}))
     dataset = load_data(config)
     if not (dataset.known_labels(config.data.evaluate_on) >= 0).any():
         raise DatasetError(
@@ -153,6 +154,7 @@ def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, time
     given |= {"dataset": entry.name, "strategy": strategy.name, "seed": 0, "runner": "inline", "resume": True}
     if strategy.self_training is not None:
         given["self_training"] = strategy.self_training
+    given = placed(study, given)
     given["pool_limit"] = None if strategy.name == ZERO_SHOT else replicate_size(study, given, dataset)
     if times is not None:
         given["labels_per_round"] = times * len(dataset.classes)

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from psp_ray.config.base import Settings, option_name, read_yaml
 from psp_ray.config.config import RUN_ONLY, fields
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.paths import local_path
 from psp_ray.core.words import did_you_mean, masked
 
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
@@ -78,11 +79,12 @@ class StudySettings(Settings):
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison: its own settings, those of all runs, and the name of the file it came from."""
+    """A comparison: its own settings, those of all runs, and the name of the file it came from, in folder `home`."""
 
     settings: StudySettings
     run: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    home: str = ""
 
     def to_yaml(self) -> str:
         given = {key: value for key, value in self.settings if key in self.settings.model_fields_set}
@@ -207,7 +209,10 @@ def make_study(given: Mapping[str, Any], run: Mapping[str, Any], file: str | Pat
             raise ConfigError(f"{option_name(key)} is missing; give a list such as {option_name(key)} {example}")
     runs = {key: value for key, value in found.items() if key not in StudySettings.model_fields}
     runs.update({run_key(key, "settings"): value for key, value in run.items() if value is not None})
-    return Study(settings, runs, Path(file).stem if file is not None else "")
+    if file is None:
+        return Study(settings, runs)
+    path = local_path(file)
+    return Study(settings, runs, path.stem, str(path.parent))
 
 
 def shown_command(study: Study, file: str | Path | None, changed: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from psp_ray.cli.main import arguments_with_command, cli
+from psp_ray.cli.main import COMMANDS, arguments_with_command, cli
+from psp_ray.config.config import CHANGEABLE, option_name
 from psp_ray.run.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +64,17 @@ def test_the_tutorial_is_linked():
     for guide in ("docs/own-data.md", "docs/labeling.md"):
         assert f"({guide})" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(list(shown_commands())) >= 15
+
+
+def test_the_readme_lists_every_command():
+    listed = re.findall(r"^\| `psp-ray ([a-z-]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own-data.md", "docs/labeling.md"])
+def test_what_continue_may_change_is_said(page):
+    """All settings of the result that may change, in one place."""
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    places = [text[found.start() - 120 : found.end() + 200] for found in re.finditer("`--labels-per-round`", text)]
+    wanted = {f"`{option_name(key)}`" for key in CHANGEABLE}
+    assert any(wanted <= set(re.findall(r"`--[a-z-]+`", place)) for place in places)

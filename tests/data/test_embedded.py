@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.data import load_dataset
@@ -315,3 +317,47 @@ def test_class_embeddings_become_a_teacher_in_the_order_of_the_classes(tmp_path)
 def test_bad_class_embeddings_are_one_line(tmp_path, columns, message):
     with pytest.raises(DatasetError, match=message):
         read_class_embeddings(write(tmp_path / "c.parquet", **columns))
+
+
+def plain_faults(rows, width):
+    """Row by row, in words, what keeps a list of numbers from being read."""
+    found = {}
+    for place, row in enumerate(rows):
+        if row is None:
+            found[place] = "is empty"
+        elif len(row) != width:
+            found[place] = f"has length {len(row)}, others {width}"
+        elif None in row:
+            found[place] = "has an empty value"
+    return found
+
+
+ROW = st.one_of(st.none(), st.lists(st.one_of(st.none(), st.floats(-1, 1, width=32)), max_size=4), st.just([0.5] * 3))
+
+
+@given(st.lists(ROW, max_size=8), st.sampled_from([pa.list_(pa.float32()), pa.large_list(pa.float64())]))
+def test_every_row_that_cannot_be_read_is_told(rows, kind):
+    column, expected = pa.array(rows, kind), plain_faults(rows, 3)
+    found: dict[int, str] = {}
+    vectors = vector_rows(column, 3, range(1, 9), "f", found)
+    assert list(found.items()) == list(expected.items())
+    sound = [[0.0] * 3 if place in expected else row for place, row in enumerate(rows)]
+    np.testing.assert_array_equal(vectors, np.array(sound, vectors.dtype).reshape(len(rows), 3))
+    if expected:
+        first = min(expected)
+        with pytest.raises(DatasetError) as refused:
+            vector_rows(column, 3, range(1, 9), "f")
+        more = len(expected) - 1
+        assert str(refused.value).startswith(f"f: row {first + 1} {expected[first]}")
+        assert (f"(and {more} more row" in str(refused.value)) == (more > 0)
+
+
+@given(st.lists(st.one_of(st.none(), st.lists(ROW, max_size=3), st.just([[1.0] * 3] * 2)), max_size=6))
+def test_every_row_whose_views_cannot_be_read_is_told(rows):
+    column = pa.array(rows, pa.list_(pa.list_(pa.float32())))
+    expected = {place for place, views in enumerate(rows) if views is None or len(views) != 2 or plain_faults(views, 3)}
+    found: dict[int, str] = {}
+    views = view_rows(column, 2, 3, range(6), "f", found)
+    assert set(found) == expected
+    for place, row in enumerate(rows):
+        np.testing.assert_array_equal(views[place], np.zeros((2, 3)) if place in expected else row)

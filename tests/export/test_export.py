@@ -15,7 +15,7 @@ from rich.console import Console
 
 from psp_ray import Classifier
 from psp_ray.cli.main import main
-from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.errors import OutputError
 from psp_ray.export.files import export_csv, export_folders, export_onnx, export_open_clip
 from psp_ray.features.quota import entries
 from psp_ray.report.progress import Reporter
@@ -153,7 +153,7 @@ def test_folders_and_csv(finished, tmp_path):
     assert not any(path.is_symlink() for path in (tmp_path / "copied").rglob("*"))
     with pytest.raises(OutputError, match="not empty"):
         export_folders(finished, tmp_path / "copied")
-    with pytest.raises(ConfigError, match="finished run"):
+    with pytest.raises(OutputError, match="no run of psp-ray there"):
         export_csv(tmp_path, tmp_path / "q.csv")
 
 

@@ -11,13 +11,18 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from psp_ray import Classifier
+from psp_ray.cli.main import main
 from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.core.errors import ConfigError, ModelError
 from psp_ray.core.sealed import DamagedFile
 from psp_ray.export.files import export_csv, export_open_clip
 from psp_ray.report.progress import Reporter
+from psp_ray.report.run_page import run_page
 from psp_ray.run import prepare
 from psp_ray.run.command import run
+from psp_ray.run.looked_at import look_at
+from psp_ray.run.page import make_page
+from psp_ray.run.page_parts import Pictures
 from psp_ray.run.prompts import model_metadata, read_prompts
 from psp_ray.run.resolve import resolve as settings_of
 from tests.conftest import COLORS, TINY, paint
@@ -179,3 +184,18 @@ def test_a_damaged_file_of_a_finished_run_is_not_used(finished, tmp_path):
             call()
     shutil.copy(run / "prompts.safetensors", tmp_path / "alone.safetensors")
     assert Classifier.load(tmp_path / "alone.safetensors", images=False).classes == sorted(COLORS)
+
+
+def test_everybody_who_shows_probabilities_says_that_few_labels_calibrate_them(finished, tmp_path, capsys):
+    run, words = finished / "run", "probabilities are calibrated by 3 labels alone (fewer than 20)"
+    assert words in json.loads((run / "summary.json").read_text())["calibration"]["caution"]
+    assert words in run_page(make_page(look_at(run), Pictures()))
+    assert words in Classifier.load(run, images=False).caution
+    image = next((finished / "images").rglob("*.png"))
+    for command in (["predict", str(image)], ["export", "--csv", str(tmp_path / "pool.csv")]):
+        with pytest.raises(SystemExit) as ended:
+            main([command[0], "--run", str(run), *command[1:]])
+        assert ended.value.code == 0
+        assert f"note: {words}" in capsys.readouterr().err
+    for said in ("20", None):  # enough; and a file of before it was noted
+        assert read_prompts(forged(finished, tmp_path / "p.safetensors", calibrated_by=said)).caution == ""

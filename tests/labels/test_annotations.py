@@ -213,7 +213,7 @@ def test_names_and_formulas_come_back(asked, tmp_path):
     content = [task(choice("cat"), sample="=b.png"), task(choice("dog"), sample="\u00fcber.png"), task(sample="a.png")]
     told = import_annotations(asked, CLASSES, write(tmp_path / "e.json", content))
     assert told == [
-        "2 annotations, 2 labels written; continue the run with --resume",
+        f"2 annotations, 2 labels written; go on with: psp-ray continue {asked}",
         "1 annotations chose nothing, and were passed over",
     ]
     assert list(labels(asked).values()) == ["", "cat", "dog"]

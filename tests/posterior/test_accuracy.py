@@ -187,3 +187,16 @@ def test_stop_set_is_fixed():
     assert len(found) == 2000
     assert (np.diff(found) > 0).all()
     assert found.tolist() == stop_set(keys, 0).tolist() != stop_set(keys, 1).tolist()
+
+
+@pytest.mark.parametrize(("n", "words"), [(0, "not calibrated"), (1, "by 1 label alone"), (19, "by 19 labels alone")])
+def test_few_labels_are_said_to_be_few(n, words):
+    rng = np.random.default_rng(n)
+    found = calibrate(Unseen(rng.normal(size=(n, 3)), rng.integers(0, 3, n).astype(np.int32)))
+    assert found.n == n
+    assert words in (found.as_dict()["caution"] or "")
+
+
+def test_of_enough_labels_nothing_need_be_said():
+    rng = np.random.default_rng(0)
+    assert calibrate(Unseen(rng.normal(size=(20, 3)), np.zeros(20, np.int32))).as_dict()["caution"] is None

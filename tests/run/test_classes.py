@@ -265,7 +265,7 @@ def test_what_can_not_be_is_refused_in_one_line(begin, world, tmp_path):
     ):
         with pytest.raises(OutputError, match=says):
             continued_run(tmp_path / "run", classes=classes)
-    with pytest.raises(OutputError, match="holds no run"):
+    with pytest.raises(OutputError, match="no such folder"):
         continued(tmp_path / "nothing", {"classes": "a,b"})
 
 

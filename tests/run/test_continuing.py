@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,9 +17,11 @@ from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
-from psp_ray.run.continuing import continued
+from psp_ray.run.continuing import check_left, continued
 from psp_ray.run.events import Silent
 from psp_ray.run.folder import differences
+from psp_ray.run.messages import rounds_to_suggest
+from psp_ray.run.prepare import load_data
 from psp_ray.run.resolve import resolve
 
 
@@ -99,7 +102,7 @@ def test_what_is_done_is_done(options, tmp_path, capsys):
     ):
         with pytest.raises(ConfigError, match=reason.replace("(", r"\(")):
             continued(tmp_path / "run", changes)
-    with pytest.raises(OutputError, match="holds no run"):
+    with pytest.raises(OutputError, match="no such folder"):
         continued(tmp_path / "nothing", {})
     with pytest.raises(SystemExit) as ended:
         main(["continue", str(tmp_path / "run"), "--image-size", "64"])
@@ -154,3 +157,44 @@ def test_a_changed_default_of_another_strategy_is_no_difference():
     assert "--audit-fraction" in differences({**old, "audit_fraction": 0.5}, now)
     mine, other = (Config(strategy="vssp", update_steps=steps).identity() for steps in (40, 10))
     assert "--update-steps 40" in differences(mine, other)
+
+
+def test_no_more_is_asked_than_is_left(options, tmp_path, capsys):
+    """42 images in the pool, of which 6 rounds of 5 asked about 30: 12 are left."""
+    out = tmp_path / "run"
+    begin(options, out, rounds=6, labels_per_round=5, strategy="random", self_training="none")
+    dataset = load_data(continued(out, {}))
+    assert dataset.pool.num_rows == 42
+    for changes, says in (
+        ({"rounds": 10}, "--rounds 10: 6 are done, and 12 images of the pool are left to ask about, 5 a round; give at "
+                         "most --rounds 9"),
+        ({"rounds": 9, "labels_per_round": 6}, "12 images .*, 6 a round; give at most --rounds 8"),
+        ({"rounds": 7, "labels_per_round": 13}, "--labels-per-round 13: 12 images of the pool are left"),
+        ({"rounds": 9, "label_cap": 44}, "--label-cap 44: 30 labels so far, and 5 in each of 3 more rounds, are 45"),
+        ({"rounds": 9, "label_cap": 45}, None),
+        ({"rounds": 7, "labels_per_round": 12}, None),
+        ({}, None),
+    ):  # fmt: skip
+        config = continued(out, changes)
+        if says is None:
+            check_left(out, config, dataset)
+            continue
+        with pytest.raises(ConfigError, match=says):
+            check_left(out, config, dataset)
+    with pytest.raises(SystemExit) as ended:
+        main(["continue", str(out), "--rounds", "12", "--no-html"])
+    assert (ended.value.code, "at most --rounds 9" in capsys.readouterr().err) == (2, True)
+    assert json.loads((out / "run.json").read_text())["identity"]["rounds"] == 6, "what is refused changes nothing"
+    heard = io.StringIO()
+    assert [row["labels_new"] for row in go_on(out, heard, rounds=9)["rounds"]][6:] == [5, 5, 2]
+    assert "more:    every image of the pool was asked about" in heard.getvalue()
+    with pytest.raises(ConfigError, match="every image of the pool was asked about"):
+        check_left(out, continued(out, {"rounds": 10}), dataset)
+
+
+@pytest.mark.parametrize(
+    ("left", "done", "rounds", "suggested"), [(0, 4, 4, 0), (1, 4, 4, 5), (6, 4, 4, 5), (7, 4, 4, 6), (99, 3, 4, 0)]
+)
+def test_only_rounds_that_there_are_images_for_are_suggested(left, done, rounds, suggested):
+    config = resolve({"rounds": rounds, "labels_per_round": 6})
+    assert rounds_to_suggest(config, SimpleNamespace(round=done), left) == suggested

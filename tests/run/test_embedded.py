@@ -24,6 +24,7 @@ from psp_ray.report.progress import Reporter
 from psp_ray.run.check_data import check
 from psp_ray.run.command import run
 from psp_ray.run.dry_run import dry_run
+from psp_ray.run.prepare import load_data
 from psp_ray.run.resolve import resolve
 
 NAMES = ["cat", "dog", "owl"]
@@ -194,20 +195,47 @@ def test_new_embeddings_are_classified_as_the_pool_was(files, tmp_path):
     for name, row in predicted.iterrows():
         assert found[name].label == row["class"]
         assert found[name].probability == pytest.approx(row["probability"], abs=1e-5)
-    vectors = [[1.0] * D, [0.0] * D, [float("nan")] * D, [2.0] * D]
-    pq.write_table(pa.table({"embedding": vectors, "sample_id": [*"abc", "=d"]}), tmp_path / "new.parquet")
+    vectors = [[1.0] * D, [0.0] * D, [float("nan")] * D, [2.0] * D, None, [1.0, 2.0], [None, *[1.0] * (D - 1)]]
+    pq.write_table(pa.table({"embedding": vectors, "sample_id": [*"abc", "=d", *"efg"]}), tmp_path / "new.parquet")
     out = tmp_path / "new.csv"
     words = ["predict", "--run", str(tmp_path / "run"), "--out", str(out), str(tmp_path / "new.parquet")]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
-    assert "2 of 4 rows can't be classified" in done.stderr
+    assert "5 of 7 rows can't be classified" in done.stderr
     lines = out.read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["path", "a", "b", "c", "'=d"]
-    assert [line.split(",")[3] for line in lines[1:]] == ["", "is all zeros", "holds NaN or infinity", ""]
+    assert [line.split(",")[0] for line in lines] == ["path", "a", "b", "c", "'=d", *"efg"]
+    reasons = [
+        "",
+        "is all zeros",
+        "holds NaN or infinity",
+        "",
+        "is empty",
+        "has length 2, others 8",
+        "has an empty value",
+    ]
+    assert [row["error"] for row in csv.DictReader(lines)] == reasons
     assert lines[1].split(",")[1:3] == lines[4].split(",")[1:3], "length doesn't matter"
     narrow = Classifier(None, replace(classifier.text, features=np.eye(3, 5, dtype=np.float32)), NAMES)
     with pytest.raises(DatasetError, match="have 8 numbers but the run's"):
         list(narrow.predict_embeddings(tmp_path / "new.parquet"))
+
+
+def test_check_data_counts_all_rows_that_cannot_be_used(files, tmp_path):
+    """Of every kind, not the first of them alone."""
+    rows = pq.read_table(files["dataset"])
+    vectors = rows["embedding"].to_pylist()
+    wrong = [None, [1.0], [None] * D, [0.0] * D, [float("nan")] * D]
+    vectors[10:40:3] = wrong * 2
+    table = rows.set_column(1, "embedding", pa.array(vectors, pa.list_(pa.float32())))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    text = "\n".join(check(resolve({key: value for key, value in files.items() if key != "out"})))
+    assert "warning: 10 rows that a run would refuse; repair or leave out: " in text
+    kinds = ("is empty", "has length 1, others 8", "has an empty value", "is all zeros", "holds NaN or infinity")
+    for number, kind in zip(range(11, 40, 3), kinds, strict=False):
+        assert f"rows.parquet: row {number} {kind}" in text
+    assert "row 26" not in text
+    with pytest.raises(DatasetError, match=r"row 11 is empty \(and 5 more rows: 14, 17, 26, 29, \.\.\.\); repair it"):
+        list(load_data(resolve(files)).embeddings.blocks(1000))
 
 
 def test_check_data_looks_through_embeddings(files, tmp_path):

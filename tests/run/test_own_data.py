@@ -20,12 +20,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from psp_ray.cli.main import cli, main
-from psp_ray.core.errors import OracleError
+from psp_ray.core.errors import ConfigError, OracleError
 from psp_ray.core.files import read_tensors
 from psp_ray.features.quota import entries, show
 from psp_ray.labels import Ledger
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
+from psp_ray.run.prepare import prepare
 from psp_ray.run.resolve import resolve
 
 ROUNDS = 2
@@ -283,6 +284,19 @@ def test_what_is_known_beforehand(options, tmp_path, tiny_folder, plain_folder):
     assert labels.loc[[known, unasked]].label.tolist() == [other, "green"]
     assert (again["labels_initial"], again["labels_used"]) == (4, 9)
     assert go(options, **extra, resume=True)["wall_seconds"] == again["wall_seconds"], "nothing to do"
+
+
+def test_known_labels_leave_fewer_to_buy(options, tmp_path, tiny_folder):
+    """42 images in the pool, 40 of them with a label: 2 are left to buy."""
+    given = {**options, "dataset": str(tiny_folder), "oracle": "ground-truth"}
+    pool = prepare(resolve(given | {"rounds": 1, "labels_per_round": 1})).dataset.pool["sample_id"].to_pylist()
+    rows = "".join(f"{name},{name.split('/')[0]}\n" for name in pool[:40])
+    (tmp_path / "known.csv").write_text(f"sample_id,label\n{rows}")
+    given["initial_labels"] = str(tmp_path / "known.csv")
+    with pytest.raises(ConfigError, match=r"= 3 labels, but the pool has 2 images beside the 40 of --initial-labels"):
+        prepare(resolve(given | {"rounds": 1, "labels_per_round": 3}))
+    prepare(resolve(given | {"rounds": 1, "labels_per_round": 2}))
+    prepare(resolve(given | {"rounds": 1, "labels_per_round": "pool", "label_cap": 2}))
 
 
 def test_a_stopping_criterion_ends_a_run(options, tmp_path, tiny_folder):

@@ -82,5 +82,5 @@ def test_what_moves_nothing_is_said_to_move_nothing(tmp_path):
 
 
 def test_a_folder_with_neither_is_one_line(tmp_path):
-    with pytest.raises(OutputError, match="no run, comparison or sweep there"):
+    with pytest.raises(OutputError, match="no run, comparison or sweep of psp-ray there"):
         write_report_page(tmp_path)

@@ -15,7 +15,7 @@ from psp_ray.data.classes import ClassList
 from psp_ray.data.columns import LABEL_COLUMNS
 from psp_ray.data.embedded.source import as_array, find_columns, shape_of
 from psp_ray.data.embedded.tables import open_table, read_columns
-from psp_ray.data.embedded.vectors import vector_rows
+from psp_ray.data.embedded.vectors import more_rows, vector_rows
 
 LOGIT_SCALE_KEY = b"logit_scale"
 """Metadata of a table of class embeddings (and of `featurize --export`): the scale that belongs to them."""
@@ -131,12 +131,10 @@ def unit_rows(vectors: np.ndarray, where: Sequence[int], what: str) -> np.ndarra
     """
     wide = vectors.astype(np.float64)
     top = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
-    bad = np.flatnonzero(~np.isfinite(top[:, 0]))
-    if len(bad):
-        raise DatasetError(f"{what}: row {where[int(bad[0])]} holds NaN or infinity; repair it or leave the row out")
-    zero = np.flatnonzero(top[:, 0] == 0)
-    if len(zero):
-        raise DatasetError(f"{what}: row {where[int(zero[0])]} is all zeros; repair it or leave the row out")
+    for bad, reason in ((~np.isfinite(top[:, 0]), "holds NaN or infinity"), (top[:, 0] == 0, "is all zeros")):
+        if bad.any():
+            rows = [int(where[int(place)]) for place in np.flatnonzero(bad)]
+            raise DatasetError(f"{what}: row {rows[0]} {reason}{more_rows(rows)}; repair it or leave the row out")
     wide /= top  # first by the largest number, so that no square overflows
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
     return wide

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,12 @@ class SourceFile:
 @dataclass(frozen=True)
 class Block:
     """Some rows of embeddings: `start` is the first one's place among all rows; `vectors` (m, d) and `views` (m, L, d)
-    as the file has them."""
+    as the file has them. `faults`: by place in the block, why rows that are zeros here can't be read."""
 
     start: int
     vectors: NDArray[Any]
     views: NDArray[Any] | None
+    faults: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +128,12 @@ class EmbeddingSource:
             found.append([place, stat.st_size, stat.st_mtime_ns, file.columns.embedding, file.columns.views])
         return found
 
-    def blocks(self, rows: int) -> Iterator[Block]:
+    def blocks(self, rows: int, lenient: bool = False) -> Iterator[Block]:
         """All rows, at most `rows` at a time, in order.
 
         Raises:
-            DatasetError: a row without an embedding, or with one of another length; the file can't be read.
+            DatasetError: the file can't be read; or, unless `lenient`, a row without an embedding, or with one of
+                another length.
         """
         start = 0
         for file in self.files:
@@ -141,12 +143,13 @@ class EmbeddingSource:
             for batch in file.table.batches(wanted, rows):
                 where = range(row, row + batch.num_rows)
                 at = f"{name}: {columns.embedding}"
-                vectors = vector_rows(batch.column(columns.embedding), self.dim, where, at)
+                faults: dict[int, str] | None = {} if lenient else None
+                vectors = vector_rows(batch.column(columns.embedding), self.dim, where, at, faults)
                 views = None
                 if self.n_views and columns.views is not None:
                     at = f"{name}: {columns.views}"
-                    views = view_rows(batch.column(columns.views), self.n_views, self.dim, where, at)
-                yield Block(start, vectors, views)
+                    views = view_rows(batch.column(columns.views), self.n_views, self.dim, where, at, faults)
+                yield Block(start, vectors, views, faults or {})
                 start, row = start + batch.num_rows, row + batch.num_rows
 
     def where(self, row: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from psp_ray.core.errors import DatasetError
+
+SHOWN = 4
+"""Rows that are named beside the first one with a fault."""
 
 
 def is_vector(kind: pa.DataType) -> bool:
@@ -31,26 +34,30 @@ def width_of(kind: pa.DataType) -> int | None:
     return int(kind.list_size) if pt.is_fixed_size_list(kind) else None
 
 
-def vector_rows(column: pa.Array, width: int, where: Sequence[int], what: str) -> NDArray[Any]:
+def vector_rows(
+    column: pa.Array, width: int, where: Sequence[int], what: str, faults: dict[int, str] | None = None
+) -> NDArray[Any]:
     """(m, width) of a batch's column, of the column's own float type and without copying where it can be.
 
     Args:
-        where: row numbers for messages, of the batch's rows. what: file and column, for messages.
+        where: row numbers for messages, of the batch's rows. what: file and column, for messages. faults: is told which
+            rows can't be used and why, by their place in the batch; they are zeros then.
 
     Raises:
-        DatasetError: an empty row, or one of another length.
+        DatasetError: without `faults`: an empty row, or one of another length.
     """
     column = _plain(column)
-    _require_whole(column, where, what)
-    if not pt.is_fixed_size_list(column.type):
-        lengths = np.diff(column.offsets.to_numpy()[: len(column) + 1])
-        _require_width(lengths, width, where, what)
-    elif column.type.list_size != width:
-        _require_width(np.full(len(column), column.type.list_size), width, where, what)
-    return _numbers(column.flatten(), width, where, what).reshape(len(column), width)
+    return _sound(column, width, _settled(_faults(column, width), where, what, faults))
 
 
-def view_rows(column: pa.Array, count: int, width: int, where: Sequence[int], what: str) -> NDArray[Any]:
+def view_rows(
+    column: pa.Array,
+    count: int,
+    width: int,
+    where: Sequence[int],
+    what: str,
+    faults: dict[int, str] | None = None,
+) -> NDArray[Any]:
     """(m, count, width) of a batch's column of views: lists of lists, or lists of count * width numbers.
 
     Raises:
@@ -58,17 +65,28 @@ def view_rows(column: pa.Array, count: int, width: int, where: Sequence[int], wh
     """
     column = _plain(column)
     if is_vector(column.type):
-        return vector_rows(column, count * width, where, what).reshape(len(column), count, width)
-    _require_whole(column, where, what)
-    inner = _plain(column.flatten())
-    if not pt.is_fixed_size_list(column.type):
-        lengths = np.diff(column.offsets.to_numpy()[: len(column) + 1])
-        _require_width(lengths, count, where, f"{what} (views)")
-    elif column.type.list_size != count:
-        _require_width(np.full(len(column), column.type.list_size), count, where, f"{what} (views)")
-    return vector_rows(inner, width, np.repeat(np.asarray(where), count).tolist(), what).reshape(
-        len(column), count, width
-    )
+        return vector_rows(column, count * width, where, what, faults).reshape(len(column), count, width)
+    outer = _faults(column, count, " views")
+    whole = np.setdiff1d(np.arange(len(column)), list(outer))
+    inner = _plain(column.take(pa.array(whole)).flatten() if outer else column.flatten())
+    within = _faults(inner, width)
+    found = outer | {int(whole[place // count]): reason for place, reason in reversed(within.items())}
+    views = _sound(inner, width, within).reshape(len(whole), count, width)
+    if not _settled(found, where, f"{what} (views)", faults):
+        return views
+    rows = np.zeros((len(column), count, width), views.dtype)
+    rows[whole] = views
+    rows[list(found)] = 0  # also where only one of its views can't be read
+    return rows
+
+
+def more_rows(rows: Sequence[int]) -> str:
+    """What is put behind the first of `rows` (their numbers) in a message: how many others are like it, and which."""
+    if len(rows) < 2:
+        return ""
+    shown = ", ".join(str(row) for row in rows[1 : 1 + SHOWN])
+    count = len(rows) - 1
+    return f" (and {count:,} more {'row' if count == 1 else 'rows'}: {shown}{', ...' if count > SHOWN else ''})"
 
 
 def first_length(column: pa.Array) -> int | None:
@@ -77,27 +95,58 @@ def first_length(column: pa.Array) -> int | None:
     return lengths[0] if lengths else None
 
 
-def _numbers(flat: pa.Array, width: int, where: Sequence[int], what: str) -> NDArray[Any]:
-    if flat.null_count:
-        row = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]) // max(width, 1)
-        raise DatasetError(f"{what}: row {where[row]} has an empty value; fill it in or leave the row out")
-    values: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
-    return values
+def _faults(column: pa.Array, width: int, unit: str = "") -> dict[int, str]:
+    """By place, in order, what is wrong with lists that are to hold `width` numbers, or other things called `unit`."""
+    missing = _nulls(column)
+    lengths = _lengths(column)
+    # A row that is null may still take room in a list of fixed size, and none in another one.
+    wrong = {int(row): f"has length {int(lengths[row])}, others {width}" for row in np.flatnonzero(lengths != width)}
+    if unit:
+        wrong = {row: f"has {int(lengths[row])}{unit}, others {width}" for row in wrong}
+    wrong |= {int(row): "is empty" for row in np.flatnonzero(missing)}
+    inner = column.flatten()
+    if inner.null_count:
+        kept = np.flatnonzero(~missing)
+        row_of = np.repeat(kept, lengths[kept])
+        wrong = {int(row): "has an empty value" for row in row_of[_nulls(inner)]} | wrong
+    return dict(sorted(wrong.items()))
 
 
-def _require_whole(column: pa.Array, where: Sequence[int], what: str) -> None:
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DatasetError(f"{what}: row {where[row]} is empty; fill it in or leave the row out")
+def _nulls(column: pa.Array) -> NDArray[np.bool_]:
+    if not column.null_count:
+        return np.zeros(len(column), bool)
+    found: NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
+    return found
 
 
-def _require_width(lengths: NDArray[Any], width: int, where: Sequence[int], what: str) -> None:
-    wrong = np.flatnonzero(lengths != width)
-    if len(wrong):
-        row = int(wrong[0])
-        raise DatasetError(
-            f"{what}: row {where[row]} has length {int(lengths[row])}, others {width}; all rows must be of one model"
-        )
+def _lengths(column: pa.Array) -> NDArray[np.int64]:
+    if pt.is_fixed_size_list(column.type):
+        return np.full(len(column), column.type.list_size, np.int64)
+    found: NDArray[np.int64] = np.diff(column.offsets.to_numpy()[: len(column) + 1]).astype(np.int64)
+    return found
+
+
+def _settled(found: dict[int, str], where: Sequence[int], what: str, faults: dict[int, str] | None) -> dict[int, str]:
+    """`found`, told to `faults`. Raises DatasetError for the first of them where nobody is to be told."""
+    if faults is not None:
+        faults.update(found)
+    elif found:
+        rows = [int(where[place]) for place in found]
+        reason = next(iter(found.values()))
+        raise DatasetError(f"{what}: row {rows[0]} {reason}{more_rows(rows)}; repair it or leave the row out")
+    return found
+
+
+def _sound(column: pa.Array, width: int, faults: Mapping[int, str]) -> NDArray[Any]:
+    """(m, width) numbers, zeros in the rows that are among `faults`."""
+    if not faults:
+        values: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+        return values.reshape(len(column), width)
+    kept = np.setdiff1d(np.arange(len(column)), list(faults))
+    values = column.take(pa.array(kept)).flatten().to_numpy(zero_copy_only=False)
+    rows = np.zeros((len(column), width), values.dtype)
+    rows[kept] = values.reshape(len(kept), width)
+    return rows
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -14,7 +14,7 @@ from psp_ray.core.errors import ConfigError
 from psp_ray.core.threads import limit_threads
 from psp_ray.run.asking import ASKED
 from psp_ray.run.command import Rounds, entered, made_ready
-from psp_ray.run.continuing import continued, with_size_of_run
+from psp_ray.run.continuing import check_left, continued, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.folder import check_out, default_out, has_run
 from psp_ray.run.messages import where_text
@@ -42,11 +42,13 @@ def open_rounds(
         mirror.restore(resume=True)
     config = with_size_of_run(config, out)
     events.note(where_text(config))
-    prepared = prepare(config, out=out)
+    begun = has_run(out)
+    prepared = prepare(config, begun=begun, out=out)
+    if begun:
+        check_left(out, prepared.config, prepared.dataset)
     require_labels(prepared.config, prepared.dataset)
     prepared = settled(prepared)
     with ExitStack() as stack:
-        begun = has_run(out)
         experiment_id = stack.enter_context(entered(prepared, out, mirror, events, continuing=begun))
         runtime = stack.enter_context(open_runtime(prepared.config))
         rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True, watchers=watchers)

@@ -1,0 +1,51 @@
+"""Where a run stands against what it had already: zero-shot, the round before, and its own best round.
+
+Only words are made of it. No round, head or stopping rule looks at the test set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from psp_ray.posterior.accuracy import telling
+from psp_ray.report.progress import percent
+from psp_ray.run.output import newest_estimate
+from psp_ray.run.state import RunState
+
+MARGIN = 0.01
+"""Accuracy that is lower by less is not called lower; nor is what lies within a standard error."""
+REMEDY = "try another --head or --self-training, and look at the labels (docs/troubleshooting.md)"
+
+
+def setback(state: RunState, split: str) -> str:
+    """What speaks against calling it well that little more is to be gained: the newest classifier is worse than one
+    before, on the images of `split` or, without any, by estimates that leave no doubt. Empty where nothing does."""
+    if state.zero_shot is not None:
+        accuracies = [report.test_accuracy for report in state.reports if report.test_accuracy is not None]
+        return fallen(state.zero_shot.accuracy, accuracies, state.zero_shot.n, split)
+    newest, before = newest_estimate(state), state.zero_shot_estimate
+    if newest is None or not newest[0] or not telling(newest[1]) or not telling(before):
+        return ""
+    if newest[1].high >= before.low:
+        return ""
+    return f"pool accuracy, about {percent(newest[1].value)}, is below zero-shot's, about {percent(before.value)}"
+
+
+def fallen(zero_shot: float, accuracies: Sequence[float], n: int, split: str) -> str:
+    """The same of `accuracies` after each round (0..1), measured on `n` images of `split`."""
+    if not accuracies:
+        return ""
+    now = accuracies[-1]
+
+    def above(value: float) -> bool:
+        return value > now + max(MARGIN, math.sqrt(value * (1 - value) / max(n, 1)))
+
+    best = max(accuracies)
+    if above(zero_shot):
+        return f"{split} accuracy, {percent(now)}, is below zero-shot's {percent(zero_shot)}"
+    if len(accuracies) > 1 and above(accuracies[-2]):
+        return f"{split} accuracy has just fallen from {percent(accuracies[-2])} to {percent(now)}"
+    if above(best):
+        return f"{split} accuracy, {percent(now)}, is below the {percent(best)} of round {accuracies.index(best) + 1}"
+    return ""

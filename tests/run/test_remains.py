@@ -1,0 +1,123 @@
+"""Files that are gone from a run's folder: it goes on without them, or whoever opens it says which and what helps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from psp_ray.cli.main import main
+from psp_ray.core.errors import OutputError
+from psp_ray.run.command import run
+from psp_ray.run.continuing import continued
+from psp_ray.run.events import Silent
+from psp_ray.run.folder import FILES
+from psp_ray.run.remains import written_by
+from psp_ray.run.resolve import resolve
+
+SETTINGS = ("config.yaml", "run.json", "checkpoints/run.json")
+"""The files that say a run's settings, but for the header of its prompts."""
+OPENING = (
+    "continue {}",
+    "report {}",
+    "predict --run {} photo.png",
+    "export --run {} --csv {}.csv",
+    "tasks export --run {}",
+    "oracle check --ledger sqlite:///{}.sqlite --run {}",
+)
+"""Every command that opens a run's folder."""
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_settings, tiny_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("remains") / "run"
+    given = {"dataset": str(tiny_folder), "rounds": 2, "labels_per_round": 3, "learning_steps": 2, "strategy": "random"}
+    run(resolve({**tiny_settings, **given, "self_training": "none", "pictures": False, "out": str(out)}), Silent())
+    return out
+
+
+@pytest.fixture
+def lacking(finished, tmp_path):
+    """A copy of the run without some of its files."""
+
+    def copy(*gone):
+        out = tmp_path / "run"
+        shutil.copytree(finished, out)
+        for name in gone:
+            (out / name).unlink()
+        return out
+
+    return copy
+
+
+def said_by(capsys, words):
+    """Exit code and standard error of a command in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "gone", [SETTINGS[:1], SETTINGS[1:2], SETTINGS[:2], SETTINGS[1:], SETTINGS, ("prompts.safetensors", *SETTINGS[:2])]
+)
+def test_a_run_goes_on_without_what_its_other_files_know(lacking, finished, tiny_settings, gone):
+    out = lacking(*gone)
+    where = {key: tiny_settings[key] for key in ("cache", "runner")}
+    summary = run(continued(out, {**where, "pictures": False}), Silent(), continuing=True)
+    assert summary["status"] == "finished"
+    for name in gone:
+        assert (out / name).is_file()
+    before, after = (json.loads((folder / "run.json").read_text()) for folder in (finished, out))
+    assert (before["identity"], before["experiment"]) == (after["identity"], after["experiment"])
+    assert (out / "prompts.safetensors").read_bytes() == (finished / "prompts.safetensors").read_bytes()
+
+
+def test_without_settings_everybody_says_so(lacking, capsys):
+    out = lacking(*SETTINGS, "prompts.safetensors", "pool_predictions.parquet")
+    for words in OPENING[:4]:
+        code, said = said_by(capsys, words.format(out, out))
+        assert (code, said.count("\n")) == (2, 1), words
+        assert "config.yaml and run.json are gone" in said
+        assert "--resume" in said
+        assert "2 rounds" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(OPENING[2], "prompts.safetensors"), (OPENING[3], "pool_predictions.parquet")]
+)
+@pytest.mark.parametrize("more", [(), ("summary.json",), ("checkpoints/finished.json",)])
+def test_a_file_of_a_finished_run_is_named(lacking, capsys, words, name, more):
+    out = lacking(name, *more)
+    code, said = said_by(capsys, words.format(out, out))
+    assert code == 2
+    assert (
+        said == f"error: {out / name}: is missing, though the run has finished; psp-ray continue {out} writes it anew\n"
+    )
+
+
+def test_a_run_under_way_is_not_called_finished(lacking):
+    out = lacking(*(name for name in FILES if name not in ("learning_curve.png", "calibration.png")))
+    (out / "checkpoints" / "finished.json").unlink()
+    with pytest.raises(OutputError, match=r"no prompts.safetensors yet, .* has not finished \(round 2 of 2 is done\)"):
+        written_by(out, "prompts.safetensors")
+    waits = {"status": "awaiting_labels", "awaiting": {"round": 3, "missing": 4}}
+    numbers = {"zero_shot_accuracy": None, "final_accuracy": None, "labels_used": 6, "labels_paid": 6}
+    (out / "summary.json").write_text(json.dumps({**numbers, "wall_seconds": 1.0, "rounds": [], **waits}))
+    with pytest.raises(OutputError, match=r"\(it waits for 4 labels of round 3\); go on with: psp-ray continue"):
+        written_by(out, "prompts.safetensors")
+
+
+@pytest.mark.parametrize("words", OPENING)
+def test_where_no_run_is_everybody_says_so(tmp_path, capsys, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("no run")
+    reasons = {"nothing": "no such folder", "empty": "no run", "file": "file"}
+    for name, reason in reasons.items():
+        if name == "file" and words.startswith("predict"):
+            continue  # prompts may be given as a file
+        code, said = said_by(capsys, words.format(tmp_path / name, tmp_path / name))
+        assert (code, said.count("\n")) == (2, 1), said
+        assert f"{tmp_path / name}: " in said
+        assert reason in said
+        assert "give the " in said
