@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psp_ray.acquisition.vssp import VSSP
-from psp_ray.config.kinds import ALIGNMENTS
+from psp_ray.config.kinds import ALIGNMENTS, PRIORS
 from psp_ray.config.policy import PSP_PAPER, PolicySettings
 from psp_ray.core import noise
 from psp_ray.policy.losses import critic_loss
@@ -299,3 +299,20 @@ def test_policy_moves_mass_to_what_it_is_paid_for(gap):
         shares.append((weight[paying].sum() / weight.sum()) / paying.mean())
     best = 1 / good.mean()
     assert shares[-1] > 1 + 0.6 * (best - 1)
+
+
+def test_a_query_set_says_what_plan_and_policy_thought_of_it():
+    """Without a prior a = softmax(kappa u), so the weight is n a; with one, odds are the plan's times the weight."""
+    world = World(n=120)
+    alone = VSSP(world.pool, PolicySettings(prior="none", kappa=3.0, **SMALL)).propose(world.state())
+    assert alone.grounds.policy_weight == pytest.approx(120 * np.exp(alone.log_prob), rel=1e-5)
+    assert np.isnan(alone.grounds.behind_plan).all()
+    settings = PolicySettings(prior="coverage", prior_weight=0.0, kappa=1.0, **SMALL)
+    state = world.state(n_query=12)
+    both = VSSP(world.pool, settings).propose(state)
+    anchors, odds = PRIORS.find("coverage")(world.pool, settings).anchors(state)
+    given = dict(zip(anchors.tolist(), odds.tolist(), strict=True))
+    prior = np.array([given.get(position, 0.0) for position in both.positions.tolist()])
+    assert (both.grounds.behind_plan == np.where(prior > 0, odds.max() - prior, np.inf)).all()
+    own = both.log_prob - prior - np.log(both.grounds.policy_weight)
+    assert own == pytest.approx(np.full(12, own[0]), abs=1e-5)
