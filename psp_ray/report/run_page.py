@@ -82,7 +82,8 @@ class Pick:
     @property
     def reasons(self) -> list[str]:
         """Why it was asked, in words."""
-        found = [WHO["chance" if self.by_chance else self.by]] if self.by_chance or self.by in WHO else []
+        who = "chance" if self.by_chance else self.by
+        found = [WHO[who]] if who not in ("", "strategy") else []  # that a strategy chose goes without saying
         if self.odds is not None and not self.by_chance:
             found.append(f"drawn with {_times(self.odds)} the probability of plain chance")
         if self.weight is not None:
