@@ -174,7 +174,7 @@ def table(found: dict[str, dict[str, list[list[float]]]]) -> str:
     lines += ["\n| pool | plan | " + " | ".join(JUDGED) + " |", "|---" * (2 + len(JUDGED)) + "|"]
     for title, pool in found.items():
         base = np.mean([np.mean(curve) for curve in pool["plan"]])
-        means = [f"{gain_of(pool, name).mean():+.2f}" for name in JUDGED if name in pool]
+        means = [f"{gain_of(pool, name).mean():+.2f}" if name in pool else "" for name in JUDGED]
         lines.append(f"| {title} | {base:.1f} | {' | '.join(means)} |")
     return "\n".join(lines) + "\n"
 
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=10, help="query sets that are asked in a round of training")
     parser.add_argument("--again", type=int, default=8, help="made worlds that each policy plays itself")
     parser.add_argument("--updates", type=int, default=800)
+    parser.add_argument("--policies", nargs="*", default=JUDGED, choices=JUDGED, help="what is judged; default: all")
     parser.add_argument("--replicates", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=8)
     given = parser.parse_args()
@@ -245,7 +246,7 @@ def main() -> None:
     for seed in range(given.replicates):
         for file in given.judge:
             pool = found.setdefault(file.stem, {})
-            missing = [name for name in ("plan", *JUDGED) if len(pool.get(name, [])) <= seed]
+            missing = [name for name in ("plan", *given.policies) if len(pool.get(name, [])) <= seed]
             if not missing:
                 continue
             (family,) = families(file.stem)
