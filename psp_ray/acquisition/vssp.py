@@ -23,6 +23,7 @@ from psp_ray.core.records import (
     Feedback,
     Float32Array,
     Float64Array,
+    Grounds,
     Int64Array,
     Observation,
     PoolReader,
@@ -112,7 +113,8 @@ class VSSP(Strategy):
         positions, log_prob, next_key = sampling.draw(blocks, state.n_query)
         if self.settings.sampling == "topk":
             next_key = float("nan")  # nothing random, so no inclusion probability
-        return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob))
+        grounds = _grounds(self.settings.kappa, view, self.actions, positions)
+        return Proposal(positions, log_prob, next_key, indicator.multinomial(log_prob), grounds=grounds)
 
     def observe(self, feedback: Feedback) -> Observation:
         """Take the reward, remember the transition, and update the policy (method.md, steps 7-9)."""
@@ -250,6 +252,18 @@ class VSSP(Strategy):
             if self.settings.sampling == "gumbel":
                 gumbel = noise.gumbel(state.seed, "vssp-draw", block.keys, round=state.round)
             yield block.positions, log_a, gumbel, block.keys
+
+
+def _grounds(kappa: float, view: PoolView, actions: Actions, positions: Int64Array) -> Grounds:
+    """What plan and policy say of drawn `positions` (k,)."""
+    found = Grounds.unknown(len(positions))
+    odds = np.exp(kappa * actions.u.astype(np.float64))
+    weight = odds[np.searchsorted(view.unlabeled, positions)] / odds.mean()
+    if not len(view.anchors):
+        return replace(found, policy_weight=weight)
+    behind = dict(zip(view.anchors.tolist(), (view.anchor_odds.max() - view.anchor_odds).tolist(), strict=True))
+    named = np.array([behind.get(position, np.inf) for position in positions.tolist()])
+    return replace(found, behind_plan=named, policy_weight=weight)
 
 
 def _transition(feedback: Feedback, view: PoolView, actions: Actions, paid: Reward) -> Transition:

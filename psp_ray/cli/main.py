@@ -42,6 +42,9 @@ COMMANDS = {
     "sweep": Place("sweep", "sweep", "Try settings across data sets, several trials at a time."),
     "sweep-report": Place("sweep", "sweep_report", "Write and print the report of a sweep, finished or not."),
     "report": Place("report", "report", "A page on a run, a comparison or a sweep, whether it has ended or not."),
+    "explain": Place(
+        "explain", "explain", "Why a run asked about its images: plan, policy or chance, and what lay near."
+    ),
     "export": Place("export", "export", "Hand a run's results on: sorted folders, a CSV, ONNX, open_clip."),
     "check-data": Place("check_data", "check_data", "Look through images and class names before labeling."),
     "list": Place("listing", "list_command", "Names that can be chosen: strategies, heads, models, presets, ..."),

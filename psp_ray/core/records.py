@@ -110,6 +110,36 @@ class PoolState:
 
 
 @dataclass(frozen=True)
+class Grounds:
+    """Why each of k samples was asked about, (k,) float64 each, NaN where nobody knows.
+
+    `behind_plan`: 0 for a first choice of the policy's plan, log odds below those for its reserve, infinite for what it
+    did not name. `policy_weight`: how many times as much as uniform the policy itself weighed it. `doubt`: one minus
+    the probability of its likeliest class under the posterior of the time.
+    """
+
+    behind_plan: Float64Array
+    policy_weight: Float64Array
+    doubt: Float64Array
+
+    @classmethod
+    def unknown(cls, count: int) -> Grounds:
+        return cls(np.full(count, np.nan), np.full(count, np.nan), np.full(count, np.nan))
+
+    def at(self, rows: NDArray[Any]) -> Grounds:
+        """Those of `rows`, by number or mask."""
+        return Grounds(self.behind_plan[rows], self.policy_weight[rows], self.doubt[rows])
+
+    def then(self, others: Grounds) -> Grounds:
+        """These, and `others` behind them."""
+        return Grounds(
+            np.concatenate([self.behind_plan, others.behind_plan]),
+            np.concatenate([self.policy_weight, others.policy_weight]),
+            np.concatenate([self.doubt, others.doubt]),
+        )
+
+
+@dataclass(frozen=True)
 class Proposal:
     """A query set: `positions` (n_s,) distinct, in draw order.
 
@@ -118,6 +148,7 @@ class Proposal:
     `ms_indicator`: raw multinomial log-probability of the draw (method.md, step 4); NaN where not defined.
     `n_audit`: so many of the first positions were drawn by chance alone from all unlabeled samples, by a plan that
     was known before (`psp_ray.posterior.audit`).
+    `grounds`: why each was taken; None: the strategy doesn't say.
     """
 
     positions: Int64Array
@@ -125,6 +156,7 @@ class Proposal:
     next_key: float = float("nan")
     ms_indicator: float = float("nan")
     n_audit: int = 0
+    grounds: Grounds | None = None
 
 
 @dataclass(frozen=True)

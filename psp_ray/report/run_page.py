@@ -35,13 +35,24 @@ class Share:
         return limits(self.right, self.n)
 
 
+WHO = {
+    "plan": "a first choice of the plan, which covers what is uncertain",
+    "reserve": "of the plan's reserve: policy and draw put it before a first choice",
+    "policy": "drawn by the policy; no plan had named it",
+    "chance": "drawn by plain chance, to judge the classifier",
+    "strategy": "chosen by the strategy",
+}
+"""Who picked an image, and that in words."""
+
+
 @dataclass(frozen=True)
 class Pick:
     """An image that was asked about.
 
     `odds`: how many times as probable as under plain chance its draw was; `guess`, `second`: the likeliest classes to
     the classifier of the time, with their probabilities; `farther`: the share of the pool that lay nearer to an image
-    labeled before; `taken_for`: its pseudo-label of the round before, or an empty text. None: not known.
+    labeled before; `taken_for`: its pseudo-label of the round before, or an empty text; `by`: one of `WHO`; `weight`:
+    how many times as much as uniform the policy itself weighed it; `doubt`: the posterior's. None: not known.
     """
 
     anchor: str
@@ -57,6 +68,9 @@ class Pick:
     farther: float | None
     taken_for: str
     picture: str
+    by: str = ""
+    weight: float | None = None
+    doubt: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -68,13 +82,14 @@ class Pick:
     @property
     def reasons(self) -> list[str]:
         """Why it was asked, in words."""
-        found = []
-        if self.by_chance:
-            found.append("drawn by plain chance, to judge the classifier")
-        elif self.odds is not None:
-            found.append(
-                f"drawn with {self.odds:.{0 if self.odds >= 10 else 1}f} times the probability of plain chance"
-            )
+        who = "chance" if self.by_chance else self.by
+        found = [WHO[who]] if who not in ("", "strategy") else []  # that a strategy chose goes without saying
+        if self.odds is not None and not self.by_chance:
+            found.append(f"drawn with {_times(self.odds)} the probability of plain chance")
+        if self.weight is not None:
+            found.append(f"the policy by itself weighed it {_times(self.weight)} as much as uniform")
+        if self.doubt is not None:
+            found.append(f"all evidence together was {100 * (1 - self.doubt):.0f} % sure of its class")
         if self.probability < 0.5:
             found.append(f"the classifier was unsure: {_likely(self.guess, self.probability)}, then "
                          f"{_likely(self.second, self.second_probability)}")  # fmt: skip
@@ -85,6 +100,10 @@ class Pick:
         if self.farther is not None and self.farther >= 0.7:
             found.append(f"farther from all labeled images than {100 * self.farther:.0f} % of the pool")
         return found
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.{0 if factor >= 10 else 1 if factor >= 0.95 else 2}f} times"
 
 
 def _likely(name: str, probability: float) -> str:

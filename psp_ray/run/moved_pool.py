@@ -87,6 +87,7 @@ def moved(state: RunState, known: Remembered, pseudo: Remembered, names: PoolNam
         asked_in=state.asked_in[keep],
         by_chance=state.by_chance[keep],
         logits=state.logits[keep],
+        grounds=state.grounds.at(keep),
         judged=replace(state.judged, logits=state.judged.logits[keep[: len(state.judged.logits)]]),
         pseudo=PseudoLabels(still[order], given.labels[order], given.confidence[order], given.uncertainty[order]),
     )

@@ -30,9 +30,9 @@ from psp_ray.run.page_parts import (
     classes_of,
     confusion_of,
     map_of,
-    picked_of,
     pseudo_of,
 )
+from psp_ray.run.picked import picked_of
 from psp_ray.run.standing import REMEDY, setback
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watched
@@ -101,7 +101,7 @@ def make_page(run: LookedAt, pictures: Pictures) -> RunPage:
         curve=() if state is None else curve_points(state),
         split=run.config.data.evaluate_on,
         summary=_summary(run),
-        picked=picked_of(run, names, seen, pictures),
+        picked=picked_of(run, seen, pictures),
         pool_map=None if seen is None else map_of(run, seen, pictures),
         class_names=names,
         classes=classes_of(run, names, seen),

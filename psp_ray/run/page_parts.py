@@ -5,33 +5,29 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from psp_ray.core import noise
 from psp_ray.core.probability import softmax
-from psp_ray.core.records import Float16Array, Float32Array, Float64Array, Int32Array, Int64Array
+from psp_ray.core.records import Float16Array, Float32Array, Int32Array, Int64Array
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.learn.evaluate import similarities
 from psp_ray.posterior.audit import Answers
 from psp_ray.posterior.calibration import FEWEST, Reliability, calibrate, reliability, unseen_logits
 from psp_ray.report.figures import PoolMap
-from psp_ray.report.looking import Plane, confusion, moves, nearest_cosine, share_nearer
-from psp_ray.report.run_page import Change, ClassRow, Confusion, Pick, PickedRound, Share
+from psp_ray.report.looking import Plane, confusion, moves
+from psp_ray.report.run_page import Change, ClassRow, Confusion, Share
 from psp_ray.run.checkpoint import text_after
 from psp_ray.run.finish import label_curves
 from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.looked_at import LookedAt
-from psp_ray.run.state import RunState
 from psp_ray.run.state_files import classifier
 
 MOST_PLACES = 4000
 """Images of the pool on the map, drawn by chance; picks are on it in any case."""
-MOST_PICTURES = 240
-"""Pictures in the page; the newest rounds have them first."""
 MOST_ON_MAP = 24
 """Pictures on the map; more would hide it."""
 SIDE = 96
@@ -90,7 +86,7 @@ class Seen:
         data, state = run.data, run.state
         if data is None or state is None:
             return None
-        sample = _sample(data)
+        sample = sample_of(data)
         features = data.pool.rows(sample)
         part = data.val if run.config.data.evaluate_on == "val" else data.test
         truth, tested = np.zeros(0, np.int32), np.zeros((0, len(state.text.features)), np.float32)
@@ -100,7 +96,7 @@ class Seen:
         return cls(data, sample, features, predicted, truth, tested)
 
 
-def _sample(data: FeaturizedDataset) -> Int64Array:
+def sample_of(data: FeaturizedDataset) -> Int64Array:
     """Sorted positions of at most `MOST_PLACES` pool images, the same in every round."""
     n = len(data.sample_ids)
     if n <= MOST_PLACES:
@@ -115,6 +111,11 @@ def class_names(run: LookedAt) -> list[str]:
     return run.classes or [f"class {number + 1}" for number in range(count)]
 
 
+def anchor_of(row: int) -> str:
+    """Where the page shows a pick, by its number."""
+    return f"pick-{row + 1}"
+
+
 def map_of(run: LookedAt, seen: Seen, pictures: Pictures) -> PoolMap | None:
     state = run.state
     assert state is not None
@@ -123,7 +124,7 @@ def map_of(run: LookedAt, seen: Seen, pictures: Pictures) -> PoolMap | None:
     plane = Plane(seen.features)
     rows = np.flatnonzero(state.asked_in > 0)
     picks = plane.places(seen.data.pool.rows(state.asked[rows])) if len(rows) else np.zeros((0, 2))
-    anchors = [_anchor(row) for row in range(len(rows))]
+    anchors = [anchor_of(row) for row in range(len(rows))]
     rounds = state.asked_in[rows].astype(np.int64)
     last = rounds == state.round
     shown = last & (np.cumsum(last) <= MOST_ON_MAP)
@@ -131,60 +132,6 @@ def map_of(run: LookedAt, seen: Seen, pictures: Pictures) -> PoolMap | None:
         pictures.of(run.data, int(state.asked[row])) if show else "" for row, show in zip(rows, shown, strict=True)
     ]
     return PoolMap(plane.places(seen.features), seen.predicted, picks, rounds, anchors, images)
-
-
-def _anchor(row: int) -> str:
-    return f"pick-{row + 1}"
-
-
-def picked_of(run: LookedAt, names: list[str], seen: Seen | None, pictures: Pictures) -> list[PickedRound]:
-    """The newest round first; as many with pictures as the page holds."""
-    state, table = run.state, run.picks
-    if state is None or table is None:
-        return []
-    rows, rounds = table.to_pylist(), np.asarray(table["round"])
-    asked = state.asked[state.asked_in > 0]
-    found, room = [], MOST_PICTURES
-    for number in range(state.round, 0, -1):
-        mine = np.flatnonzero(rounds == number)
-        shown = mine[: max(min(room, len(mine)), 8)]
-        room -= len(shown)
-        far = _farther(state, number, seen, asked[shown])
-        picks = [
-            _pick(int(i), rows[i], None if far is None else float(far[k]), pictures.of(run.data, int(asked[i])))
-            for k, i in enumerate(shown)
-        ]
-        found.append(PickedRound(number, picks, len(mine)))
-    return found
-
-
-def _pick(row: int, told: dict[str, Any], farther: float | None, picture: str) -> Pick:
-    odds = None if told["log_prob"] is None else float(np.exp(told["log_prob"]) * told["unlabeled"])
-    return Pick(
-        anchor=_anchor(row),
-        round=told["round"],
-        name=told["sample_id"],
-        answer=told["label"],
-        by_chance=told["by_chance"],
-        odds=odds,
-        guess=told["guess"],
-        probability=told["probability"],
-        second=told["second_guess"],
-        second_probability=told["second_probability"],
-        farther=farther,
-        taken_for=told["pseudo_label"] or "",
-        picture=picture,
-    )
-
-
-def _farther(state: RunState, number: int, seen: Seen | None, picked: Int64Array) -> Float64Array | None:
-    """For each picked position the share of the pool that lay nearer to an image labeled before the round."""
-    before = state.asked[(state.asked_in < number) & state.has_class]
-    if seen is None or not len(before):
-        return None
-    labeled = seen.data.pool.rows(before)
-    pool = nearest_cosine(seen.features, labeled)
-    return share_nearer(nearest_cosine(seen.data.pool.rows(picked), labeled), pool)
 
 
 def classes_of(run: LookedAt, names: list[str], seen: Seen | None) -> list[ClassRow]:

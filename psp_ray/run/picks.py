@@ -6,6 +6,7 @@ in the checkpoint before, which is still there when a round is written. Rounds b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ _TAKEN = {
     "pseudo_confidence": pa.float32(),
 }
 """What is taken over from round to round."""
+
+
+def plan_word(behind: float) -> str | None:
+    """What the policy's plan had said of an image: `first` choice, `reserve`, `none`; None: no plan is known."""
+    if math.isnan(behind):
+        return None
+    return "none" if math.isinf(behind) else "reserve" if behind > 1e-9 else "first"
 
 
 def read_picks(out: Path) -> pa.Table | None:
@@ -62,6 +70,8 @@ def write_picks(
     classes = [*names.classes, None]
     left = len(names.sample_ids) - np.searchsorted(state.asked_in, state.asked_in[rows], side="left")
 
+    plan = pa.array([plan_word(behind) for behind in state.grounds.behind_plan[rows].tolist()], pa.string())
+
     def named(index: Int32Array) -> pa.Array:
         return pa.array([classes[i] for i in index.tolist()], pa.string())
 
@@ -79,6 +89,9 @@ def write_picks(
         "pseudo_label": named(taken[rows]),
         "pseudo_class": taken[rows],
         "pseudo_confidence": pa.array(sure[rows], from_pandas=True),
+        "plan": plan,
+        "policy_weight": pa.array(state.grounds.policy_weight[rows], from_pandas=True),
+        "doubt": pa.array(state.grounds.doubt[rows], from_pandas=True),
     }
     write_parquet(out / PICKS, pa.table(columns))
 

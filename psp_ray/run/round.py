@@ -23,6 +23,7 @@ from psp_ray.core.records import (
     Evaluation,
     Feedback,
     Float32Array,
+    Grounds,
     Int32Array,
     Int64Array,
     LearnOutcome,
@@ -118,7 +119,7 @@ class Round:
         proposal = proposing.result()
         self._took(propose=proposing.seconds)
         validate_proposal(proposal, state)
-        return proposal
+        return replace(proposal, grounds=with_doubt(proposal, self._doubt))
 
     def label_and_pseudo_label(self, proposal: Proposal) -> Answered:
         """The oracle answers while self-training scores the rest; neither needs the other."""
@@ -309,7 +310,19 @@ def part_of(proposal: Proposal, rows: Int64Array) -> Proposal:
     if len(rows) == len(proposal.positions):
         return proposal
     n_audit = int((rows < proposal.n_audit).sum())
-    return replace(proposal, positions=proposal.positions[rows], log_prob=proposal.log_prob[rows], n_audit=n_audit)
+    return replace(
+        proposal,
+        positions=proposal.positions[rows],
+        log_prob=proposal.log_prob[rows],
+        n_audit=n_audit,
+        grounds=None if proposal.grounds is None else proposal.grounds.at(rows),
+    )
+
+
+def with_doubt(proposal: Proposal, doubt: Float32Array | None) -> Grounds:
+    """The grounds of a query set, with the posterior's `doubt` (n,) of its samples where there is a posterior."""
+    grounds = proposal.grounds or Grounds.unknown(len(proposal.positions))
+    return grounds if doubt is None else replace(grounds, doubt=doubt[proposal.positions].astype(np.float64))
 
 
 def _digest(sample_ids: list[str]) -> str:

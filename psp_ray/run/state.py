@@ -20,6 +20,7 @@ from psp_ray.core.records import (
     Evaluation,
     Float32Array,
     Float64Array,
+    Grounds,
     Int32Array,
     Int64Array,
     Proposal,
@@ -95,9 +96,10 @@ class RunState:
     `asked` (m,) positions in the order asked, `answers` (m,) what the annotator said (a class, SKIP or IGNORE, after
     corrections), `log_prob` (m,) of their selection, `asked_in` (m,) their rounds (0: initial labels), `by_chance` (m,)
     whether the audit drew them, `logits` (m, C) of the classifier that the round began with, which had not seen the
-    answer. Initial labels have NaN for `log_prob` and `logits`. `judged`: what cross-fitting goes on from. `contexts`
-    are the student's, empty before anything was learned; `zero_shot` and `last` (the student's evaluation) are None
-    without images to evaluate on. `updates`: a table of update steps a round.
+    answer, `grounds`: why each was asked. Initial labels have NaN for `log_prob`, `logits` and `grounds`. `judged`:
+    what cross-fitting goes on from. `contexts` are the student's, empty before anything was learned; `zero_shot` and
+    `last` (the student's evaluation) are None without images to evaluate on. `updates`: a table of update steps a
+    round.
     """
 
     text: TextState
@@ -110,6 +112,7 @@ class RunState:
     asked_in: Int32Array
     by_chance: BoolArray
     logits: Float32Array
+    grounds: Grounds
     judged: CrossFitted
     pseudo: PseudoLabels = field(default_factory=PseudoLabels.empty)
     reports: tuple[RoundReport, ...] = ()
@@ -136,6 +139,7 @@ class RunState:
             asked_in=np.zeros(len(positions), np.int32),
             by_chance=np.zeros(len(positions), bool),
             logits=np.full((len(positions), len(text.features)), np.nan, np.float32),
+            grounds=Grounds.unknown(len(positions)),
             judged=CrossFitted.start(folds, Line(text)),
         )
 
@@ -194,6 +198,7 @@ class RunState:
             asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
             by_chance=np.concatenate([self.by_chance, np.arange(count) < proposal.n_audit]),
             logits=np.concatenate([self.logits, logits]),
+            grounds=self.grounds.then(proposal.grounds or Grounds.unknown(count)),
             labels_paid=response.labels_paid,
         )
 
@@ -228,6 +233,7 @@ class RunState:
             asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
             by_chance=np.concatenate([self.by_chance, np.zeros(count, bool)]),
             logits=np.concatenate([self.logits, logits]),
+            grounds=self.grounds.then(Grounds.unknown(count)),
             labels_paid=labels_paid,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter
 
 from psp_ray.core.errors import OutputError
-from psp_ray.core.records import Evaluation, PseudoLabels, StateDict, TextState
+from psp_ray.core.records import Evaluation, Grounds, PseudoLabels, StateDict, TextState
 from psp_ray.core.sealed import Document
 from psp_ray.report.round_report import RoundReport, estimate_from_json
 from psp_ray.run.checkpoint import Checkpoint
@@ -39,6 +39,7 @@ def to_checkpoint(
         "log_prob": state.log_prob,
         "round": state.asked_in,
         "by_chance": state.by_chance,
+        **asdict(state.grounds),
     }
     pseudo = {
         "sample_id": pa.array(names.named(state.pseudo.positions), pa.string()),
@@ -172,6 +173,7 @@ def _restored(checkpoint: Checkpoint) -> RunState:
         asked_in=labels["round"].to_numpy(),
         by_chance=labels["by_chance"].to_numpy(zero_copy_only=False),
         logits=prompt["logits"],
+        grounds=_grounds(labels),
         judged=CrossFitted.restored(checkpoint.tensors["judged"]),
         pseudo=PseudoLabels(
             pseudo["position"].to_numpy(),
@@ -186,6 +188,13 @@ def _restored(checkpoint: Checkpoint) -> RunState:
         stopped=record["stopped"],
         wall_seconds=record["wall_seconds"],
     )
+
+
+def _grounds(labels: pa.Table) -> Grounds:
+    """Why each was asked; older checkpoints don't say."""
+    unknown = np.full(labels.num_rows, np.nan)
+    names = [field.name for field in fields(Grounds)]
+    return Grounds(*(labels[name].to_numpy() if name in labels.column_names else unknown for name in names))
 
 
 def classifier(prompt: StateDict) -> TextState:

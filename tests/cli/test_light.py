@@ -51,7 +51,10 @@ def photos(tmp_path):
 @pytest.mark.parametrize(
     ("forbidden", "commands"),
     [
-        ((*TENTHS, "pyarrow"), ["--help", "run --help", "check-data --help", "continue --help", "predict --help"]),
+        (
+            (*TENTHS, "pyarrow"),
+            ["--help", "run --help", "check-data --help", "continue --help", "predict --help", "explain --help"],
+        ),
         (TENTHS, ["run --dry-run", "run --model psp-light --dry-run", "run --strategy entropi"]),
         (SECONDS, ["run --rounds 1000", "run --model psp-light"]),
         (TENTHS, ["cache ls", "check-data --dataset photos --classes cat,dog"]),

@@ -1,6 +1,7 @@
 """The update: each loss against the formula, each align mode learns, and the policy finds what it is paid for."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from psp_ray.acquisition.vssp import VSSP
-from psp_ray.config.kinds import ALIGNMENTS
+from psp_ray.config.kinds import ALIGNMENTS, PRIORS
 from psp_ray.config.policy import PSP_PAPER, PolicySettings
 from psp_ray.core import noise
 from psp_ray.policy.losses import critic_loss
@@ -16,6 +17,7 @@ from psp_ray.policy.optim import Optimizer
 from psp_ray.policy.sac import Lesson, choose_batch, gradient_step, next_values, reward_scaling
 from psp_ray.policy.sequence_vae import SequenceVAE
 from psp_ray.policy.state import PoolView
+from psp_ray.run.resolve import resolve
 from tests.policy.worlds import World
 
 SCALAR = {"reward_gap": "after", "reward_form": "scalar"}
@@ -299,3 +301,46 @@ def test_policy_moves_mass_to_what_it_is_paid_for(gap):
         shares.append((weight[paying].sum() / weight.sum()) / paying.mean())
     best = 1 / good.mean()
     assert shares[-1] > 1 + 0.6 * (best - 1)
+
+
+class Closing(World):
+    """Labels of two classes of six close the student's gap, those of the others leave it as it was."""
+
+    def feedback(self, state, proposal, gap=None, final=False):
+        found = super().feedback(state, proposal, lambda labels: np.where(np.isin(labels, (0, 1)), 0.0, 0.1), final)
+        same = np.full(3, 0.05, np.float32)
+        before = np.full(len(found.labels), 0.1, np.float32)
+        outcome = replace(found.outcome, gap_new_before=before, gap_pseudo=same, gap_pseudo_before=same)
+        return replace(found, outcome=outcome)
+
+
+def test_the_preset_without_its_plan_learns_who_pays():
+    """`psp` as it is shipped but for the plan, sharp enough to say so, after eight rounds; uniform is 1, 3 the most."""
+    settings = resolve({"strategy": "psp", "dataset": "digits", "prior": "none", "kappa": 5}).policy
+    ratios = []
+    for seed in (3, 4):
+        world = Closing(n=400, n_classes=6, dim=24, seed=seed)
+        strategy, _ = played(world, settings, 8)
+        strategy.propose(world.next)
+        weight = np.exp(settings.kappa * strategy.actions.u.astype(float))
+        paying = np.isin(world.truth, (0, 1))[world.next.unlabeled]
+        ratios.append(weight[paying].sum() / weight.sum() / paying.mean())
+    assert np.mean(ratios) > 1.4
+    assert min(ratios) > 1.2
+
+
+def test_a_query_set_says_what_plan_and_policy_thought_of_it():
+    """Without a prior a = softmax(kappa u), so the weight is n a; with one, odds are the plan's times the weight."""
+    world = World(n=120)
+    alone = VSSP(world.pool, PolicySettings(prior="none", kappa=3.0, **SMALL)).propose(world.state())
+    assert alone.grounds.policy_weight == pytest.approx(120 * np.exp(alone.log_prob), rel=1e-5)
+    assert np.isnan(alone.grounds.behind_plan).all()
+    settings = PolicySettings(prior="coverage", prior_weight=0.0, kappa=1.0, **SMALL)
+    state = world.state(n_query=12)
+    both = VSSP(world.pool, settings).propose(state)
+    anchors, odds = PRIORS.find("coverage")(world.pool, settings).anchors(state)
+    given = dict(zip(anchors.tolist(), odds.tolist(), strict=True))
+    prior = np.array([given.get(position, 0.0) for position in both.positions.tolist()])
+    assert (both.grounds.behind_plan == np.where(prior > 0, odds.max() - prior, np.inf)).all()
+    own = both.log_prob - prior - np.log(both.grounds.policy_weight)
+    assert own == pytest.approx(np.full(12, own[0]), abs=1e-5)

@@ -10,15 +10,19 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 from sklearn.metrics import confusion_matrix
 
+from psp_ray.cli.explain import explain as explain_command
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import read_json
 from psp_ray.core.sealed import DamagedFile
+from psp_ray.neighbors.graph import knn_graph
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
 from psp_ray.run.events import Silent
+from psp_ray.run.explaining import explain
 from psp_ray.run.finish import pool_names
 from psp_ray.run.looked_at import look_at
 from psp_ray.run.page import KeptPage, make_page, write_page
@@ -218,3 +222,78 @@ def test_a_page_is_written_after_a_round_only_where_it_is_cheap(finished):
     assert page.exists()
     assert after(6.0), "half a second by that clock is less than a tenth of six"
     assert not after(4.0)
+
+
+def test_why_an_image_was_asked_about_is_what_a_plain_loop_finds(finished):
+    """Distances and counts against loops over the features, spreading against a dense solve."""
+    looked = look_at(finished)
+    pool, names = looked.data.pool, looked.data.sample_ids
+    rows = pool.rows(np.arange(pool.n)).astype(np.float64)
+    picks = pq.read_table(finished / "picks.parquet").to_pandas()
+    place = {name: names.index(name) for name in picks.sample_id}
+    for number in (1, 2, 3):
+        found = explain(finished, number)
+        mine, before = picks[picks["round"] == number], picks[picks["round"] < number]
+        assert [one.pick.name for one in found.picks] == mine.sample_id.tolist()
+        by_then = [place[name] for name in picks[picks["round"] <= number].sample_id]
+        nearest = [by_then[int(np.argmax(rows[by_then] @ row))] for row in rows]
+        similarity = (
+            knn_graph(pool, whitening=looked.config.selftrain.graph_whitening)
+            .with_labeled(np.array(by_then))[0]
+            .similarity.todense()
+        )
+        spread = np.linalg.inv(np.eye(pool.n) - looked.config.selftrain.graph_alpha * np.asarray(similarity))[
+            :, by_then
+        ]
+        heard = [by_then[int(np.argmax(row))] for row in spread if row.max() > 1e-9]
+        for one in found.picks:
+            position, around = place[one.pick.name], one.around
+            assert around.nearest_to == nearest.count(position)
+            assert around.reaches == heard.count(position)
+            if number == 1:
+                assert around.cosine is None
+                continue
+            close = {name: float(rows[place[name]] @ rows[position]) for name in before.sample_id}
+            assert around.cosine == pytest.approx(max(close.values()), abs=1e-3)
+            assert close[around.nearest] == pytest.approx(around.cosine, abs=1e-3)
+            assert around.nearest_answer == before[before.sample_id == around.nearest].label.item()
+
+
+def test_explain_says_who_picked(finished):
+    picks = pq.read_table(finished / "picks.parquet").to_pandas()
+    told = json.loads(CliRunner().invoke(explain_command, ["--run", str(finished), "--round", "2", "--json"]).stdout)
+    assert (told["strategy"], told["round"], told["rounds"], told["missing"]) == ("psp", 2, 3, [])
+    for row, one in zip(picks[picks["round"] == 2].itertuples(), told["picks"], strict=True):
+        assert (one["sample_id"], one["answer"], one["guess"]) == (row.sample_id, row.label, row.guess)
+        assert one["by"] == ("chance" if row.by_chance else {"first": "plan", "none": "policy"}.get(row.plan, row.plan))
+        assert (one["policy_weight"] is None) == row.by_chance
+        assert one["doubt"] == pytest.approx(row.doubt)
+        assert one["why"][-1].startswith(f"it turned out to be {row.label}, ")
+    assert set(picks.plan.dropna()) <= {"first", "reserve", "none"}
+    assert (picks.plan == "first").sum() >= 6
+    name = picks.sample_id[5]
+    said = CliRunner().invoke(explain_command, ["--run", str(finished), "--sample-id", name]).stdout
+    assert said.startswith(f"{name}: asked in round 2 of 3 (psp)\n")
+    assert "nearest image labeled before: " in said
+    table = CliRunner().invoke(explain_command, ["--run", str(finished)]).stdout
+    assert all(name in table for name in picks[picks["round"] == 3].sample_id)
+
+
+def test_explain_names_what_it_does_not_know(finished, tmp_path):
+    with pytest.raises(OutputError, match="--round 4: rounds 1 to 3 are done"):
+        explain(finished, 4)
+    with pytest.raises(OutputError, match="no such image"):
+        explain(finished, sample_id="nobody")
+    picks = pq.read_table(finished / "picks.parquet")
+    with pytest.raises(OutputError, match="in round 1, not in round 2"):
+        explain(finished, 2, picks["sample_id"][0].as_py())
+    folder = tmp_path / "old"
+    shutil.copytree(finished, folder)
+    pq.write_table(picks.drop_columns(["plan", "policy_weight", "doubt"]), folder / "picks.parquet")
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("/pictures", "/gone"))
+    found = explain(folder, 1)
+    assert {one.pick.by for one in found.picks} <= {"", "chance"}
+    missing = " ".join(found.missing)
+    assert "which an older psp-ray did not write down" in missing
+    assert "gone" in missing
+    assert found.as_json()["picks"][0]["nearest_to"] is None

@@ -10,7 +10,7 @@ from psp_ray.acquisition.base import WRAPPERS, AcquisitionFunction, validate_sta
 from psp_ray.acquisition.strategy import Wrapper, same_state
 from psp_ray.config.acquisition import AuditSettings
 from psp_ray.core.pool import read_keys
-from psp_ray.core.records import Feedback, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
+from psp_ray.core.records import Feedback, Grounds, Int64Array, Observation, PoolReader, PoolState, Proposal, StateDict
 from psp_ray.posterior.audit import audit_order, planned_draws
 
 
@@ -52,11 +52,13 @@ class Audit(Wrapper):
         if not rest.n_query:
             return Proposal(positions, chance, n_audit=len(positions))
         chosen = self.inner.propose(rest)
+        grounds = Grounds.unknown(len(positions))
         return replace(
             chosen,
             positions=np.concatenate([positions, chosen.positions]),
             log_prob=np.concatenate([chance, chosen.log_prob]),
             n_audit=len(positions),
+            grounds=None if chosen.grounds is None else grounds.then(chosen.grounds),
         )
 
     def observe(self, feedback: Feedback) -> Observation:
@@ -71,6 +73,7 @@ class Audit(Wrapper):
             positions=feedback.proposal.positions[own],
             log_prob=feedback.proposal.log_prob[own],
             n_audit=0,
+            grounds=None,
         )
         outcome = replace(
             feedback.outcome,

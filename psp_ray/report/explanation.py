@@ -1,0 +1,160 @@
+"""Why images were asked about: a round's picks as a table, one image in sentences, both as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psp_ray.core.words import short
+from psp_ray.report.run_page import WHO, Pick
+
+MOST_NAME = 40
+"""Characters of a name in the table."""
+COLUMNS = {
+    "image": "",
+    "by": "who picked it",
+    "policy": "how many times as much as uniform the policy by itself weighed it",
+    "sure": "how sure all evidence together was of its class beforehand",
+    "classifier said": "the likeliest class to the classifier that the round began with",
+    "answer": "what it turned out to be",
+    "farther than": "so much of the pool lay nearer to an image labeled before",
+    "nearest to": "pool images that lie nearer to it than to any other image asked by then",
+    "reaches": "pool images to which its label spreads the most along the graph of neighbors",
+}
+"""Columns of the table, and what they say."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What lay around an image: the `nearest` one labeled before its round, with its class and the cosine between them
+    (None: nothing was labeled), images `nearest_to` it, and images that its label `reaches` (None: not known)."""
+
+    nearest: str
+    nearest_answer: str
+    cosine: float | None
+    nearest_to: int
+    reaches: int | None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A pick, and what lay around it where that is known."""
+
+    pick: Pick
+    around: Around | None = None
+
+    @property
+    def sentences(self) -> list[str]:
+        """Why it was asked, and what came of it."""
+        pick, around = self.pick, self.around
+        found = list(pick.reasons)
+        if around is not None:
+            if around.cosine is not None:
+                near = f"{around.nearest} ({around.nearest_answer}), cosine {around.cosine:.2f}"
+                found.append(f"nearest image labeled before: {near}")
+                if pick.farther is not None and pick.farther < 0.7:  # else it is said already
+                    found.append(f"farther from all labeled images than {100 * pick.farther:.0f} % of the pool")
+            lie = "lies" if around.nearest_to == 1 else "lie"
+            found.append(f"{_count(around.nearest_to)} of the pool {lie} nearer to it than to any other asked by then")
+            if around.reaches is not None:
+                found.append(f"its label is the one that spreads most to {_count(around.reaches)} of the pool")
+        return [*found, self.outcome]
+
+    @property
+    def outcome(self) -> str:
+        """What it turned out to be."""
+        pick = self.pick
+        if pick.answer in ("skip", "ignore"):
+            return {"skip": "nobody could tell what it shows", "ignore": "it shows none of the classes"}[pick.answer]
+        foreseen = "as the classifier had said" if pick.verdict == "right" else "which the classifier had not foreseen"
+        taken = f"; self-training had it {'right' if pick.taken_for == pick.answer else 'wrong'}"
+        return f"it turned out to be {pick.answer}, {foreseen}{taken if pick.taken_for else ''}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; null: not known."""
+        pick, around = self.pick, self.around
+        return {
+            "sample_id": pick.name,
+            "round": pick.round,
+            "by": pick.by or None,
+            "policy_weight": pick.weight,
+            "times_chance": pick.odds,
+            "doubt": pick.doubt,
+            "guess": pick.guess,
+            "probability": pick.probability,
+            "second_guess": pick.second,
+            "second_probability": pick.second_probability,
+            "pseudo_label": pick.taken_for or None,
+            "farther_than": pick.farther,
+            "nearest_labeled": None if around is None or around.cosine is None else around.nearest,
+            "nearest_label": None if around is None or around.cosine is None else around.nearest_answer,
+            "nearest_cosine": None if around is None else around.cosine,
+            "nearest_to": None if around is None else around.nearest_to,
+            "reaches": None if around is None else around.reaches,
+            "answer": pick.answer,
+            "why": self.sentences,
+        }
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Picks of a run: all of `round`, or one image. `missing`: what could not be said, and why."""
+
+    run: str
+    strategy: str
+    round: int
+    rounds: int
+    picks: Sequence[Explained]
+    single: bool
+    missing: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; null: not known."""
+        picks = [one.as_json() for one in self.picks]
+        about = {"run": self.run, "strategy": self.strategy, "round": self.round, "rounds": self.rounds}
+        return {**about, "picks": picks, "missing": list(self.missing)}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        if self.single:
+            one = self.picks[0]
+            found = [f"{one.pick.name}: asked in round {one.pick.round} of {self.rounds} ({self.strategy})"]
+            return [*found, *(f"  - {sentence}" for sentence in one.sentences), *self._left_out()]
+        found = [f"{self.run}: round {self.round} of {self.rounds}, {_count(len(self.picks))} ({self.strategy})", ""]
+        return [*found, *self._table(), *self._left_out()]
+
+    def _table(self) -> list[str]:
+        rows = [_row(one) for one in self.picks]
+        shown = [name for name in COLUMNS if any(row[name] for row in rows)]
+        widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in shown}
+        lines = ["  ".join(name.ljust(widths[name]) for name in shown).rstrip()]
+        lines += ["  ".join(row[name].ljust(widths[name]) for name in shown).rstrip() for row in rows]
+        met = dict.fromkeys(one.pick.by for one in self.picks)
+        told = [f"  {name}: {COLUMNS[name]}" for name in shown if COLUMNS[name]]
+        at = next((i + 1 for i, line in enumerate(told) if line.startswith("  by:")), 0)
+        told[at:at] = [f"    {who}: {WHO[who]}" for who in WHO if who in met]
+        return [*lines, "", *told]
+
+    def _left_out(self) -> list[str]:
+        return ["", *(f"Not said: {reason}." for reason in self.missing)] if self.missing else []
+
+
+def _row(one: Explained) -> dict[str, str]:
+    pick, around = one.pick, one.around
+    said = f"{short(pick.guess, MOST_NAME)} {100 * pick.probability:.0f} %"
+    return {
+        "image": short(pick.name, MOST_NAME),
+        "by": pick.by,
+        "policy": "" if pick.weight is None else f"{pick.weight:.2f}",
+        "sure": "" if pick.doubt is None else f"{100 * (1 - pick.doubt):.0f} %",
+        "classifier said": said,
+        "answer": short(pick.answer, MOST_NAME),
+        "farther than": "" if pick.farther is None else f"{100 * pick.farther:.0f} %",
+        "nearest to": "" if around is None else f"{around.nearest_to:,}",
+        "reaches": "" if around is None or around.reaches is None else f"{around.reaches:,}",
+    }
+
+
+def _count(number: int) -> str:
+    return "1 image" if number == 1 else f"{number:,} images"
