@@ -39,6 +39,7 @@ from psp_ray.posterior.opinions import (
     mean_probability,
     teacher_logits,
     teacher_strength,
+    unheard_odds,
 )
 
 FACTORS = (0.4, 1.0, 2.5)
@@ -281,8 +282,9 @@ class Evidence:
         logits = teacher_logits(members.encodings[rows], teacher).astype(np.float64)
         trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
         odds = graph_opinion(masses)
-        on_graph = graph_weight(odds, teacher_strength(logits, bought.labels), len(rows))
-        return Weights(trusted, on_graph, 1.0), odds
+        strength = teacher_strength(logits, bought.labels)
+        on_graph = graph_weight(odds, strength, len(rows))
+        return Weights(trusted, on_graph, 1.0), odds + unheard_odds(bought.labels, n_classes, strength)
 
     def _settle(
         self, members: Members, odds: Float32Array, on_graph: float, taught: Taught, bought: Bought

@@ -16,7 +16,7 @@ The opinions and their weights are those of `psp_ray.posterior.evidence`. What d
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy  # its parts are imported where they are first used
@@ -50,6 +50,7 @@ from psp_ray.posterior.opinions import (
     graph_weight_of,
     teacher_logits,
     teacher_strength,
+    unheard_odds,
 )
 from psp_ray.posterior.reached import Core, Reached
 from psp_ray.posterior.sweep import Lengths, Opinions, Sweep, sweep
@@ -61,10 +62,11 @@ ENTRIES = 1 << 22
 @dataclass(frozen=True)
 class Spoken:
     """What the graph says from some labels: `odds` (k, C) sparse log shares over those of a class that nothing reached,
-    and how `sure` it is on average."""
+    how `sure` it is on average, and what classes (C,) that have no label get `beside`."""
 
     odds: scipy.sparse.csr_array
     sure: float
+    beside: Float32Array
 
 
 class LargePosterior(Posterior):
@@ -231,15 +233,14 @@ class LargeEvidence:
         encodings = self._source.read(bought.positions[order])[0][np.argsort(order)]
         logits = teacher_logits(encodings, teacher).astype(np.float64)
         trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
-        spoken = self.spoken(bought, len(teacher.features))
+        strength = teacher_strength(logits, bought.labels)
+        spoken = self.spoken(bought, len(teacher.features), strength)
         a_class = len(bought.labels) / len(teacher.features)
-        return spoken, Weights(
-            trusted, graph_weight_of(spoken.sure, teacher_strength(logits, bought.labels), a_class), 1.0
-        )
+        return spoken, Weights(trusted, graph_weight_of(spoken.sure, strength, a_class), 1.0)
 
-    def spoken(self, bought: Bought, n_classes: int) -> Spoken:
-        """Log shares of the masses that labels spread to the members, as `graph_opinion`, but for the constant of a row
-        that tells no class from another."""
+    def spoken(self, bought: Bought, n_classes: int, strength: float) -> Spoken:
+        """Log shares of the masses that labels spread to the members, as `graph_opinion` and `unheard_odds`, but for
+        the constant of a row that tells no class from another; `strength` of the teacher."""
         m = len(bought.labels)
         labels = scipy.sparse.csr_array((np.ones(m, np.float32), (bought.labels, np.arange(m))), shape=(n_classes, m))
         masses = labels @ self._reached.of(bought.positions)
@@ -253,7 +254,7 @@ class LargeEvidence:
         top = np.asarray(by_member.max(axis=1).todense()).ravel()
         sure = float(((top + extra / n_classes) / (arrives + extra)).mean())
         by_member.data = np.log1p(by_member.data * np.float32(n_classes / extra))
-        return Spoken(by_member, sure)
+        return Spoken(by_member, sure, unheard_odds(bought.labels, n_classes, strength))
 
     def _means(
         self, rows: Int64Array, spoken: Spoken, weights: Weights, bought: Bought, teacher: TextState
@@ -265,12 +266,14 @@ class LargeEvidence:
         mass = core.mass[rows]
         preferred = softmax(taught).T @ (mass / mass.sum())
         add_sparse(taught, spoken.odds[rows], weights.graph)
+        beside = np.float32(weights.graph) * spoken.beside
+        taught += beside
         order = np.argsort(bought.positions, kind="stable")
         owned = np.zeros((len(teacher.features), self._source.pool.dim), np.float32)
         shown = self._source.read(bought.positions[order])[1]
         np.add.at(owned, bought.labels[order], np.float32(settings.posterior_label_weight) * shown)
         unknown = (~np.isin(core.positions[rows], bought.positions)).astype(np.float32) * mass
-        return weighted_means(
+        found = weighted_means(
             taught,
             core.places[rows],
             mass,
@@ -280,3 +283,4 @@ class LargeEvidence:
             sharpness=settings.posterior_sharpness,
             steps=settings.posterior_steps,
         )
+        return replace(found, bias=found.bias + beside)  # what a class gets beside the graph is the same everywhere

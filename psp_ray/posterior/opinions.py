@@ -22,6 +22,8 @@ TEACHER_SPREAD = 0.7
 """Standard deviation of the log of the teacher's weight before any label."""
 FLAT = 0.1
 """Mass, in medians of what images get, that the graph spreads evenly over the classes."""
+UNHEARD = 2.0
+"""Mass, in medians of what images get, that the graph keeps for classes without a label, under a perfect teacher."""
 GRAPH_WEIGHT = 0.45
 """What the graph's log shares count at one label a class, where it is as sure as the teacher is right."""
 GRAPH_RANGE = (0.5, 2.5)
@@ -80,6 +82,22 @@ def graph_opinion(masses: Float64Array) -> Float32Array:
     extra = max(extra, 1e-12)
     n_classes = masses.shape[1]
     odds: Float32Array = np.log((masses + extra / n_classes) / (total + extra)).astype(np.float32)
+    return odds
+
+
+def unheard_odds(labels: Int32Array, n_classes: int, strength: float) -> Float32Array:
+    """What is added to the graph's log shares of classes (C,): more than 0 where no label speaks for a class.
+
+    The graph is silent about a class without a label, and the more it is trusted, the louder its silence would speak
+    against that class. So such classes share a mass of `UNHEARD strength^2 (1 - C/m)` medians: where hardly a label
+    reaches, they are as likely as the labeled ones, and the teacher says which. A teacher of little `strength` can't,
+    and before there are as many labels as classes a class without one is nothing to wonder at (ours; docs/method.md).
+    """
+    odds = np.zeros(n_classes, np.float32)
+    silent = np.bincount(labels, minlength=n_classes) == 0
+    if silent.any() and len(labels) > n_classes:
+        mass = UNHEARD * strength**2 * (1.0 - n_classes / len(labels))
+        odds[silent] = np.log1p(mass * n_classes / (FLAT * silent.sum()))
     return odds
 
 

@@ -66,6 +66,10 @@ class PlainReading:
         confidence = special.softmax(said, axis=1).max(axis=1).mean()
         strength = ((said.argmax(axis=1) == labels).sum() + 2 * confidence) / (len(labels) + 2)
         weight = graph_weight(opinion, strength, len(positions))
+        unheard = np.setdiff1d(np.arange(n_classes), labels)
+        if len(unheard) and len(positions) > n_classes:
+            kept = 2.0 * strength**2 * (1 - n_classes / len(positions)) / len(unheard)
+            opinion[:, unheard] += np.float32(np.log(1 + kept / (0.1 / n_classes)))
         prior = teacher + np.float32(weight * on_graph) * opinion
         options = {"sharpness": 40.0, "label_weight": 3.0, "steps": 5}
         return class_means(prior, teacher, self.places, positions, labels, **options)[1]
@@ -99,6 +103,29 @@ def test_equals_a_plain_reading_of_the_definition():
     np.testing.assert_allclose(got.judgment.share, share, atol=2e-3)
     np.testing.assert_allclose(got.table(), table, atol=5e-3)
     assert got.judgment.n_labels == 18
+
+
+def never_bought(truth, bought, label):
+    """The same purchases but for those of a class."""
+    kept = truth[bought.positions] != label
+    return Bought(*(part[kept] for part in vars(bought).values()))
+
+
+def test_a_class_without_a_label_is_read_as_the_definition_says():
+    pool, text, truth = make_world(teacher=0.6)
+    bought = never_bought(truth, purchases(truth, 4, 8), 2)
+    table, share = PlainReading(pool, text).posterior(bought)
+    got = evidence(pool).infer(bought, text)
+    np.testing.assert_allclose(got.judgment.share, share, atol=2e-3)
+    np.testing.assert_allclose(got.table(), table, atol=5e-3)
+
+
+def test_many_labels_of_others_do_not_silence_a_class_that_the_teacher_knows():
+    pool, text, truth = make_world(noise=0.3, teacher=0.3)
+    bought = never_bought(truth, purchases(truth, 6, 24), 1)
+    mine = truth == 1
+    named = evidence(pool).infer(bought, text).table()[mine].argmax(axis=1) == 1
+    assert named.mean() > 0.8
 
 
 def test_a_resumed_run_finds_the_same_bits():

@@ -51,7 +51,7 @@ def test_shares_of_masses_are_those_of_a_dense_solve(world, monkeypatch, exact_d
     inside = Bought(*(part[np.isin(bought.positions, found.core.positions)] for part in vars(bought).values()))
     rows = np.searchsorted(found.core.positions, inside.positions)
     exact = np.exp(graph_opinion(class_masses(graph, rows, inside.labels, 6)))
-    odds = found.spoken(inside, 6).odds.toarray()
+    odds = found.spoken(inside, 6, 0.5).odds.toarray()
     shares = np.exp(odds) / np.exp(odds).sum(axis=1, keepdims=True)
     if exact_digits:
         np.testing.assert_allclose(shares, exact, atol=1e-3)
@@ -64,10 +64,22 @@ def test_reach_is_the_same_label_by_label_and_together(world):
     pool, _, _, bought = world
     one, other = LargeEvidence(pool, FEW), LargeEvidence(pool, FEW)
     for count in (20, 40, 60):
-        apart = one.spoken(bought.until(count), 6)
-    whole = other.spoken(bought, 6)
+        apart = one.spoken(bought.until(count), 6, 0.5)
+    whole = other.spoken(bought, 6, 0.5)
     np.testing.assert_allclose(apart.odds.toarray(), whole.odds.toarray(), atol=0.02)
     assert apart.sure == pytest.approx(whole.sure, abs=1e-3)
+
+
+def test_a_class_without_a_label_is_heard_from_the_teacher(small_bounds):
+    pool, text, truth = make_world(n=2000, noise=0.3, teacher=0.3)
+    bought = purchases(truth, 6, 24)
+    kept = truth[bought.positions] != 1
+    bought = Bought(*(part[kept] for part in vars(bought).values()))
+    found = LargeEvidence(pool, FEW).infer(bought, text)
+    mine = np.flatnonzero(truth == 1)
+    assert (found.at(mine).argmax(axis=1) == 1).mean() > 0.8
+    labels, _ = found.likeliest(mine)
+    assert (labels == 1).mean() > 0.8
 
 
 def test_weighted_means_of_equal_masses_are_class_means():

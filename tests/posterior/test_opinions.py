@@ -15,6 +15,7 @@ from psp_ray.posterior.opinions import (
     graph_weight,
     log_likelihood,
     teacher_strength,
+    unheard_odds,
 )
 from tests.selftrain.conftest import unit
 
@@ -59,6 +60,23 @@ def test_the_graph_is_flat_where_nothing_arrives_and_sure_where_much_does():
     expected = [[(m + extra / 3) / (sum(row) + extra) for m in row] for row in masses]
     np.testing.assert_allclose(np.exp(graph_opinion(masses)), expected, rtol=1e-5)
     np.testing.assert_allclose(np.exp(graph_opinion(np.zeros((4, 5)))), 0.2, rtol=1e-5)
+
+
+def test_classes_without_a_label_share_a_mass_beside_what_labels_reach():
+    draw = np.random.default_rng(5)
+    masses = draw.gamma(1.0, size=(30, 6))
+    masses[:, [2, 5]] = 0.0
+    labels = np.array([0, 0, 0, 0, 1, 1, 3, 3, 4, 4], np.int32)
+    odds = graph_opinion(masses) + unheard_odds(labels, 6, 0.8)
+    median, given = np.median(masses.sum(axis=1)), masses + 0.1 * np.median(masses.sum(axis=1)) / 6
+    given[:, [2, 5]] += 2.0 * 0.8**2 * (1 - 6 / 10) * median / 2
+    expected = np.log(given / given.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(odds - odds[:, :1], expected - expected[:, :1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("labels", "strength"), [([0, 1, 0], 0.9), ([0, 1, 2, 0, 1], 0.9), ([0, 1, 0, 0], 0.0)])
+def test_few_labels_all_classes_or_a_blind_teacher_leave_the_graph_alone(labels, strength):
+    assert not unheard_odds(np.array(labels, np.int32), 3, strength).any()
 
 
 def test_the_graph_counts_more_with_more_labels():
