@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, setting_options
+from psp_ray.cli.options import HIDDEN_KEYS, WHOLE, SettingOption, SettingsCommand, either_folder, setting_options
 from psp_ray.cli.starting import run_options, start_run
 from psp_ray.config.config import CHANGEABLE, RUN_ONLY
 from psp_ray.config.paths import absolute
@@ -35,9 +35,9 @@ class ContinueCommand(SettingsCommand):
 
 
 @click.command("continue", cls=ContinueCommand)
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @run_options
 @partial(setting_options, hidden=HIDDEN_KEYS | {"out", "resume"})
+@either_folder
 def continue_command(folder: Path, html: bool, track: str | None, **given: Any) -> None:
     """Go on with the run in DIR, with the settings that it was started with.
 

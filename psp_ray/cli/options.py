@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -69,6 +71,8 @@ class SettingsCommand(click.Command):
         whole = ctx.meta.get(WHOLE, False)
         rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("", "common", *SECTIONS)}
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument):
+                continue  # it stands in the first line
             name = ""
             if isinstance(parameter, SettingOption):
                 name = parameter.section if whole else "common" if parameter.name in COMMON else "rare"
@@ -156,6 +160,23 @@ config_option = click.option(
 run_option = click.option(
     "--run", "run_folder", required=True, type=click.Path(), metavar="DIR", help="output folder of a run"
 )
+
+
+def either_folder(command: F) -> F:
+    """Decorator: `folder`, that of what is opened: as DIR or, as other commands have it, as --run DIR."""
+
+    @wraps(command)
+    def taken(*args: Any, folder: Path | None, run_folder: Path | None, **given: Any) -> Any:
+        if (folder is None) == (run_folder is None):
+            raise click.UsageError("give one folder: DIR, or --run DIR")
+        return command(*args, folder=folder or run_folder, **given)
+
+    kind = click.Path(path_type=Path)
+    option = click.option("--run", "run_folder", type=kind, metavar="DIR", help="the folder, as other commands take it")
+    found: F = click.argument("folder", type=kind, metavar="DIR", required=False)(option(taken))
+    return found
+
+
 checkpoint_option = click.option(
     "--checkpoint", metavar="PATH", help="the model's weights, if they have moved since the run"
 )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from psp_ray.cli.options import either_folder
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@either_folder
 def report(folder: Path) -> None:
     """Write report.html into DIR, the output folder of a run, a comparison or a sweep, whether it has ended or not.
 

@@ -177,7 +177,9 @@ def _sizes(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
             odd.append(f"{ids[row]} ({width} x {height})")
     looked = f"{len(rows):,} images opened" + ("" if len(rows) == len(ids) else f" of {len(ids):,}")
     if sides:
-        yield f"sizes: {looked}; shorter side {min(sides)} to {max(sides)} px, median {int(np.median(sides))}"
+        low, high = min(sides), max(sides)
+        reach = f"{low} px" if low == high else f"{low} to {high} px, median {int(np.median(sides))}"
+        yield f"sizes: {looked}; shorter side {reach}"
     if bad:
         shown = "; ".join(f"{name}: {reason}" for name, reason in bad[:SHOWN])
         yield f"warning: {len(bad):,} can't be read and would be left out: {shown}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from psp_ray.config.base import option_name
@@ -34,6 +35,7 @@ from psp_ray.run.folder import (
 from psp_ray.run.remains import settings_in
 from psp_ray.run.resolve import resolve
 
+_NOTHING = pa.table({"sample_id": pa.array([], pa.string()), "round": pa.array([], pa.int32())})
 REASONS = {
     "data": "images and names are what the rounds so far are about",
     "model": "the features of the rounds so far are this model's",
@@ -93,14 +95,16 @@ def check_left(out: Path, config: Config, dataset: Dataset) -> None:
     """
     size, rounds, cap = config.labels.labels_per_round, config.labels.rounds, config.labels.label_cap
     checkpoint = newest(out / CHECKPOINTS)
-    if checkpoint is None or not isinstance(size, int) or "sample_id" not in checkpoint.tables["labels"].column_names:
+    answered, done = _NOTHING, 0
+    if checkpoint is not None:
+        answered, done = checkpoint.tables["labels"], checkpoint.round
+    if not isinstance(size, int) or "sample_id" not in answered.column_names:
         return
-    answered, done = checkpoint.tables["labels"], checkpoint.round
     known = pc.is_in(dataset.pool["sample_id"], value_set=answered["sample_id"])
     left = dataset.pool.num_rows - (pc.sum(known).as_py() or 0)
     before, most = Config(**settings_in(out)).labels, done + math.ceil(left / size)
     if rounds > max(before.rounds, most):
-        raise ConfigError(f"--rounds {rounds}: {done} are done, and {_left_over(left, size, most)}")
+        raise ConfigError(f"--rounds {rounds}: rounds done so far: {done}; {_left_over(left, size, most)}")
     if left < size != before.labels_per_round and rounds > done:
         raise ConfigError(f"--labels-per-round {size}: {left:,} images of the pool are left; give at most as many")
     asked = pc.sum(pc.greater(answered["round"], 0)).as_py() or 0

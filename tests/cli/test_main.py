@@ -220,3 +220,11 @@ def test_help_shows_what_holds_where_nothing_is_given():
     assert resolve({}).selftrain.self_training == "ust"
     assert "[ust, as --strategy psp sets it; else none]" in shown
     assert options["rounds"].get_help_record(click.Context(run))[1].endswith("[8]")
+
+
+def test_a_folder_may_be_given_as_other_commands_take_it(call, tmp_path):
+    for command in ("continue", "report"):
+        for words in ((command, "nowhere"), (command, "--run", "nowhere")):
+            refused(call(*words), "nowhere: no such folder")
+        for words in ((command,), (command, "a", "--run", "b")):
+            refused(call(*words), "give one folder: DIR, or --run DIR")

@@ -166,8 +166,8 @@ def test_no_more_is_asked_than_is_left(options, tmp_path, capsys):
     dataset = load_data(continued(out, {}))
     assert dataset.pool.num_rows == 42
     for changes, says in (
-        ({"rounds": 10}, "--rounds 10: 6 are done, and 12 images of the pool are left to ask about, 5 a round; give at "
-                         "most --rounds 9"),
+        ({"rounds": 10}, "--rounds 10: rounds done so far: 6; 12 images of the pool are left to ask about, 5 a round; "
+                         "give at most --rounds 9"),
         ({"rounds": 9, "labels_per_round": 6}, "12 images .*, 6 a round; give at most --rounds 8"),
         ({"rounds": 7, "labels_per_round": 13}, "--labels-per-round 13: 12 images of the pool are left"),
         ({"rounds": 9, "label_cap": 44}, "--label-cap 44: 30 labels so far, and 5 in each of 3 more rounds, are 45"),
