@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -173,8 +173,7 @@ def either_folder(command: F) -> F:
 
     kind = click.Path(path_type=Path)
     option = click.option("--run", "run_folder", type=kind, metavar="DIR", help="the folder, as other commands take it")
-    found: F = click.argument("folder", type=kind, metavar="DIR", required=False)(option(taken))
-    return found
+    return cast(F, click.argument("folder", type=kind, metavar="DIR", required=False)(option(taken)))
 
 
 checkpoint_option = click.option(

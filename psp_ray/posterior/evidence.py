@@ -50,8 +50,8 @@ FIRST_TEMPERATURE = 0.27
 """Factor on the log odds before any evidence: they count images of one cluster as if they were independent."""
 TEMPERATURE_SPREAD = 0.7
 REMEMBERED_BYTES = 256 * 2**20
-"""What was foretold of earlier rounds, and what the graph said, is kept up to this size: each round, and each fold, asks
-for it again."""
+"""What was foretold of earlier rounds, and what the graph said, is kept up to this size: each round, and each fold,
+asks for it again."""
 Taught = tuple[Float32Array, Float64Array]
 """The weighed logits (k, C) of a teacher, and its mean probabilities (C,), which many hypotheses share."""
 

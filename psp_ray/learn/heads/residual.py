@@ -50,5 +50,6 @@ def size_odds(request: FitRequest) -> Float64Array:
     classifier will be used; half of it costs nothing on pools like the one that was labeled.
     """
     count = request.targets.T.astype(np.float64) @ request.weights
-    odds: Float64Array = SIZE_SHARE * np.log(count + LEAST_SIZE)
-    return odds - odds.mean()
+    odds = SIZE_SHARE * np.log(count + LEAST_SIZE)
+    centered: Float64Array = odds - odds.mean()
+    return centered
