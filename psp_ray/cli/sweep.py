@@ -53,10 +53,17 @@ class Known(click.Choice[str]):
     type=Known(["none", "asha"]),
     default="none",
     show_default=True,
-    help="asha: stop the weaker half of each budget early",
+    help="asha: stop the weaker trials of each budget early",
 )
 @click.option(
     "--grace-rounds", default=2, show_default=True, type=click.IntRange(min=1), help="rounds before asha stops"
+)
+@click.option(
+    "--keep-one-of",
+    default=2,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="asha lets one trial in so many go on, at rounds that grow by this factor",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="seed of the search")
 @click.option("--concurrent", type=click.IntRange(min=1), help="most trials at a time; default: what the cluster holds")

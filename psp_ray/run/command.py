@@ -119,13 +119,18 @@ def run(
             return finished
         unseal_finished(out)
         try:
-            with logbook(out, title, events, config.labels.rounds) as heard:
-                if config.runtime.runner == "ray":
-                    heard.stage(0, STARTING)
-                with open_runtime(config) as runtime:
-                    return made_ready(prepared, runtime, out, experiment_id, heard, started, watchers=watchers).go()
+            with logbook(out, title, events, config.labels.rounds) as heard, _opened(config, heard, open_runtime) as at:
+                return made_ready(prepared, at, out, experiment_id, heard, started, watchers=watchers).go()
         finally:
             events.stop()
+
+
+@contextmanager
+def _opened(config: Config, events: Events, open_runtime: OpenRuntime) -> Iterator[Runtime]:
+    if config.runtime.runner == "ray":
+        events.stage(0, "starting Ray and the components of the run")
+    with open_runtime(config) as runtime:
+        yield runtime
 
 
 @contextmanager
@@ -190,9 +195,6 @@ def _initial_labels(config: Config, dataset: Dataset, left: Dataset, events: Eve
         what = "1 initial label: its image" if len(gone) == 1 else f"{len(gone):,} initial labels: their images"
         events.warn(f"left out {what} can't be read ({gone[0]}{', ...' if len(gone) > 1 else ''})")
     return InitialLabels(*initial)
-
-
-STARTING = "starting Ray and the components of the run"
 
 
 def nothing() -> None:

@@ -13,9 +13,6 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from psp_ray.studies.sweep.plan import DONE, Plan, TrialResult
 from psp_ray.studies.sweep.space import BUDGET
 
-KEEP_ONE_OF = 2
-"""Of the trials that reach a rung (the grace rounds times a power of this), about one in so many goes on."""
-
 
 class Judged(Protocol):
     """What the schedulers look at of a trial: Ray Tune's own, or one of an earlier session."""
@@ -39,7 +36,7 @@ class HalvingByBudget(FIFOScheduler):
                 mode="max",
                 max_t=plan.rounds,
                 grace_period=min(plan.grace_rounds, plan.rounds),
-                reduction_factor=KEEP_ONE_OF,
+                reduction_factor=plan.keep_one_of,
             )
             for budget in plan.labels_per_class
         }

@@ -56,6 +56,8 @@ class Plan:
     """Classes of each data set, filled in when the plan is checked."""
     ledger_from_environment: bool = False
     """Whether PSP_RAY_LEDGER names the ledger. The URL itself may hold a password and is not written down."""
+    keep_one_of: int = 2
+    """Of the trials that reach a rung (the grace rounds times a power of this), about one in so many goes on."""
 
     @property
     def dimensions(self) -> list[Dimension]:
@@ -111,7 +113,7 @@ def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
             raise OutputError(f"--out {folder}: holds a sweep; add --resume to go on with it, or choose another folder")
         old = asdict(load_plan(folder))
         new = json.loads(json.dumps(asdict(plan)))
-        changed = [key for key in new if key != "grace_rounds" and old[key] != new[key]]
+        changed = [key for key in new if key not in ("grace_rounds", "keep_one_of") and old[key] != new[key]]
         if changed:
             key = changed[0]
             name = f"{LEDGER_VARIABLE} set:" if key == "ledger_from_environment" else option_name(key)

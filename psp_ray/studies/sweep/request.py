@@ -38,6 +38,7 @@ class SweepRequest:
     searcher: str = "random"
     scheduler: str = "none"
     grace_rounds: int = 2
+    keep_one_of: int = 2
     seed: int = 0
     runner: str = "inline"
 
@@ -73,6 +74,7 @@ def make_plan(request: SweepRequest) -> Plan:
         request.grace_rounds,
         request.seed,
         ledger_from_environment="ledger" not in settings and bool(os.environ.get(LEDGER_VARIABLE)),
+        keep_one_of=request.keep_one_of,
     )
     return _checked(plan)
 

@@ -1,5 +1,6 @@
 """Early stopping: who goes on at each rung, by budget, and after a restart."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,15 +31,15 @@ def play(scheduler, trials):
     return done
 
 
-def by_hand(trials):
+def by_hand(trials, at=(2, 4), quantile=50):
     """Rounds by the definition: at rounds 2 and 4, go on unless below the median of who was there before."""
     rungs = {}
     rounds = []
     for budget, level in trials:
         reached = 8
-        for rung in (2, 4):
+        for rung in at:
             before = rungs.setdefault((budget, rung), [])
-            stop = bool(before) and level * rung < np.percentile(before, 50)
+            stop = bool(before) and level * rung < np.percentile(before, quantile)
             before.append(level * rung)
             if stop:
                 reached = rung
@@ -59,6 +60,13 @@ def test_the_weaker_half_of_each_budget_stops():
     finished = [sum(r.status == "finished" for r in done if r.point[BUDGET] == budget) for budget in (1, 4)]
     assert min(finished) >= 2, "a cheap budget isn't judged by a dear one, which is far better here"
     assert {len(result.rounds) for result in done} == {2, 4, 8}
+
+
+def test_one_in_four_goes_on():
+    trials = some_trials(60, seed=2)
+    done = play(HalvingByBudget(replace(PLAN, grace_rounds=1, keep_one_of=4)), trials)
+    assert [len(result.rounds) for result in done] == by_hand(trials, at=(1, 4), quantile=75)
+    assert {len(result.rounds) for result in done} == {1, 4, 8}
 
 
 def test_a_resumed_sweep_judges_as_if_it_had_never_stopped():
