@@ -106,11 +106,7 @@ def run(
         events.note(f"restored {out} from {config.output.storage}")
         prepared = prepare(with_size_of_run(config, out), begun=True, out=out)
     config = prepared.config
-    if not has_run(out):
-        check_budget(config, prepared.dataset)
-    elif continuing:
-        check_left(out, config, prepared.dataset)
-    require_labels(config, prepared.dataset)
+    _require_images(config, prepared.dataset, out, continuing)
     prepared = settled(prepared)
     with entered(prepared, out, mirror, events, wait, continuing) as experiment_id:
         finished = finished_summary(out, events.warn)
@@ -123,6 +119,15 @@ def run(
                 return made_ready(prepared, at, out, experiment_id, heard, started, watchers=watchers).go()
         finally:
             events.stop()
+
+
+def _require_images(config: Config, dataset: Dataset, out: Path, continuing: bool) -> None:
+    """Raise a UserError where rounds ask for more images than there are, or for labels that nobody knows."""
+    if not has_run(out):
+        check_budget(config, dataset)
+    elif continuing:
+        check_left(out, config, dataset)
+    require_labels(config, dataset)
 
 
 @contextmanager

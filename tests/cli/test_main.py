@@ -223,7 +223,7 @@ def test_help_shows_what_holds_where_nothing_is_given():
 
 
 def test_a_folder_may_be_given_as_other_commands_take_it(call, tmp_path):
-    for command in ("continue", "report"):
+    for command in ("continue", "report", "explain"):
         for words in ((command, "nowhere"), (command, "--run", "nowhere")):
             refused(call(*words), "nowhere: no such folder")
         for words in ((command,), (command, "a", "--run", "b")):

@@ -21,6 +21,7 @@ SETTINGS = ("config.yaml", "run.json", "checkpoints/run.json")
 OPENING = (
     "continue {}",
     "report {}",
+    "explain {}",
     "predict --run {} photo.png",
     "export --run {} --csv {}.csv",
     "tasks export --run {}",
@@ -75,7 +76,7 @@ def test_a_run_goes_on_without_what_its_other_files_know(lacking, finished, tiny
 
 def test_without_settings_everybody_says_so(lacking, capsys):
     out = lacking(*SETTINGS, "prompts.safetensors", "pool_predictions.parquet")
-    for words in OPENING[:4]:
+    for words in OPENING[:5]:
         code, said = said_by(capsys, words.format(out, out))
         assert (code, said.count("\n")) == (2, 1), words
         assert "config.yaml and run.json are gone" in said
@@ -84,7 +85,7 @@ def test_without_settings_everybody_says_so(lacking, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "name"), [(OPENING[2], "prompts.safetensors"), (OPENING[3], "pool_predictions.parquet")]
+    ("words", "name"), [(OPENING[3], "prompts.safetensors"), (OPENING[4], "pool_predictions.parquet")]
 )
 @pytest.mark.parametrize("more", [(), ("summary.json",), ("checkpoints/finished.json",)])
 def test_a_file_of_a_finished_run_is_named(lacking, capsys, words, name, more):
