@@ -10,7 +10,8 @@ from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, Int64Array, TextState
 from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
-from psp_ray.learn.heads.gda import discriminant
+from psp_ray.learn.heads.gda import natural
+from psp_ray.learn.heads.leaning import leaning
 from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD
 from psp_ray.learn.heads.stacking import stacked
 from psp_ray.learn.solvers import Affine, cross_entropy, fit_scale
@@ -36,19 +37,31 @@ class Evidence:
 
 @HEADS.register("auto", source="ours; stacking after Wolpert, Neural Networks 1992")
 def auto(request: FitRequest, settings: LearnSettings) -> TextState:
-    """The discriminant plus a share of zero-shot; the share has the largest posterior given the held-out labels.
+    """The discriminant, whose classes without a label lean on zero-shot, plus a share of zero-shot for all of them.
+
+    The share has the largest posterior given the held-out labels.
 
     Without pseudo-labels there is little spread within the classes to learn a covariance from: then the discriminant
     stands beside a residual, as held-out labels say (`stacking`).
     """
     if request.weights[~request.bought].sum() < OPINIONS * request.weights[request.bought].sum():
         return stacked(request, settings)
-    learned = discriminant(request, settings)
+    learned = learned_of(request, settings)
     teacher = teacher_of(request)
     share = choose_share(evidence(request, settings), expected_share(request))
     mixed = learned.plus(teacher.scaled(share))
     scale = fit_scale(mixed.logits(request.features), request.targets, request.weights)
     return text_of(mixed.scaled(scale))
+
+
+def learned_of(request: FitRequest, settings: LearnSettings) -> Affine:
+    """The discriminant that leans on zero-shot where it has no label, as sure as the targets are."""
+
+    def scaled() -> Affine:
+        found = leaning(natural(request, settings), request)
+        return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
+
+    return request.once((learned_of, settings.head_shrinkage), scaled)
 
 
 def teacher_of(request: FitRequest) -> Affine:
@@ -78,7 +91,7 @@ def evidence(request: FitRequest, settings: LearnSettings) -> Evidence:
         if not judged.any():
             continue
         rows = request.features[fold.held[judged]]
-        learned.append(discriminant(left, settings).logits(rows))
+        learned.append(learned_of(left, settings).logits(rows))
         teacher.append(teacher_of(left).logits(rows))
         labels.append(truth[judged])
     if not labels:

@@ -9,8 +9,16 @@ import pytest
 
 from psp_ray.config.learn import LearnSettings
 from psp_ray.learn.heads import affine_of, fit
-from psp_ray.learn.heads.auto import LEAST_SHARE, SHARES, Evidence, choose_share, evidence, expected_share, teacher_of
-from psp_ray.learn.heads.gda import discriminant
+from psp_ray.learn.heads.auto import (
+    LEAST_SHARE,
+    SHARES,
+    Evidence,
+    choose_share,
+    evidence,
+    expected_share,
+    learned_of,
+    teacher_of,
+)
 from psp_ray.learn.solvers import cross_entropy
 from tests.learn.heads.test_heads import SETTINGS, World
 
@@ -61,7 +69,7 @@ def test_evidence_is_about_labels_that_were_not_seen():
     request = World(2).request(per_class=3, folds=3)
     found = evidence(request, SETTINGS)
     assert len(found.labels) == 18  # two more labels of each class are left in every fold
-    seen = discriminant(request, SETTINGS).logits(request.features[request.bought])
+    seen = learned_of(request, SETTINGS).logits(request.features[request.bought])
     honest = cross_entropy(found.learned, np.eye(6)[found.labels]).mean()
     assert honest > cross_entropy(seen, np.eye(6)[request.labels]).mean()
     # With other answers for the held labels, what is said about them stays the same.
