@@ -187,7 +187,8 @@ def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) 
         write_broken(out / "broken_images.csv", data.broken)
         what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
         events.warn(f"left out {what} that can't be read; see {out / 'broken_images.csv'}")
-        check_budget(prepared.config, data.dataset, latest_round(out / CHECKPOINTS) > 0)
+        begun = latest_round(out / CHECKPOINTS) > 0
+        check_budget(prepared.config, data.dataset, begun, prepared.dataset)
     return data
 
 

@@ -20,7 +20,7 @@ from psp_ray.data.dataset import Dataset
 from psp_ray.data.descriptions import load_descriptions, match_descriptions
 from psp_ray.data.embedded.classes import ClassEmbeddings, read_class_embeddings
 from psp_ray.data.load import load_dataset
-from psp_ray.data.own import initial_labels, limited
+from psp_ray.data.own import initial_labels, limited, readable
 from psp_ray.features import mapped
 from psp_ray.features.cache import EncoderSpec, FeatureCache
 from psp_ray.features.tower import backbone_spec, encoder_spec
@@ -244,20 +244,24 @@ def with_pool_size(config: Config, dataset: Dataset) -> Config:
     return config.changed(labels_per_round=dataset.pool.num_rows)
 
 
-def check_budget(config: Config, dataset: Dataset, begun: bool = False) -> None:
+def check_budget(config: Config, dataset: Dataset, begun: bool = False, whole: Dataset | None = None) -> None:
     """Raise a UserError where the rounds ask for more labels than there are, or there is nothing to evaluate on.
+
+    `whole`: the data set with the images that can't be read, which `dataset` lacks; initial labels may name them.
 
     Of a run that has begun, the pool may have shrunk since: it goes on with what is left, and what it may want more is
     for `psp_ray.run.continuing.check_left` to tell.
     """
     if not begun:
-        _check_labels(config, dataset)
+        _check_labels(config, dataset, whole or dataset)
     if config.data.evaluate_on == "val" and not dataset.val.num_rows:
         raise DatasetError(f"{dataset.name}: no val images; choose another --evaluate-on or add some")
 
 
-def _check_labels(config: Config, dataset: Dataset) -> None:
-    known = len(initial_labels(dataset, config.data.initial_labels)[0]) if config.data.initial_labels else 0
+def _check_labels(config: Config, dataset: Dataset, whole: Dataset) -> None:
+    known = 0
+    if config.data.initial_labels:
+        known = len(readable(initial_labels(whole, config.data.initial_labels), whole, dataset)[0][0])
     n, size = dataset.pool.num_rows - known, config.labels.labels_per_round
     per_round = size if isinstance(size, int) else n
     wanted = config.labels.rounds * per_round

@@ -96,7 +96,7 @@ def encode_features(features: list[Prepared], runner: str, reporter: Reporter) -
             reporter.warn(
                 f"{config.data.dataset}: {len(data.broken)} images can't be read and are left out of all runs"
             )
-            check_budget(config, data.dataset)
+            check_budget(config, data.dataset, whole=prepared.dataset)
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
