@@ -141,9 +141,9 @@ def test_a_resumed_sweep_must_be_the_same(given, tmp_path):
 def test_the_ledger_of_the_environment_is_used_on_every_node_and_not_written_down(given, tmp_path, monkeypatch):
     monkeypatch.delenv("PSP_RAY_LEDGER", raising=False)
     assert plan_of(given).ledger(tmp_path) == str(tmp_path / "ledger.sqlite")
-    named = plan_of(given | {"fixed": (*given["fixed"], "ledger=/data/mine.sqlite")})
+    named = plan_of(given | {"fixed": (*given["fixed"], f"ledger={tmp_path}/mine.sqlite")})
     monkeypatch.setenv("PSP_RAY_LEDGER", "postgresql://somebody:secret@nowhere/labels")
-    assert named.ledger(tmp_path) == "/data/mine.sqlite"
+    assert named.ledger(tmp_path) == f"{tmp_path}/mine.sqlite"
     plan = plan_of(given)
     save_plan(tmp_path / "sweep", plan, False)
     assert plan.ledger(tmp_path) is None, "a run looks at the variable itself"
