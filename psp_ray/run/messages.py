@@ -132,7 +132,7 @@ def accuracy_text(summary: dict[str, Any], config: Config) -> str:
             f"{config.data.evaluate_on} accuracy"
         )
         if summary["final_accuracy"] < summary["zero_shot_accuracy"] - MARGIN:
-            texts.append("below zero-shot: look at the classes in report.html, and compare with --head zero-shot")
+            texts.append("below zero-shot")
     stored = dict(summary.get("pool_accuracy_estimate") or {})
     number = stored.pop("round", None)
     estimate = estimate_from_json(stored) if stored else None

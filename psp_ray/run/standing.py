@@ -15,7 +15,7 @@ from psp_ray.run.state import RunState
 
 MARGIN = 0.01
 """Accuracy that is lower by less is not called lower; nor is what lies within a standard error."""
-REMEDY = "try another --head or --self-training, and look at the labels (docs/troubleshooting.md)"
+REMEDY = "look at the classes in report.html, and try another --head or --self-training (docs/troubleshooting.md)"
 
 
 def setback(state: RunState, split: str) -> str:
