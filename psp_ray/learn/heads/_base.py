@@ -13,7 +13,7 @@ from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, Moments, TextState
-from psp_ray.learn.solvers import Affine, classifier
+from psp_ray.learn.solvers import Affine, classifier, fit_scale
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ class FitRequest:
     @property
     def n_classes(self) -> int:
         return int(self.targets.shape[1])
+
+    @property
+    def counts(self) -> Float64Array:
+        """(C,) samples of each class among the rows, by their targets and weights."""
+        counts: Float64Array = self.targets.T.astype(np.float64) @ self.weights
+        return counts
 
     @property
     def labels(self) -> Int64Array:
@@ -139,6 +145,11 @@ def fit(head: str, request: FitRequest, settings: LearnSettings) -> TextState:
     """
     request.check()
     return HEADS.find(head)(request, settings)
+
+
+def as_sure(found: Affine, request: FitRequest) -> Affine:
+    """A classifier whose logits are scaled to be as sure as the targets of the request are."""
+    return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
 
 
 def affine_of(text: TextState) -> Affine:

@@ -9,7 +9,7 @@ import numpy as np
 from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, Int64Array, TextState
-from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
+from psp_ray.learn.heads._base import FitRequest, affine_of, as_sure, text_of
 from psp_ray.learn.heads.gda import natural
 from psp_ray.learn.heads.leaning import leaning
 from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD
@@ -49,19 +49,13 @@ def auto(request: FitRequest, settings: LearnSettings) -> TextState:
     learned = learned_of(request, settings)
     teacher = teacher_of(request)
     share = choose_share(evidence(request, settings), expected_share(request))
-    mixed = learned.plus(teacher.scaled(share))
-    scale = fit_scale(mixed.logits(request.features), request.targets, request.weights)
-    return text_of(mixed.scaled(scale))
+    return text_of(as_sure(learned.plus(teacher.scaled(share)), request))
 
 
 def learned_of(request: FitRequest, settings: LearnSettings) -> Affine:
     """The discriminant that leans on zero-shot where it has no label, as sure as the targets are."""
-
-    def scaled() -> Affine:
-        found = leaning(natural(request, settings), request)
-        return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
-
-    return request.once((learned_of, settings.head_shrinkage), scaled)
+    name = (learned_of, settings.head_shrinkage)
+    return request.once(name, lambda: as_sure(leaning(natural(request, settings), request), request))
 
 
 def teacher_of(request: FitRequest) -> Affine:

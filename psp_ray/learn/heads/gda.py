@@ -6,8 +6,8 @@ from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import TextState
-from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
-from psp_ray.learn.solvers import Affine, fit_discriminant, fit_scale
+from psp_ray.learn.heads._base import FitRequest, affine_of, as_sure, text_of
+from psp_ray.learn.solvers import Affine, fit_discriminant
 
 PRIOR_WEIGHT = 1.0
 """Samples a class that zero-shot's opinion about the images counts for: a class of few samples keeps some of it."""
@@ -21,12 +21,8 @@ def gda(request: FitRequest, settings: LearnSettings) -> TextState:
 
 def discriminant(request: FitRequest, settings: LearnSettings) -> Affine:
     """The discriminant of a request, its logits scaled to be as sure as the targets are."""
-
-    def scaled() -> Affine:
-        found = natural(request, settings)
-        return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
-
-    return request.once((discriminant, settings.head_shrinkage), scaled)
+    name = (discriminant, settings.head_shrinkage)
+    return request.once(name, lambda: as_sure(natural(request, settings), request))
 
 
 def natural(request: FitRequest, settings: LearnSettings) -> Affine:

@@ -24,9 +24,7 @@ def leaning(learned: Affine, request: FitRequest) -> Affine:
     `k = LEAN (1 - C/m)` for m labels: before there are as many labels as classes, pseudo-labels are the better word.
     Without two labeled classes nothing changes. Linear in the features, as `learned` is.
     """
-    count = request.targets.T.astype(np.float64) @ request.weights
-    if request.rest is not None:
-        count = count + request.rest.count
+    count = request.counts if request.rest is None else request.counts + request.rest.count
     bought = request.bought & (request.weights > 0)
     heard = request.targets[bought].sum(axis=0) > 0
     strength = LEAN * (1.0 - request.n_classes / max(int(bought.sum()), 1))

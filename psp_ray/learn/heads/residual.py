@@ -49,7 +49,6 @@ def size_odds(request: FitRequest) -> Float64Array:
     (Menon et al., ICLR 2021) at half strength. What was bought says little about how frequent classes are where the
     classifier will be used; half of it costs nothing on pools like the one that was labeled.
     """
-    count = request.targets.T.astype(np.float64) @ request.weights
-    odds = SIZE_SHARE * np.log(count + LEAST_SIZE)
+    odds = SIZE_SHARE * np.log(request.counts + LEAST_SIZE)
     centered: Float64Array = odds - odds.mean()
     return centered
