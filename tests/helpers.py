@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock
@@ -112,3 +114,29 @@ def psp_ray_commands(path, *commands, cwd=None):
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == len(commands), done.stdout
     return [subprocess.CompletedProcess(arguments, *rest) for arguments, rest in zip(commands, results, strict=True)]
+
+
+def write_embeddings(folder, names, labels, vectors, text, tested):
+    """`rows.parquet` and `classes.parquet` in a folder, and the settings that name them.
+
+    Embeddings (n, d) with `labels` (n,) of `names`, those where `tested` (n,) in the test part; `text` (C, d).
+    """
+    width = vectors.shape[1]
+    columns = {
+        "sample_id": [f"s{i:03d}" for i in range(len(vectors))],
+        "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32(), width)),
+        "label": [names[label] for label in labels],
+        "part": ["test" if held else "pool" for held in tested],
+    }
+    pq.write_table(pa.table(columns), folder / "rows.parquet")
+    classes = {"class": names, "embedding": pa.array(text.tolist(), pa.list_(pa.float32(), width))}
+    pq.write_table(pa.table(classes), folder / "classes.parquet")
+    return {
+        "dataset": str(folder / "rows.parquet"),
+        "class_embeddings": str(folder / "classes.parquet"),
+        "logit_scale": 20.0,
+        "pictures": False,
+        "cache": str(folder / "cache"),
+        "out": str(folder / "run"),
+        "runner": "inline",
+    }

@@ -1,7 +1,6 @@
 """References beside a run are fitted to what it bought, and to nothing else."""
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -13,6 +12,7 @@ from psp_ray.core.errors import ConfigError
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
 from psp_ray.run.resolve import resolve
+from tests.helpers import write_embeddings
 
 NAMES = ["cat", "dog", "owl"]
 N, D = 160, 8
@@ -27,27 +27,8 @@ def world(tmp_path):
     vectors = centers[labels] + 0.8 * rng.standard_normal((N, D))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     text = (centers + 0.9 * rng.standard_normal((3, D))).astype(np.float32)
-    columns = {
-        "sample_id": [f"s{i:03d}" for i in range(N)],
-        "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32(), D)),
-        "label": [NAMES[label] for label in labels],
-        "part": ["test" if i % 2 == 0 else "pool" for i in range(N)],
-    }
-    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-    classes = {"class": NAMES, "embedding": pa.array(text.tolist(), pa.list_(pa.float32(), D))}
-    pq.write_table(pa.table(classes), tmp_path / "classes.parquet")
-    options = {
-        "dataset": str(tmp_path / "rows.parquet"),
-        "class_embeddings": str(tmp_path / "classes.parquet"),
-        "logit_scale": 20.0,
-        "strategy": "random",
-        "rounds": 2,
-        "labels_per_round": 9,
-        "pictures": False,
-        "cache": str(tmp_path / "cache"),
-        "out": str(tmp_path / "run"),
-        "runner": "inline",
-    }
+    files = write_embeddings(tmp_path, NAMES, labels, vectors, text, np.arange(N) % 2 == 0)
+    options = files | {"strategy": "random", "rounds": 2, "labels_per_round": 9}
     summary = run(resolve(options), Reporter(2, Console(quiet=True)))
     return tmp_path / "run", vectors, labels, text / np.linalg.norm(text, axis=1, keepdims=True), summary
 

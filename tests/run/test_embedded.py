@@ -26,6 +26,7 @@ from psp_ray.run.command import run
 from psp_ray.run.dry_run import dry_run
 from psp_ray.run.prepare import load_data
 from psp_ray.run.resolve import resolve
+from tests.helpers import write_embeddings
 
 NAMES = ["cat", "dog", "owl"]
 N, D = 120, 8
@@ -39,28 +40,8 @@ def files(tmp_path):
     labels = np.arange(N) % 3
     vectors = (centers[labels] + 0.6 * rng.standard_normal((N, D))).astype(np.float32)
     text = (centers + 0.5 * rng.standard_normal((3, D))).astype(np.float32)
-    columns = {
-        "sample_id": [f"s{i:03d}" for i in range(N)],
-        "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32(), D)),
-        "label": [NAMES[label] for label in labels],
-        "part": ["test" if i % 4 == 0 else "pool" for i in range(N)],
-    }
-    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-    classes = {"class": NAMES, "embedding": pa.array(text.tolist(), pa.list_(pa.float32(), D))}
-    pq.write_table(pa.table(classes), tmp_path / "classes.parquet")
-    return {
-        "dataset": str(tmp_path / "rows.parquet"),
-        "class_embeddings": str(tmp_path / "classes.parquet"),
-        "logit_scale": 20.0,
-        "head": "linear",
-        "rounds": 2,
-        "labels_per_round": 6,
-        "update_steps": 2,
-        "pictures": False,
-        "cache": str(tmp_path / "cache"),
-        "out": str(tmp_path / "run"),
-        "runner": "inline",
-    }
+    files = write_embeddings(tmp_path, NAMES, labels, vectors, text, np.arange(N) % 4 == 0)
+    return files | {"head": "linear", "rounds": 2, "labels_per_round": 6, "update_steps": 2}
 
 
 def go(options, **more):
