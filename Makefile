@@ -20,8 +20,9 @@ help:
 run: $(VENV)/.ready-run
 	$(BIN)/python -m psp_ray.main $(ARGS)
 
-# Two at a time; what is in one file runs in one process, since it shares fixtures.
-SIDE_BY_SIDE = -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two at a time; what is in one file runs in one process, since it shares fixtures. A process that dies ends the tests
+# with its name: pytest-xdist 3.8 waits forever for the files of the dead one when it starts another in its place.
+SIDE_BY_SIDE = -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)

@@ -93,11 +93,12 @@ class Tasks:
                 name, argument = waiting.pop(0)
                 self._under_way[task.remote(function, argument, self._threads)] = name
             ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=TICK)
+            ended = [(self._under_way.pop(reference), reference) for reference in ready]  # before it could be canceled
             self._check_terminated()
-            if not ready:
+            if not ended:
                 yield None, None
-            for reference in ready:
-                yield self._under_way.pop(reference), _result(reference)
+            for name, reference in ended:
+                yield name, _result(reference)
 
     def _remember(self, signum: int, frame: Any) -> None:
         self._terminated = True
@@ -112,16 +113,27 @@ class Tasks:
 
     def _stop(self) -> None:
         """End what is under way: runs see an interrupt and leave a summary that says so."""
-        for reference in self._under_way:
-            with contextlib.suppress(RayError, ValueError, TypeError):
-                ray.cancel(reference, force=False)
-        if self._under_way:
-            with contextlib.suppress(RayError):
-                ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=GRACE)
-        for reference in self._under_way:
-            with contextlib.suppress(RayError, ValueError, TypeError):
-                ray.cancel(reference, force=True)
+        self._cancel(force=False, grace=GRACE)
+        self._cancel(force=True)
         self._under_way.clear()
+
+    def _cancel(self, force: bool, grace: float = 0.0) -> None:
+        """Cancel what hasn't ended, and give it `grace` seconds.
+
+        Ray aborts a driver that cancels a task whose result it is just taking in ("Tried to complete task that was not
+        pending"): what has ended is let alone.
+        """
+        with contextlib.suppress(RayError):
+            _, running = _wait(list(self._under_way), 0.0)
+            for reference in running:
+                with contextlib.suppress(ValueError, TypeError):
+                    ray.cancel(reference, force=force)
+            _wait(running, grace)
+
+
+def _wait(references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+    """Those that have ended after at most `timeout` seconds, and the others."""
+    return ray.wait(references, num_returns=len(references), timeout=timeout) if references else ([], [])
 
 
 def _result(reference: Any) -> Any:

@@ -64,6 +64,40 @@ def test_more_than_there_is_is_refused(local_ray):
         Tasks(resolve({"threads": 10_000}))
 
 
+def test_what_has_ended_is_never_canceled(local_ray, monkeypatch):
+    """Ray aborts the driver when a task is canceled whose result it is just taking in."""
+
+    class Ended(BaseException):
+        pass
+
+    def end(signum, frame):
+        raise Ended
+
+    canceled = []
+
+    def cancel(reference, **options):
+        canceled.append(bool(local_ray.wait([reference], timeout=0)[0]))
+        return real(reference, **options)
+
+    def work(stop):
+        with Tasks(resolve({}), parallel=1) as tasks:
+            for name, _ in tasks.run(f"{HERE}:span", dict.fromkeys("ab", "")):
+                if name == "a":
+                    stop()
+
+    real = local_ray.cancel
+    monkeypatch.setattr(local_ray, "cancel", cancel)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(Ended):
+            work(lambda: os.kill(os.getpid(), signal.SIGTERM))  # heard when `b` has ended
+        with pytest.raises(ZeroDivisionError):
+            work(lambda: 1 / 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not any(canceled)
+
+
 def test_sigterm_keeps_its_meaning(local_ray):
     class Ended(BaseException):
         pass
