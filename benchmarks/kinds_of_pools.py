@@ -97,15 +97,15 @@ KINDS = {
     "teacher is right": Kind(15, 900, teacher=0.95, apart=0.9),
     "teacher is unsure": Kind(15, 900, teacher=0.7, scale=1.0),
     "unlike sizes": Kind(15, 900, sizes=1.5),
-    "unlike sizes, strong teacher": Kind(15, 900, sizes=1.5, teacher=0.95, apart=0.8),
+    "unlike sizes and a strong teacher": Kind(15, 900, sizes=1.5, teacher=0.95, apart=0.8),
     "test part is moved": Kind(15, 900, moved=0.3),
     "broad classes": Kind(8, 900, broad=3.0),
     "rare modes": Kind(10, 1000, modes=True),
     "wrong labels": Kind(10, 800, mistakes=0.15),
-    "wrong labels, strong teacher": Kind(10, 800, mistakes=0.15, teacher=0.9),
+    "wrong labels and a strong teacher": Kind(10, 800, mistakes=0.15, teacher=0.9),
     "one image again and again": Kind(10, 800, same=0.1),
     "backgrounds": Kind(10, 1000, nuisance=1.5),
-    "backgrounds, strong teacher": Kind(10, 1000, nuisance=1.5, teacher=0.9),
+    "backgrounds and a strong teacher": Kind(10, 1000, nuisance=1.5, teacher=0.9),
     "two classes": Kind(2, 600, teacher=0.6, apart=0.2),
 }
 

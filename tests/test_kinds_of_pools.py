@@ -46,7 +46,7 @@ def test_seeds_make_other_pools():
 
 
 def test_a_stronger_teacher_is_stronger():
-    weak, strong = make("wrong labels", 0), make("wrong labels, strong teacher", 0)
+    weak, strong = make("wrong labels", 0), make("wrong labels and a strong teacher", 0)
     assert right(strong, strong.test) > right(weak, weak.test) + 0.1
 
 
