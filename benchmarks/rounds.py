@@ -77,9 +77,18 @@ def play(data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, 
 
 
 def choices(
-    data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, Any], device: str = "cpu"
+    data: Data,
+    strategy: str,
+    seed: int,
+    rounds: int,
+    settings: dict[str, Any],
+    device: str = "cpu",
+    n_query: int | None = None,
 ) -> Iterator[tuple[Int64Array, float]]:
-    """(positions chosen, test accuracy) of each round; `device`: where the policy's networks run."""
+    """(positions chosen, test accuracy) of each round, until the pool is labeled.
+
+    `device`: where the policy's networks run; `n_query`: labels a round, by default C.
+    """
     config = Config(**{"strategy": strategy, "seed": seed, **settings})
     rows = np.sort(np.random.default_rng(seed).permutation(data.pool)[: round(POOL_SHARE * len(data.pool))])
     pool, truth = FilePool(data.features[rows], [data.names[i] for i in rows]), data.labels[rows]
@@ -91,18 +100,20 @@ def choices(
     test, wanted = data.features[data.test], data.labels[data.test]
     for number in range(1, rounds + 1):
         unlabeled = np.setdiff1d(np.arange(pool.n), known.positions)
-        n_query = min(len(text.features), len(unlabeled))
+        if not len(unlabeled):
+            return
+        asked = min(n_query or len(text.features), len(unlabeled))
         state = PoolState(
-            number, seed, n_query, len(text.features), text, unlabeled, known.positions, known.labels, doubt
+            number, seed, asked, len(text.features), text, unlabeled, known.positions, known.labels, doubt
         )
         proposal = sampler.propose(state)
         positions = np.concatenate([known.positions, proposal.positions])
-        when = np.concatenate([known.rounds, np.full(n_query, number)])
+        when = np.concatenate([known.rounds, np.full(asked, number)])
         known = KnownLabels(positions, truth[positions], when)
         soft = labeler.soft_labels(data.teacher, known, config.learn.head_folds)
         pseudo = labeler.select(labeler.score(ScoreRequest(number, data.teacher, unlabeled)), known, proposal.positions)
         outcome = student.learn(
-            LearnRequest(number, positions, known.labels, n_query, pseudo, text, soft.soft, soft.held_out)
+            LearnRequest(number, positions, known.labels, asked, pseudo, text, soft.soft, soft.held_out)
         )
         left = np.setdiff1d(unlabeled, proposal.positions)
         labels = truth[proposal.positions]

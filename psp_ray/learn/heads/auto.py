@@ -22,6 +22,8 @@ LEAST_SHARE = 0.05
 """The prior's center is never below: a little of the teacher does no harm, however weak it is."""
 SPREAD = 1.0
 """Standard deviation of the logarithm of the weight (0 counts as half of `LEAST_SHARE`) before any held-out label."""
+FIRST = 5.0
+"""Labels that the pseudo-labels' word on how often zero-shot is right counts for."""
 OPINIONS = 0.5
 """Pseudo-labels must weigh this much of what labels do, or the discriminant has nothing to stand on."""
 
@@ -95,15 +97,23 @@ def evidence(request: FitRequest, settings: LearnSettings) -> Evidence:
 
 
 def expected_share(request: FitRequest) -> float:
-    """The weight that zero-shot's hits h on the bought labels make likely: `2 h^4`, at least `LEAST_SHARE`.
+    """The weight that zero-shot's share of hits h makes likely: `2 h^4`, at least `LEAST_SHARE`.
 
-    The labels are bought after zero-shot was written down, so h is honest. The steep rule (ours, from 13 pools and two
-    ways to choose labels) leaves a teacher of 30 % out and lets one of 90 % speak as loud as the discriminant.
+    h is told by the bought labels, which came after zero-shot was written down, and by the pseudo-labels, which count
+    for `FIRST` labels: they say on what share of the pool zero-shot would be right if they were, so that one or two
+    bought labels don't decide alone. The steep rule (ours, from 13 pools and two ways to choose labels) leaves a
+    teacher of 30 % out and lets one of 90 % speak as loud as the discriminant.
     """
-    rows = request.features[request.bought]
-    hits = affine_of(request.zero_shot).logits(rows).argmax(axis=1) == request.labels
-    rate = (float(hits.sum()) + 0.5) / (len(rows) + 1.0)
-    return max(2.0 * rate**4, LEAST_SHARE)
+    zero_shot, bought, weights = affine_of(request.zero_shot), request.bought, request.weights
+    said = zero_shot.logits(request.features).argmax(axis=1)
+    hits = float((said[bought] == request.labels).sum())
+    free = ~bought & (weights > 0)
+    if not free.any():
+        rate = (hits + 0.5) / (bought.sum() + 1.0)
+    else:
+        agreed = float(weights[free] @ request.targets[free, said[free]] / weights[free].sum())
+        rate = (hits + FIRST * agreed) / (bought.sum() + FIRST)
+    return max(2.0 * float(rate) ** 4, LEAST_SHARE)
 
 
 def choose_share(found: Evidence, expected: float) -> float:

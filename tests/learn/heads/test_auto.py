@@ -65,6 +65,25 @@ def test_the_teachers_hits_say_how_much_of_it_to_expect():
     assert expected_share(strong.request()) > 0.8
 
 
+@pytest.mark.parametrize("hit", [True, False])
+def test_one_label_does_not_decide_alone(hit):
+    """By a plain count: five labels' worth of what pseudo-labels say, and one label that hits or misses."""
+    request = World(3, noise=1.0).request(per_class=1)
+    said = (request.features @ request.zero_shot.features.T).argmax(axis=1)
+    targets = request.targets.copy()
+    first = np.flatnonzero(request.bought)[0]
+    targets[first] = np.eye(targets.shape[1])[said[first] if hit else (said[first] + 1) % targets.shape[1]]
+    bought = np.zeros(len(targets), bool)
+    bought[first] = True
+    request = replace(request, targets=targets, bought=bought, folds=())
+    others = [i for i in range(len(targets)) if i != first and request.weights[i] > 0]
+    total = sum(request.weights[i] for i in others)
+    agreed = sum(request.weights[i] * targets[i, said[i]] for i in others) / total
+    assert expected_share(request) == pytest.approx(max(2 * ((hit + 5 * agreed) / 6) ** 4, LEAST_SHARE))
+    alone = replace(request, weights=np.where(bought, 1.0, 0.0))
+    assert expected_share(alone) == pytest.approx(max(2 * ((hit + 0.5) / 2) ** 4, LEAST_SHARE))
+
+
 def test_evidence_is_about_labels_that_were_not_seen():
     request = World(2).request(per_class=3, folds=3)
     found = evidence(request, SETTINGS)
