@@ -1,4 +1,4 @@
-"""Where a run stands against what it had already: zero-shot, the round before, and its own best round.
+"""Where a run stands against what it had already (zero-shot, the round before, its own best one), and what is to come.
 
 Only words are made of it. No round, head or stopping rule looks at the test set.
 """
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import percent
+from psp_ray.run.context import RunContext
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.state import RunState
+from psp_ray.run.stopping import Expectation, Measure, outlook
 
 MARGIN = 0.01
 """Accuracy that is lower by less is not called lower; nor is what lies within a standard error."""
@@ -49,3 +51,12 @@ def fallen(zero_shot: float, accuracies: Sequence[float], n: int, split: str) ->
     if above(best):
         return f"{split} accuracy, {percent(now)}, is below the {percent(best)} of round {accuracies.index(best) + 1}"
     return ""
+
+
+def prospect(run: RunContext, state: RunState, expectation: Expectation | None, against: str) -> str:
+    """The line after a round (`psp_ray.run.stopping.outlook`); `against`: the `setback`."""
+    newest, split = state.reports[-1], run.config.data.evaluate_on
+    measure = Measure(len(run.stop_set), split)
+    if state.zero_shot is not None and newest.test_accuracy is not None:
+        measure = Measure(len(run.stop_set), split, state.zero_shot.n, newest.test_accuracy)
+    return outlook(expectation, newest.predictions_changed, run.n_query, measure, against)

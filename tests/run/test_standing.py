@@ -8,7 +8,7 @@ import pytest
 
 from psp_ray.posterior.accuracy import Estimate
 from psp_ray.run.standing import fallen, setback
-from psp_ray.run.stopping import expected_gain, outlook
+from psp_ray.run.stopping import Measure, expected_gain, outlook
 from tests.helpers import report_of
 
 
@@ -43,10 +43,10 @@ def test_without_a_test_set_estimates_must_leave_no_doubt(high, told):
 
 def test_little_more_to_gain_is_enough_only_where_all_is_well():
     still = expected_gain([0.5, 0.01, 0.01, 0.01])
-    assert outlook(still, 0.01, 10).startswith("enough: ")
-    told = outlook(still, 0.01, 10, "test accuracy has just fallen from 80.0 % to 75.0 %")
+    assert outlook(still, 0.01, 10, Measure(500)).startswith("enough: ")
+    told = outlook(still, 0.01, 10, Measure(500), "test accuracy has just fallen from 80.0 % to 75.0 %")
     assert told.startswith("more of the same will not help: 4 more rounds")
     assert "but test accuracy has just fallen" in told
     assert "enough" not in told
     moving = expected_gain([0.5, 0.3, 0.3])
-    assert outlook(moving, 0.3, 10, "whatever") == outlook(moving, 0.3, 10)
+    assert outlook(moving, 0.3, 10, Measure(500), "whatever") == outlook(moving, 0.3, 10, Measure(500))

@@ -19,9 +19,9 @@ from psp_ray.run.looks import alike
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.round import Round
 from psp_ray.run.session.records import Advice, Doubt, doubts_of
-from psp_ray.run.standing import REMEDY, setback
+from psp_ray.run.standing import REMEDY, prospect, setback
 from psp_ray.run.state import RunState
-from psp_ray.run.stopping import expected_gain, outlook
+from psp_ray.run.stopping import expected_gain
 from psp_ray.selftrain.records import SoftTargets
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ class Beliefs:
             return Advice(False, "nothing has been learned yet", None, None, accuracy)
         expected = expected_gain([report.predictions_changed for report in state.reports])
         against = setback(state, self._rounds.config.data.evaluate_on)
-        changed, size = state.reports[-1].predictions_changed, self._rounds.context.n_query
-        text = state.stopped or outlook(expected, changed, size, against)
+        text = state.stopped or prospect(self._rounds.context, state, expected, against)
         if against and state.stopped:
             text = f"{text}, but {against}"
         if against and (state.stopped or (expected is not None and expected.enough)):
