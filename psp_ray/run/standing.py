@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import percent
 from psp_ray.run.context import RunContext
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.state import RunState
-from psp_ray.run.stopping import Expectation, Measure, outlook
+from psp_ray.run.stopping import RECENT, Expectation, Measure, outlook
 
 MARGIN = 0.01
 """Accuracy that is lower by less is not called lower; nor is what lies within a standard error."""
+SURE = 0.7
+"""So many standard errors of the accuracy of one round are taken for noise when two rounds are compared."""
 REMEDY = "look at the classes in report.html, and try another --head or --self-training (docs/troubleshooting.md)"
 
 
@@ -53,10 +56,27 @@ def fallen(zero_shot: float, accuracies: Sequence[float], n: int, split: str) ->
     return ""
 
 
+def moving(accuracies: Sequence[float], n: int) -> bool:
+    """Whether accuracy after one of the last `RECENT` rounds (0..1, on `n` images) was another than the round before.
+
+    In skewed pools few predictions may change, and with them what is said of whole classes. Where accuracy had not moved
+    so when "enough" was said, four more rounds seldom brought more than two points (docs/method.md).
+    """
+    late = accuracies[-1 - RECENT :]
+    noise = max(MARGIN, SURE * math.sqrt(late[-1] * (1 - late[-1]) / max(n, 1)))
+    return any(abs(now - before) > noise for before, now in pairwise(late))
+
+
 def prospect(run: RunContext, state: RunState, expectation: Expectation | None, against: str) -> str:
     """The line after a round (`psp_ray.run.stopping.outlook`); `against`: the `setback`."""
-    newest, split = state.reports[-1], run.config.data.evaluate_on
-    measure = Measure(len(run.stop_set), split)
-    if state.zero_shot is not None and newest.test_accuracy is not None:
-        measure = Measure(len(run.stop_set), split, state.zero_shot.n, newest.test_accuracy)
+    measure, newest = measured(run, state), state.reports[-1]
     return outlook(expectation, newest.predictions_changed, run.n_query, measure, against)
+
+
+def measured(run: RunContext, state: RunState) -> Measure:
+    """Where accuracy is read after the newest round, and whether it has just moved."""
+    compared, split = len(run.stop_set), run.config.data.evaluate_on
+    if state.zero_shot is None or state.reports[-1].test_accuracy is None:
+        return Measure(compared, split)
+    reached = [report.test_accuracy for report in state.reports if report.test_accuracy is not None]
+    return Measure(compared, split, state.zero_shot.n, reached[-1], moving(reached, state.zero_shot.n))

@@ -84,12 +84,16 @@ class Expectation:
 @dataclass(frozen=True)
 class Measure:
     """What is known of accuracy: predictions are compared on `compared` images of the pool; `split` has `tested`
-    labeled images, on which `accuracy` (0..1) is reached now, or none of them (0)."""
+    labeled images, on which `accuracy` (0..1) is reached now, or none of them (0).
+
+    `moving`: whether that accuracy has just moved by more than its own noise, whatever the pool's predictions did.
+    """
 
     compared: int
     split: str = "test"
     tested: int = 0
     accuracy: float = 0.0
+    moving: bool = False
 
 
 def expected_gain(changed: Sequence[float]) -> Expectation | None:
@@ -125,12 +129,13 @@ def outlook(expectation: Expectation | None, changed: float, more: int, measure:
     """The line after a round: what the next one is expected to bring, and whether it is worth it.
 
     `changed`: the share of predictions that this one changed; `more`: labels of a round; `against`: what speaks against
-    calling it enough where little more is to be gained (`psp_ray.run.standing`).
+    calling it enough where little more is to be gained (`psp_ray.run.standing`). Nothing is called so while the measure
+    moves.
     """
     moved = f"; {100 * changed:.1f} % of predictions changed in this round"
     if expectation is None:
         return f"next round: its gain can be foreseen from round {WINDOW} on{moved}"
-    if expectation.enough:
+    if expectation.enough and not measure.moving:
         points = 100 * expectation.later
         rest = f"{HORIZON} more rounds are expected to bring {points:.1f} points together, seldom more than 2"
         return f"more of the same will not help: {rest}, but {against}{moved}" if against else f"enough: {rest}{moved}"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from psp_ray.posterior.accuracy import Estimate
-from psp_ray.run.standing import fallen, setback
+from psp_ray.run.standing import fallen, moving, setback
 from psp_ray.run.stopping import Measure, expected_gain, outlook
 from tests.helpers import report_of
 
@@ -48,5 +48,28 @@ def test_little_more_to_gain_is_enough_only_where_all_is_well():
     assert told.startswith("more of the same will not help: 4 more rounds")
     assert "but test accuracy has just fallen" in told
     assert "enough" not in told
-    moving = expected_gain([0.5, 0.3, 0.3])
-    assert outlook(moving, 0.3, 10, Measure(500), "whatever") == outlook(moving, 0.3, 10, Measure(500))
+    open_ = expected_gain([0.5, 0.3, 0.3])
+    assert outlook(open_, 0.3, 10, Measure(500), "whatever") == outlook(open_, 0.3, 10, Measure(500))
+
+
+def test_nothing_is_enough_while_test_accuracy_moves():
+    still = expected_gain([0.5, 0.01, 0.01, 0.01])
+    assert outlook(still, 0.01, 10, Measure(500, "test", 100, 0.9, moving=True)).startswith("next round: ")
+    assert outlook(still, 0.01, 10, Measure(500, "test", 100, 0.9)).startswith("enough: ")
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "n", "told"),
+    [
+        ([0.5], 100, False),
+        ([0.5, 0.8, 0.8, 0.8], 10_000, False),
+        ([0.5, 0.8, 0.82, 0.82], 10_000, True),
+        ([0.8, 0.82], 100, False),  # 0.7 sqrt(0.82 0.18 / 100) = 2.7 points
+        ([0.8, 0.83, 0.83], 100, True),
+        ([0.8, 0.77], 100, True),
+        ([0.995, 1.0], 100, False),
+        ([0.98, 1.0], 100, True),
+    ],
+)
+def test_accuracy_moves_where_a_late_round_changed_it_by_more_than_its_noise(accuracies, n, told):
+    assert moving(accuracies, n) is told
