@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from psp_ray.posterior.accuracy import telling
@@ -14,7 +15,7 @@ from psp_ray.report.progress import percent
 from psp_ray.run.context import RunContext
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.state import RunState
-from psp_ray.run.stopping import RECENT, Expectation, Measure, outlook
+from psp_ray.run.stopping import NET, RECENT, Expectation, Measure, outlook
 
 MARGIN = 0.01
 """Accuracy that is lower by less is not called lower; nor is what lies within a standard error."""
@@ -59,8 +60,8 @@ def fallen(zero_shot: float, accuracies: Sequence[float], n: int, split: str) ->
 def moving(accuracies: Sequence[float], n: int) -> bool:
     """Whether accuracy after one of the last `RECENT` rounds (0..1, on `n` images) was another than the round before.
 
-    In skewed pools few predictions may change, and with them what is said of whole classes. Where accuracy had not moved
-    so when "enough" was said, four more rounds seldom brought more than two points (docs/method.md).
+    In skewed pools few predictions may change, and with them what is said of whole classes. Where accuracy had not
+    moved so when "enough" was said, four more rounds seldom brought more than two points (docs/method.md).
     """
     late = accuracies[-1 - RECENT :]
     noise = max(MARGIN, SURE * math.sqrt(late[-1] * (1 - late[-1]) / max(n, 1)))
@@ -75,8 +76,20 @@ def prospect(run: RunContext, state: RunState, expectation: Expectation | None, 
 
 def measured(run: RunContext, state: RunState) -> Measure:
     """Where accuracy is read after the newest round, and whether it has just moved."""
-    compared, split = len(run.stop_set), run.config.data.evaluate_on
+    measure = Measure(len(run.stop_set), run.config.data.evaluate_on)
     if state.zero_shot is None or state.reports[-1].test_accuracy is None:
-        return Measure(compared, split)
-    reached = [report.test_accuracy for report in state.reports if report.test_accuracy is not None]
-    return Measure(compared, split, state.zero_shot.n, reached[-1], moving(reached, state.zero_shot.n))
+        return measure
+    tested = [report for report in state.reports if report.test_accuracy is not None]
+    reached = [report.test_accuracy for report in tested if report.test_accuracy is not None]
+    changed = [report.predictions_changed for report in tested]
+    measure = replace(measure, tested=state.zero_shot.n, accuracy=reached[-1])
+    return replace(measure, moving=moving(reached, measure.tested), excess=excess(reached, changed, measure))
+
+
+def excess(accuracies: Sequence[float], changed: Sequence[float], measure: Measure) -> float:
+    """The furthest move of accuracy in the last `RECENT` rounds, in units of its reach; 0 in the first round.
+
+    `accuracies` (t,) after each round, `changed` (t,): the share of predictions that it changed.
+    """
+    late = list(zip(pairwise(accuracies), changed[1:], strict=False))[-RECENT:]
+    return max((abs(now - before - NET * share) / measure.reach(share) for (before, now), share in late), default=0.0)

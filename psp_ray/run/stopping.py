@@ -33,7 +33,7 @@ HORIZON = 4
 """Rounds to come, together, that `enough` looks at."""
 NET = 0.25
 """Points of accuracy gained for each point of predictions changed, on average; see above."""
-REACH = 0.145
+REACH = 0.13
 """Eight of ten gains lie within so many times the root of the share of predictions changed around that."""
 NOISE = 60.0
 """Test images among which luck adds as much to the square of that reach as there is without."""
@@ -86,7 +86,8 @@ class Measure:
     """What is known of accuracy: predictions are compared on `compared` images of the pool; `split` has `tested`
     labeled images, on which `accuracy` (0..1) is reached now, or none of them (0).
 
-    `moving`: whether that accuracy has just moved by more than its own noise, whatever the pool's predictions did.
+    `moving`: whether that accuracy has just moved by more than its own noise, whatever the pool's predictions did;
+    `excess`: how far, in units of what its reach would have been with the predictions that changed.
     """
 
     compared: int
@@ -94,6 +95,15 @@ class Measure:
     tested: int = 0
     accuracy: float = 0.0
     moving: bool = False
+    excess: float = 0.0
+
+    def reach(self, share: float) -> float:
+        """How far from its mean the gain of a round lies that changes such a `share` of predictions, in 8 of 10 cases.
+
+        One more image of the pool counts as changed: that few changed, or none, is itself seen on few images.
+        """
+        luck = 1.0 + (NOISE / self.tested if self.tested else 0.0)
+        return REACH * math.sqrt(luck * (share + 1.0 / max(self.compared, 1)))
 
 
 def expected_gain(changed: Sequence[float]) -> Expectation | None:
@@ -114,11 +124,10 @@ def expected_gain(changed: Sequence[float]) -> Expectation | None:
 def likely_range(expectation: Expectation, measure: Measure) -> tuple[float, float]:
     """What the next round brings in eight of ten cases, lowest and highest: accuracy, 0..1.
 
-    On the images of the split where there are any, else on images like the pool's. One more image of the pool counts as
-    changed: that few changed, or none, is itself seen on few images.
+    On the images of the split where there are any, else on images like the pool's. Where accuracy has just moved
+    further than its reach, half of the excess is added.
     """
-    luck = 1.0 + (NOISE / measure.tested if measure.tested else 0.0)
-    reach = REACH * math.sqrt(luck * (expectation.share + 1.0 / max(measure.compared, 1)))
+    reach = measure.reach(expectation.share) * max(1.0, 0.5 + 0.5 * measure.excess)
     low, high = expectation.gain - reach, expectation.gain + reach
     if not measure.tested:
         return low, high

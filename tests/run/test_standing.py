@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from psp_ray.posterior.accuracy import Estimate
-from psp_ray.run.standing import fallen, moving, setback
+from psp_ray.run.standing import excess, fallen, moving, setback
 from psp_ray.run.stopping import Measure, expected_gain, outlook
 from tests.helpers import report_of
 
@@ -73,3 +73,13 @@ def test_nothing_is_enough_while_test_accuracy_moves():
 )
 def test_accuracy_moves_where_a_late_round_changed_it_by_more_than_its_noise(accuracies, n, told):
     assert moving(accuracies, n) is told
+
+
+def test_the_excess_is_the_furthest_of_the_last_two_moves_beside_their_reach():
+    """0.25 0.06 expected of 0.06 changed, 0.13 sqrt(0.06 + 1/100) = 0.0344 around it; no move in the first round."""
+    measure = Measure(100)
+    assert excess([0.5], [0.7], measure) == 0.0
+    assert excess([0.1, 0.2], [0.7, 0.06], measure) == pytest.approx((0.1 - 0.015) / 0.0344, rel=0.01)
+    assert excess([0.1, 0.9, 0.8, 0.8], [0.7, 0.5, 0.06, 0.0], measure) == pytest.approx(0.115 / 0.0344, rel=0.01)
+    lucky = Measure(100, tested=20)  # a quarter of the square is no luck
+    assert excess([0.1, 0.2], [0.7, 0.06], lucky) == pytest.approx((0.1 - 0.015) / 0.0688, rel=0.01)
