@@ -149,5 +149,5 @@ def outlook(expectation: Expectation | None, changed: float, more: int, measure:
         rest = f"{HORIZON} more rounds are expected to bring {points:.1f} points together, seldom more than 2"
         return f"more of the same will not help: {rest}, but {against}{moved}" if against else f"enough: {rest}{moved}"
     low, high = (100 * end for end in likely_range(expectation, measure))
-    what = f"{measure.split} accuracy" if measure.tested else "accuracy"
+    what = f"{measure.split if measure.tested else 'pool'} accuracy"
     return f"next round: {low:+.1f} to {high:+.1f} points of {what} in 8 of 10 cases, for {more:,} labels{moved}"

@@ -97,7 +97,7 @@ def test_the_range_of_the_next_round_by_hand():
     widens it by half."""
     found = expected_gain([0.5, 0.2, 0.1])
     said = outlook(found, 0.1, 20, Measure(500))
-    assert said.startswith("next round: -1.7 to +5.0 points of accuracy in 8 of 10 cases, for 20 labels")
+    assert said.startswith("next round: -1.7 to +5.0 points of pool accuracy in 8 of 10 cases, for 20 labels")
     tested = outlook(found, 0.1, 20, Measure(500, "test", 60, 0.5))
     assert tested.startswith("next round: -3.1 to +6.4 points of test accuracy in 8 of 10 cases, for 20 labels")
     assert outlook(found, 0.1, 20, Measure(500, excess=2.0)).startswith("next round: -3.4 to +6.7 points")
