@@ -21,10 +21,9 @@ from psp_ray.run.crossfitted import CrossFitted, Line
 from psp_ray.run.folder import KEPT
 from psp_ray.run.judging import folds_of
 from psp_ray.run.round import Played, Round, why_stopped
-from psp_ray.run.standing import setback
+from psp_ray.run.standing import prospect, setback
 from psp_ray.run.state import RunState
 from psp_ray.run.state_files import from_checkpoint, to_checkpoint
-from psp_ray.run.stopping import outlook
 
 CHECKPOINTS = KEPT
 
@@ -227,9 +226,8 @@ class Experiment:
         events, report = self.context.events, state.reports[-1]
         judged = state.reports[-2].pool_accuracy_estimate if state.round > 1 else state.zero_shot_estimate
         events.round(report, warning=played.warning)
-        changed, n_query = report.predictions_changed, self.context.n_query
         against = setback(state, self.context.config.data.evaluate_on)
-        text = "" if played.ends else outlook(played.expectation, changed, n_query, against)
+        text = "" if played.ends else prospect(self.context, state, played.expectation, against)
         events.prospect(report, judged, text)
         if state.stopped and not played.ends:
             events.note(f"stopping: {state.stopped}")

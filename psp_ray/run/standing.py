@@ -1,4 +1,4 @@
-"""Where a run stands against what it had already: zero-shot, the round before, and its own best round.
+"""Where a run stands against what it had already (zero-shot, the round before, its own best one), and what is to come.
 
 Only words are made of it. No round, head or stopping rule looks at the test set.
 """
@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import percent
+from psp_ray.run.context import RunContext
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.state import RunState
+from psp_ray.run.stopping import NET, RECENT, Expectation, Measure, outlook
 
 MARGIN = 0.01
 """Accuracy that is lower by less is not called lower; nor is what lies within a standard error."""
+SURE = 0.7
+"""So many standard errors of the accuracy of one round are taken for noise when two rounds are compared."""
 REMEDY = "look at the classes in report.html, and try another --head or --self-training (docs/troubleshooting.md)"
 
 
@@ -49,3 +55,41 @@ def fallen(zero_shot: float, accuracies: Sequence[float], n: int, split: str) ->
     if above(best):
         return f"{split} accuracy, {percent(now)}, is below the {percent(best)} of round {accuracies.index(best) + 1}"
     return ""
+
+
+def moving(accuracies: Sequence[float], n: int) -> bool:
+    """Whether accuracy after one of the last `RECENT` rounds (0..1, on `n` images) was another than the round before.
+
+    In skewed pools few predictions may change, and with them what is said of whole classes. Where accuracy had not
+    moved so when "enough" was said, four more rounds seldom brought more than two points (docs/method.md).
+    """
+    late = accuracies[-1 - RECENT :]
+    noise = max(MARGIN, SURE * math.sqrt(late[-1] * (1 - late[-1]) / max(n, 1)))
+    return any(abs(now - before) > noise for before, now in pairwise(late))
+
+
+def prospect(run: RunContext, state: RunState, expectation: Expectation | None, against: str) -> str:
+    """The line after a round (`psp_ray.run.stopping.outlook`); `against`: the `setback`."""
+    measure, newest = measured(run, state), state.reports[-1]
+    return outlook(expectation, newest.predictions_changed, run.n_query, measure, against)
+
+
+def measured(run: RunContext, state: RunState) -> Measure:
+    """Where accuracy is read after the newest round, and whether it has just moved."""
+    measure = Measure(len(run.stop_set), run.config.data.evaluate_on)
+    if state.zero_shot is None or state.reports[-1].test_accuracy is None:
+        return measure
+    tested = [report for report in state.reports if report.test_accuracy is not None]
+    reached = [report.test_accuracy for report in tested if report.test_accuracy is not None]
+    changed = [report.predictions_changed for report in tested]
+    measure = replace(measure, tested=state.zero_shot.n, accuracy=reached[-1])
+    return replace(measure, moving=moving(reached, measure.tested), excess=excess(reached, changed, measure))
+
+
+def excess(accuracies: Sequence[float], changed: Sequence[float], measure: Measure) -> float:
+    """The furthest move of accuracy in the last `RECENT` rounds, in units of its reach; 0 in the first round.
+
+    `accuracies` (t,) after each round, `changed` (t,): the share of predictions that it changed.
+    """
+    late = list(zip(pairwise(accuracies), changed[1:], strict=False))[-RECENT:]
+    return max((abs(now - before - NET * share) / measure.reach(share) for (before, now), share in late), default=0.0)

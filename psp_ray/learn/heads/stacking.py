@@ -11,8 +11,9 @@ from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, Int64Array, TextState
 from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
 from psp_ray.learn.heads.gda import natural
+from psp_ray.learn.heads.leaning import evened
 from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD, residual
-from psp_ray.learn.solvers import cross_entropy, fit_scale
+from psp_ray.learn.solvers import Affine, cross_entropy, fit_scale
 
 SHARES = tuple(float(share) for share in np.linspace(0.0, 1.0, 11))
 """Shares of the discriminant that are compared; the first of equals wins."""
@@ -38,12 +39,17 @@ def stacked(request: FitRequest, settings: LearnSettings) -> TextState:
 
     The residual leads with a label a class or a strong teacher, the discriminant with skewed or many labels, and by how
     much depends on the data: the discriminant's share has the largest likelihood for labels that were held out. Without
-    any (no class has two labels) it is the residual.
+    any (no class has two labels) it is the residual. Classes of few labels lean on zero-shot (`evened`).
     """
-    anchored, judged = residual(request, settings), judge(request, settings)
+    return text_of(evened(mixture(request, settings), request))
+
+
+def mixture(request: FitRequest, settings: LearnSettings) -> Affine:
+    """The same before any class leans on zero-shot."""
+    first, judged = affine_of(residual(request, settings)), judge(request, settings)
     if judged is None:
-        return anchored
-    first, second = affine_of(anchored), natural(request, settings)
+        return first
+    second = natural(request, settings)
     targets = np.zeros_like(judged.residual)
     targets[np.arange(len(judged.labels)), judged.labels] = 1.0
     ones = np.ones(len(judged.labels))
@@ -60,7 +66,7 @@ def stacked(request: FitRequest, settings: LearnSettings) -> TextState:
 
     share = min(SHARES, key=loss)
     scale = fit_scale(mixed(share), targets, ones, TEMPERATURE_SPREAD)
-    return text_of(first.scaled(1.0 - share).plus(second.scaled(share * other)).scaled(scale))
+    return first.scaled(1.0 - share).plus(second.scaled(share * other)).scaled(scale)
 
 
 def judge(request: FitRequest, settings: LearnSettings) -> Judged | None:

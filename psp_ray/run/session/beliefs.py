@@ -19,9 +19,9 @@ from psp_ray.run.looks import alike
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.round import Round
 from psp_ray.run.session.records import Advice, Doubt, doubts_of
-from psp_ray.run.standing import REMEDY, setback
+from psp_ray.run.standing import REMEDY, measured, prospect, setback
 from psp_ray.run.state import RunState
-from psp_ray.run.stopping import expected_gain, outlook
+from psp_ray.run.stopping import expected_gain
 from psp_ray.selftrain.records import SoftTargets
 
 if TYPE_CHECKING:
@@ -103,14 +103,15 @@ class Beliefs:
             return Advice(False, "nothing has been learned yet", None, None, accuracy)
         expected = expected_gain([report.predictions_changed for report in state.reports])
         against = setback(state, self._rounds.config.data.evaluate_on)
-        changed, size = state.reports[-1].predictions_changed, self._rounds.context.n_query
-        text = state.stopped or outlook(expected, changed, size, against)
+        context = self._rounds.context
+        text = state.stopped or prospect(context, state, expected, against)
+        enough = expected is not None and expected.enough and not measured(context, state).moving
         if against and state.stopped:
             text = f"{text}, but {against}"
-        if against and (state.stopped or (expected is not None and expected.enough)):
+        if against and (state.stopped or enough):
             text = f"{text}; {REMEDY}"
         gain, later = (None, None) if expected is None else (expected.gain, expected.later)
-        return Advice(bool(state.stopped) or (expected is not None and expected.enough), text, gain, later, accuracy)
+        return Advice(bool(state.stopped) or enough, text, gain, later, accuracy)
 
     def confusion(self) -> pd.DataFrame:
         """See `Session.confusion`."""

@@ -1,4 +1,4 @@
-"""Classes without a label lean on zero-shot; the others stay what was learned of them."""
+"""Classes with few or no labels lean on zero-shot; the others stay what was learned of them."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from psp_ray.core.records import Moments, TextState
 from psp_ray.learn.evaluate import similarities
 from psp_ray.learn.heads import FitRequest, affine_of, one_hot
 from psp_ray.learn.heads.gda import natural
-from psp_ray.learn.heads.leaning import LEAN, leaning
+from psp_ray.learn.heads.leaning import HALF, LEAN, LEAST, ODDS, POWER, evened, leaning
 from psp_ray.learn.solvers import Affine
 
 
@@ -91,3 +91,58 @@ def test_a_class_that_is_not_in_the_pool_is_known_as_the_teacher_knows_it():
             teacher.append((similarities(request.zero_shot, x).argmax(axis=1) == absent).mean())
     assert np.mean(after) > np.mean(before) + 0.1
     assert np.mean(after) > np.mean(teacher) - 0.15
+
+
+def alone(counts, seed=0, dim=9, noise=0.2):
+    """Labels alone, so many of each class; the classes' centers and the generator beside them."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(len(counts), dim))
+    truth = np.repeat(np.arange(len(counts)), counts)
+    x = unit(centers[truth] + 0.7 * rng.normal(size=(len(truth), dim)))
+    text = TextState(unit(centers + noise * rng.normal(size=centers.shape)), 15.0)
+    everyone = np.ones(len(truth), bool)
+    return FitRequest(x, one_hot(truth, len(counts)), np.ones(len(truth)), everyone, text), centers, rng
+
+
+def test_few_labels_equal_a_plain_reading_of_the_definition():
+    counts = [7, 3, 1, 0]
+    request, _, rng = alone(counts)
+    learned = Affine(rng.normal(size=(4, 9)), rng.normal(size=4))
+    zero_shot, labels = affine_of(request.zero_shot), request.labels
+    share = np.array(counts) / 11
+    said = [learned.vectors @ row + learned.bias for row in request.features]
+    known = [zero_shot.vectors @ row for row in request.features]
+    pairs = [(z[c] - share @ z, s[c] - share @ s) for s, z in zip(said, known, strict=True) for c in range(3)]
+    left, right = np.array(pairs).T
+    factor = max(np.linalg.lstsq(left[:, None], right, rcond=None)[0][0], 0.0)
+    right_of = [np.mean([known[i].argmax() == c for i in np.flatnonzero(labels == c)]) for c in range(3)]
+    strength = ((sum(right_of) + 0.5) / 4) ** POWER
+    odds = [np.log(n + HALF) for n in counts]
+    odds = [value - share @ odds for value in odds]
+    got = evened(learned, request).logits(request.features)
+    for s, z, logits in zip(said, known, got, strict=True):
+        for c in range(4):
+            own = (counts[c] + LEAST) / (counts[c] + LEAST + strength)
+            drawn = share @ s + factor * (z[c] - share @ z) + ODDS * odds[c]
+            assert logits[c] == pytest.approx(own * (s[c] - ODDS * odds[c]) + (1 - own) * drawn, abs=1e-6)
+
+
+def test_one_labeled_class_tells_nothing():
+    request, _, rng = alone([4, 0, 0])
+    learned = Affine(rng.normal(size=(3, 9)), rng.normal(size=3))
+    assert evened(learned, request) is learned
+
+
+def test_rare_classes_are_not_talked_out_of_what_a_strong_teacher_knows():
+    """Class sizes fall as 1/k^2: recall, mean over classes, beside that of zero-shot and of labels alone."""
+    before, after, teacher = [], [], []
+    for seed in range(6):
+        request, centers, rng = alone([40, 10, 4, 2, 1, 1, 0, 0], seed, noise=0.3)
+        truth = np.repeat(np.arange(8), 50)
+        x = unit(centers[truth] + 0.5 * rng.normal(size=(400, 9)))
+        learned = natural(request, LearnSettings())
+        for found, logits in ((before, learned.logits(x)), (after, evened(learned, request).logits(x))):
+            found.append((logits.argmax(axis=1) == truth).mean())
+        teacher.append((similarities(request.zero_shot, x).argmax(axis=1) == truth).mean())
+    assert np.mean(after) > np.mean(before) + 0.05
+    assert np.mean(after) > np.mean(teacher) - 0.02

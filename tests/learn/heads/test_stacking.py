@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from psp_ray.learn.heads import FitRequest, fit, one_hot
-from psp_ray.learn.heads.stacking import PARTS, judge, stacked
+from psp_ray.learn.heads import FitRequest, affine_of, fit, one_hot
+from psp_ray.learn.heads.stacking import PARTS, judge, mixture, stacked
 from tests.learn.heads.test_heads import SETTINGS, World, predict_proba
 
 
@@ -50,9 +50,9 @@ def test_a_strong_teacher_keeps_the_residual(per_class):
 
 def test_a_label_a_class_leaves_the_residual_to_the_bit():
     request = labels_alone(World(3), 1)
-    one, other = stacked(request, SETTINGS), fit("residual", request, SETTINGS)
-    assert one.features.tobytes() == other.features.tobytes()
-    assert one.logit_scale == other.logit_scale
+    one, other = mixture(request, SETTINGS), affine_of(fit("residual", request, SETTINGS))
+    assert one.vectors.tobytes() == other.vectors.tobytes()
+    assert one.bias.tobytes() == other.bias.tobytes()
 
 
 def test_whoever_judges_has_not_seen_the_label_nor_what_was_learned_from_it():
