@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from psp_ray.core.records import Float64Array
 from psp_ray.learn.heads._base import FitRequest, affine_of
 from psp_ray.learn.solvers import Affine
 
@@ -33,12 +34,18 @@ def leaning(learned: Affine, request: FitRequest) -> Affine:
         return learned
     share /= share.sum()
     zero_shot = affine_of(request.zero_shot)
-    said, known = learned.logits(request.features), zero_shot.logits(request.features)
-    said, known = (part - (part @ share)[:, None] for part in (said, known))
-    weight = np.asarray(request.weights, np.float64)[:, None] * heard
-    factor = max(float((weight * said * known).sum() / max((weight * known**2).sum(), 1e-12)), 0.0)
+    said, known = (part - (part @ share)[:, None] for part in map(_matrix, (learned, zero_shot)))
+    # Sums over samples of products of logits, by the samples' own products: these are few where classes are many.
+    x = np.concatenate([request.features, np.ones((len(request.features), 1))], axis=1, dtype=np.float64)
+    told = (x * np.asarray(request.weights, np.float64)[:, None]).T @ x @ known
+    factor = max(float((heard * said * told).sum() / max((heard * known * told).sum(), 1e-12)), 0.0)
     vectors = share @ learned.vectors + factor * (zero_shot.vectors - share @ zero_shot.vectors)
     bias = share @ learned.bias + factor * (zero_shot.bias - share @ zero_shot.bias)
     own = np.where(heard, 1.0, count / (count + strength))
     rest = 1.0 - own
     return Affine(own[:, None] * learned.vectors + rest[:, None] * vectors, own * learned.bias + rest * bias)
+
+
+def _matrix(affine: Affine) -> Float64Array:
+    """Vectors and bias as one matrix (d + 1, C), for features with a 1 behind them."""
+    return np.concatenate([affine.vectors, affine.bias[:, None]], axis=1).T
