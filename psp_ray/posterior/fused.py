@@ -172,14 +172,16 @@ def _read(  # type: ignore[no-untyped-def]  # numba knows the types of its argum
         best, high = -1, np.float32(-1.0)
         for b in range(len(lowest)):
             first, last = b * WIDE, min(b * WIDE + WIDE, n_classes)
+            part = row[first:last]
             if tops[b] > bar + lowest[b]:
-                for c in range(first, last):
-                    if row[c] > total * least[c]:
-                        rows[count], classes[count], values[count] = i, c, row[c] / total
+                own = least[first:last]
+                for c in range(len(part)):
+                    if part[c] > total * own[c]:
+                        rows[count], classes[count], values[count] = i, first + c, part[c] / total
                         count += 1
             if tops[b] == top and best < 0:
-                for c in range(first, last):
-                    if row[c] > high:
-                        best, high = c, row[c]
+                for c in range(len(part)):
+                    if part[c] > high:
+                        best, high = first + c, part[c]
         labels[i], confidence[i] = best, high / total
     return count

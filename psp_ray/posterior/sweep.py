@@ -254,5 +254,6 @@ _ADD_ROWS = "void(int32[::1], int32[::1], float32[::1], float32[:,::1], float32[
 
 def _add_rows(rows, classes, values, features, sums):  # type: ignore[no-untyped-def]  # as numba's signature says
     for at in range(len(rows)):
-        for j in range(features.shape[1]):
-            sums[classes[at], j] += values[at] * features[rows[at], j]
+        value, one, whole = values[at], features[rows[at]], sums[classes[at]]
+        for j in range(len(one)):
+            whole[j] += value * one[j]
