@@ -18,8 +18,6 @@ from psp_ray.core.compiled import compiled
 from psp_ray.core.records import Float32Array, Int32Array, Int64Array
 from psp_ray.neighbors.attach import Attached
 
-WIDE = 64
-"""Classes that are looked at one by one only where one of them has a probability that is not small."""
 _POWER = np.asarray(Chebyshev.interpolate(np.exp2, 5, domain=[0, 1]).convert(kind=Polynomial).coef, np.float32)
 """`2^f`, for 0 <= f < 1."""
 
@@ -78,8 +76,6 @@ def read(
     most = m * min(n_classes, int(1.0 / max(float(least.min()), 1e-6)) + 1)
     labels, confidence = np.empty(m, np.int32), np.empty(m, np.float32)
     rows, classes, values = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float32)
-    with np.errstate(divide="ignore"):
-        lowest = np.log(np.minimum.reduceat(least, np.arange(0, n_classes, WIDE)))
     count = compiled(_read, _READ, reorder=True)(
         logits,
         np.ones(m, np.float32) if scale is None else scale,
@@ -88,7 +84,7 @@ def read(
         heard.attached.weights[positions].astype(np.float32),
         *(heard.start, heard.columns, heard.values),
         _POWER,
-        *(least, lowest),
+        least,
         *(labels, confidence, rows, classes, values),
     )
     return Known(labels, confidence, rows[:count], classes[:count], values[:count])
@@ -96,68 +92,29 @@ def read(
 
 _READ = (
     "int64(float32[:,::1], float32[::1], float32[::1], int32[:,::1], float32[:,::1], int64[::1], int32[::1], "
-    "float32[::1], float32[::1], float32[::1], float32[::1], int32[::1], float32[::1], int32[::1], int32[::1], "
-    "float32[::1])"
+    "float32[::1], float32[::1], float32[::1], int32[::1], float32[::1], int32[::1], int32[::1], float32[::1])"
 )
 
 
 def _read(  # type: ignore[no-untyped-def]  # numba knows the types of its arguments from the signature
-    table,
-    scale,
-    bias,
-    listened,
-    shares,
-    start,
-    columns,
-    odds,
-    power,
-    least,
-    lowest,
-    labels,
-    confidence,
-    rows,
-    classes,
-    values,
+    table, scale, bias, heard, shares, start, columns, odds, power, least, labels, confidence, rows, classes, values
 ):
     a0, a1, a2, a3, a4, a5 = power[0], power[1], power[2], power[3], power[4], power[5]
     n, n_classes = table.shape
-    even = n_classes // WIDE * WIDE
     bits = np.empty(n_classes, np.int32)
     whole = bits.view(np.float32)
-    tops = np.empty(len(lowest), np.float32)
-    half = np.empty(WIDE // 2, np.float32)
     count = 0
     for i in range(n):
         row, factor = table[i], scale[i]
-        for j in range(listened.shape[1]):
+        for j in range(heard.shape[1]):
             share = shares[i, j] / factor
-            for at in range(start[listened[i, j]], start[listened[i, j] + 1]):
+            for at in range(start[heard[i, j]], start[heard[i, j] + 1]):
                 row[columns[at]] += share * odds[at]
-        top = np.float32(-3e38)
-        for b in range(even // WIDE):
-            for j in range(WIDE // 2):  # by halves, since the compiler makes no vectors of one maximum
-                one, other = b * WIDE + j, b * WIDE + WIDE // 2 + j
-                y = factor * row[one] + bias[one]
-                z = factor * row[other] + bias[other]
-                row[one], row[other] = y, z
-                half[j] = max(y, z)
-            for j in range(WIDE // 4):
-                half[j] = max(half[j], half[j + WIDE // 4])
-            for j in range(WIDE // 8):
-                half[j] = max(half[j], half[j + WIDE // 8])
-            high = half[0]
-            for j in range(1, WIDE // 8):
-                high = max(high, half[j])
-            tops[b] = high
-            top = max(top, high)
-        if even < n_classes:
-            high = np.float32(-3e38)
-            for c in range(even, n_classes):
-                z = factor * row[c] + bias[c]
-                row[c] = z
-                high = max(high, z)
-            tops[even // WIDE] = high
-            top = max(top, high)
+        for c in range(n_classes):
+            row[c] = factor * row[c] + bias[c]
+        top = row[0]
+        for c in range(1, n_classes):
+            top = max(top, row[c])
         for c in range(n_classes):
             z = max((row[c] - top) * np.float32(1.4426950408889634), np.float32(-125.0))
             k = np.floor(z)
@@ -168,20 +125,12 @@ def _read(  # type: ignore[no-untyped-def]  # numba knows the types of its argum
         for c in range(n_classes):
             row[c] *= whole[c]
             total += row[c]
-        bar = top + np.log(total) - np.float32(1e-3)  # the exponential is not exact
-        best, high = -1, np.float32(-1.0)
-        for b in range(len(lowest)):
-            first, last = b * WIDE, min(b * WIDE + WIDE, n_classes)
-            part = row[first:last]
-            if tops[b] > bar + lowest[b]:
-                own = least[first:last]
-                for c in range(len(part)):
-                    if part[c] > total * own[c]:
-                        rows[count], classes[count], values[count] = i, first + c, part[c] / total
-                        count += 1
-            if tops[b] == top and best < 0:
-                for c in range(len(part)):
-                    if part[c] > high:
-                        best, high = first + c, part[c]
+        best, high = 0, row[0]
+        for c in range(n_classes):
+            if row[c] > total * least[c]:
+                rows[count], classes[count], values[count] = i, c, row[c] / total
+                count += 1
+            if row[c] > high:
+                best, high = c, row[c]
         labels[i], confidence[i] = best, high / total
     return count

@@ -129,7 +129,7 @@ def test_images_in_the_middle_of_the_pool_have_no_direction(monkeypatch):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 200), st.floats(0.01, 200), st.booleans(), st.integers(0, 2**32 - 1))
 def test_rows_are_read_as_scipy_reads_them(m, n_classes, spread, moved, seed):
-    """However wide: classes are looked at by groups of `WIDE`, and those behind the last whole one."""
+    """With a scale for each row and a bias for each class, and without."""
     draw = np.random.default_rng(seed)
     logits = (spread * draw.normal(size=(m, n_classes))).astype(np.float32)
     least = (LEAST * draw.uniform(0.5, 2.0, n_classes)).astype(np.float32)
