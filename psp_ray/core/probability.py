@@ -33,7 +33,7 @@ def class_scores(
     """`f_i . T_c + bias_c / logit_scale` (m, C): cosines where nothing but prompts was learned."""
     scores: Float32Array = features @ embeddings.T
     if bias is not None:
-        scores = scores + (bias / np.float32(logit_scale)).astype(np.float32)
+        scores += (bias / np.float32(logit_scale)).astype(np.float32)
     return scores
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
 
-from psp_ray.core.records import Float32Array, Float64Array, Moments
+from psp_ray.core.records import Float32Array, Float64Array, Int64Array, Moments
 
 BIAS_PENALTY = 1e-3
 """Penalty on the squared bias: small enough to leave it free, and the problem keeps one solution."""
@@ -154,6 +154,16 @@ def fit_discriminant(
     return Affine(vectors, bias - vectors @ center)
 
 
+def telling(weights: NDArray[Any], n_classes: int) -> tuple[Int64Array | slice, Float64Array]:
+    """Rows that a scale is fitted to, and what they count, of rows with `weights` (n,): all, as they count; beyond
+    `WHOLE` logits evenly spaced ones, which count for all (one number from millions: they tell it as well)."""
+    w = np.asarray(weights, np.float64)
+    if len(w) * n_classes <= WHOLE:
+        return slice(None), w
+    rows = np.flatnonzero(w > 0)[:: -(-len(w) * n_classes // ENOUGH)]
+    return rows, w[rows] * (w.sum() / w[rows].sum())
+
+
 def fit_scale(logits: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any], spread: float | None = None) -> float:
     """The factor on logits (n, C) of smallest weighted cross-entropy, within `SCALE_RANGE`.
 
@@ -164,10 +174,8 @@ def fit_scale(logits: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any]
     keep = w > 0
     if not keep.any():
         return 1.0
-    if logits.size > WHOLE:  # one number from millions: evenly spaced rows tell it as well
-        rows = np.flatnonzero(keep)[:: -(-logits.size // ENOUGH)]
-        logits, targets, keep = logits[rows], targets[rows], np.ones(len(rows), bool)
-        w = w[rows] * (w.sum() / w[rows].sum())
+    rows, w = telling(w, logits.shape[1])
+    logits, targets, keep = logits[rows], targets[rows], keep[rows]
     z, t, w = np.asarray(logits, np.float64)[keep], np.asarray(targets, np.float64)[keep], w[keep]
     # `cross_entropy`, bit for bit, with what no factor changes taken out (factors are positive), in two work tables.
     top, mass = z.max(axis=1), t.sum(axis=1)

@@ -261,17 +261,18 @@ def greedy(similar: Float32Array, weight: Float32Array, covered: Float32Array, k
         ]
         or [np.zeros(0, np.float32)]
     )
+    shown = np.ascontiguousarray(similar.T)  # a column is asked for again and again
     heap = [(-float(gain), column) for column, gain in enumerate(gains)]
     heapq.heapify(heap)
     chosen: list[int] = []
     while heap and len(chosen) < k:
         _, column = heap[0]
-        fresh = -float(weight @ np.maximum(similar[:, column] - covered, 0.0))
+        fresh = -float(weight @ np.maximum(shown[column] - covered, 0.0))
         following = min(heap[1:3], default=None)
         if following is None or (fresh, column) <= following:
             heapq.heappop(heap)
             chosen.append(column)
-            np.maximum(covered, similar[:, column], out=covered)
+            np.maximum(covered, shown[column], out=covered)
         else:
             heapq.heapreplace(heap, (fresh, column))
     return np.array(chosen, np.int64)

@@ -24,6 +24,7 @@ from psp_ray.neighbors.space import ImageSpace, subset
 _COLUMN_ENTRIES = 1 << 23  # float64 entries of one right-hand side matrix in work at a time (64 MiB)
 _TOLERANCE = 1e-6
 _MOST_STEPS = 2000
+_TILE = 256  # rows, and columns, of a matrix of correlations in work at a time
 
 F = TypeVar("F", np.float32, np.float64)
 
@@ -169,17 +170,33 @@ def normalized(directed: scipy.sparse.csr_array) -> Graph:
 def reach(graph: Graph, *, alpha: float = 0.9) -> Float32Array:
     """How far a label spreads from each image to each other: the correlations (n, n) of `(I - alpha S)^-1`, 1 on the
     diagonal. O(n^3) time; for graphs small enough to hold them."""
-    system = np.asarray((-alpha * graph.similarity).todense(), np.float32)
+    system = (-alpha * graph.similarity).astype(np.float32).toarray(order="F")
     system[np.diag_indices(graph.n)] += 1.0
-    factor, failed = scipy.linalg.lapack.spotrf(system, lower=1, overwrite_a=1)
+    factor, failed = scipy.linalg.lapack.spotrf(system, lower=1, clean=0, overwrite_a=1)
     inverse, refused = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
     if failed or refused:  # S has eigenvalues in [-1, 1], so alpha < 1 keeps it positive definite
         raise ArithmeticError("the graph's system is not positive definite; lower graph_alpha")
-    lower = np.tril(inverse)
-    whole = np.maximum(lower + np.tril(lower, -1).T, 0.0)
-    scale = np.sqrt(whole.diagonal())
-    result: Float32Array = whole / scale[:, None] / scale[None, :]
-    return result
+    return _correlations(inverse.T)
+
+
+def _correlations(covariance: Float32Array) -> Float32Array:
+    """Correlations (n, n), none below 0, of a covariance that is known above its diagonal; in its place, some rows and
+    columns at a time, so that they stay in a cache."""
+    n = len(covariance)
+    for at in range(0, n, _TILE):
+        own = covariance[at : at + _TILE, at : at + _TILE]
+        own[:] = np.triu(own) + np.triu(own, 1).T
+        for beside in range(at + _TILE, n, _TILE):
+            covariance[beside : beside + _TILE, at : at + _TILE] = covariance[
+                at : at + _TILE, beside : beside + _TILE
+            ].T
+    scale = np.sqrt(covariance.diagonal())
+    for at in range(0, n, _TILE):
+        rows = covariance[at : at + _TILE]
+        np.maximum(rows, 0.0, out=rows)
+        rows /= scale[at : at + _TILE, None]
+        rows /= scale
+    return covariance
 
 
 def propagate(

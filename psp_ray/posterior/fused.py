@@ -57,11 +57,20 @@ class Known:
     values: Float32Array
 
 
-def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: Float32Array) -> Known:
+def read(
+    logits: Float32Array,
+    heard: Heard,
+    positions: Int64Array,
+    least: Float32Array,
+    *,
+    scale: Float32Array | None = None,
+    bias: Float32Array | None = None,
+) -> Known:
     """Probabilities of the images at `positions` (m,), from their `logits` (m, C) and what they hear: those above
     `least` (C,), which each class has its own of.
 
-    `logits` are overwritten: by probabilities, but for a factor that a row has. Ties go to the lower class.
+    `scale` (m,) > 0 and `bias` (C,): log odds are `scale_i logits_ic + bias_c` and what is heard. `logits` are
+    overwritten: by probabilities, but for a factor that a row has. Ties go to the lower class.
     """
     m, n_classes = logits.shape
     most = m * min(n_classes, int(1.0 / max(float(least.min()), 1e-6)) + 1)
@@ -69,6 +78,8 @@ def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: Float
     rows, classes, values = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float32)
     count = compiled(_read, _READ, reorder=True)(
         logits,
+        np.ones(m, np.float32) if scale is None else scale,
+        np.zeros(n_classes, np.float32) if bias is None else bias,
         heard.attached.members[positions],
         heard.attached.weights[positions].astype(np.float32),
         *(heard.start, heard.columns, heard.values),
@@ -80,13 +91,13 @@ def read(logits: Float32Array, heard: Heard, positions: Int64Array, least: Float
 
 
 _READ = (
-    "int64(float32[:,::1], int32[:,::1], float32[:,::1], int64[::1], int32[::1], float32[::1], float32[::1], "
-    "float32[::1], int32[::1], float32[::1], int32[::1], int32[::1], float32[::1])"
+    "int64(float32[:,::1], float32[::1], float32[::1], int32[:,::1], float32[:,::1], int64[::1], int32[::1], "
+    "float32[::1], float32[::1], float32[::1], int32[::1], float32[::1], int32[::1], int32[::1], float32[::1])"
 )
 
 
 def _read(  # type: ignore[no-untyped-def]  # numba knows the types of its arguments from the signature
-    table, listened, shares, start, columns, odds, power, least, labels, confidence, rows, classes, values
+    table, scale, bias, heard, shares, start, columns, odds, power, least, labels, confidence, rows, classes, values
 ):
     a0, a1, a2, a3, a4, a5 = power[0], power[1], power[2], power[3], power[4], power[5]
     n, n_classes = table.shape
@@ -94,28 +105,32 @@ def _read(  # type: ignore[no-untyped-def]  # numba knows the types of its argum
     whole = bits.view(np.float32)
     count = 0
     for i in range(n):
-        for j in range(listened.shape[1]):
-            for at in range(start[listened[i, j]], start[listened[i, j] + 1]):
-                table[i, columns[at]] += shares[i, j] * odds[at]
-        top = table[i, 0]
-        for c in range(1, n_classes):
-            top = max(top, table[i, c])
+        row, factor = table[i], scale[i]
+        for j in range(heard.shape[1]):
+            share = shares[i, j] / factor
+            for at in range(start[heard[i, j]], start[heard[i, j] + 1]):
+                row[columns[at]] += share * odds[at]
         for c in range(n_classes):
-            z = max((table[i, c] - top) * np.float32(1.4426950408889634), np.float32(-125.0))
+            row[c] = factor * row[c] + bias[c]
+        top = row[0]
+        for c in range(1, n_classes):
+            top = max(top, row[c])
+        for c in range(n_classes):
+            z = max((row[c] - top) * np.float32(1.4426950408889634), np.float32(-125.0))
             k = np.floor(z)
             f = z - k
-            table[i, c] = a0 + f * (a1 + f * (a2 + f * (a3 + f * (a4 + f * a5))))
+            row[c] = a0 + f * (a1 + f * (a2 + f * (a3 + f * (a4 + f * a5))))
             bits[c] = (np.int32(k) + np.int32(127)) << np.int32(23)
         total = np.float32(0.0)
         for c in range(n_classes):
-            table[i, c] *= whole[c]
-            total += table[i, c]
-        best, high = 0, table[i, 0]
+            row[c] *= whole[c]
+            total += row[c]
+        best, high = 0, row[0]
         for c in range(n_classes):
-            if table[i, c] > total * least[c]:
-                rows[count], classes[count], values[count] = i, c, table[i, c] / total
+            if row[c] > total * least[c]:
+                rows[count], classes[count], values[count] = i, c, row[c] / total
                 count += 1
-            if table[i, c] > high:
-                best, high = c, table[i, c]
+            if row[c] > high:
+                best, high = c, row[c]
         labels[i], confidence[i] = best, high / total
     return count

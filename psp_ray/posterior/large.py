@@ -211,11 +211,11 @@ class LargeEvidence:
             rows, found = self.few(len(teacher.features)), []
             order = np.argsort(asked, kind="stable")
             encodings, places = (part[np.argsort(order)] for part in self._source.read(asked[order]))
-            taught = teacher_logits(encodings, teacher)
+            taught, seen = teacher_logits(encodings, teacher), teacher_logits(self.core.encodings[rows], teacher)
             heard = self.core.attached.rows(asked, len(self.core.positions)) @ spoken.odds
             for on_teacher, on_graph in hypotheses():
                 weights = Weights(base.teacher * on_teacher, base.graph * on_graph, 1.0)
-                means = self._means(rows, spoken, weights, earlier, teacher)
+                means = self._means(rows, spoken, weights, earlier, teacher, seen)
                 logits = np.float32(weights.teacher) * taught + means.logits(places)
                 add_sparse(logits, heard, weights.graph)
                 found.append(logits)
@@ -257,12 +257,21 @@ class LargeEvidence:
         return Spoken(by_member, sure, unheard_odds(bought.labels, n_classes, strength))
 
     def _means(
-        self, rows: Int64Array, spoken: Spoken, weights: Weights, bought: Bought, teacher: TextState
+        self,
+        rows: Int64Array,
+        spoken: Spoken,
+        weights: Weights,
+        bought: Bought,
+        teacher: TextState,
+        seen: Float32Array | None = None,
     ) -> ClassMeans:
-        """Means of the classes by `rows` (r,) of the members and the bought labels: `class_means`, weighed by mass."""
+        """Means of the classes by `rows` (r,) of the members and the bought labels: `class_means`, weighed by mass.
+
+        `seen` (r, C): the teacher's logits of these members, where they are at hand.
+        """
         settings, core = self.settings, self.core
-        taught = teacher_logits(core.encodings[rows], teacher)
-        taught *= np.float32(weights.teacher)
+        seen = teacher_logits(core.encodings[rows], teacher) if seen is None else seen
+        taught = np.float32(weights.teacher) * seen
         mass = core.mass[rows]
         preferred = softmax(taught).T @ (mass / mass.sum())
         add_sparse(taught, spoken.odds[rows], weights.graph)

@@ -55,9 +55,7 @@ class MemberSource(PlaceSource):
     def gather(self, labeled: Int64Array) -> Members:
         """Members where `labeled` (m,) are bought, in this order."""
         graph, rows = self.graph.with_labeled(labeled)
-        if self._own is None:
-            self._own = self._read(self.graph.positions)
-        encodings, places = self._own
+        encodings, places = self._graphs_own()
         outside = labeled[rows >= len(self.graph.positions)]
         if len(outside):
             new = np.array(sorted({p for p in outside.tolist() if p not in self._visitors}), np.int64)
@@ -67,12 +65,25 @@ class MemberSource(PlaceSource):
             places = np.concatenate([places, np.stack([b for _, b in added])])
         return Members(graph, encodings, places, rows)
 
+    def block(self, index: int) -> tuple[Float32Array, Float32Array]:
+        """As in any source; what is kept of all images anyway is not computed again for each posterior."""
+        if len(self.graph.positions) < self.pool.n:
+            return super().block(index)
+        span = slice(index * self.pool.block_size, (index + 1) * self.pool.block_size)
+        encodings, places = self._graphs_own()
+        return encodings[span], places[span]
+
+    def _graphs_own(self) -> tuple[Float32Array, Float32Array]:
+        if self._own is None:
+            self._own = self._read(self.graph.positions)
+        return self._own
+
     def _read(self, positions: Int64Array) -> tuple[Float32Array, Float32Array]:
         """Encodings and places (k, d) of sorted `positions` (k,). Whole blocks: see `psp_ray.neighbors.graph`."""
         size = self.pool.block_size
         parts = [(np.zeros((0, self.pool.dim), np.float32), np.zeros((0, self.pool.dim), np.float32))]
         for index, span in block_spans(positions, size):
-            encodings, places = self.block(index)
+            encodings, places = super().block(index)
             rows = positions[span] - index * size
             parts.append((encodings[rows], places[rows]))
         return np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])

@@ -58,9 +58,8 @@ def weighted_means(
                 share[:] = prior[part]
             else:
                 np.matmul(places[part], matrix, out=share)
-                share += found.bias
                 share += prior[part]
-            sums += _sums(share, counted[part], least)
+            sums += _sums(share, None if found is None else found.bias, counted[part], least)
         sizes = (sums[:, -1].astype(np.float64) + SIZE_PRIOR) / (total + SIZE_PRIOR * n_classes)
         least = np.float32(LOST / total) * sums[:, -1]
         bias = BIAS_SHARE * (np.log(sizes) - np.log(preferred + BIAS_FLOOR / n_classes))
@@ -72,11 +71,11 @@ def weighted_means(
     return found
 
 
-def _sums(odds: Float32Array, counted: Float32Array, least: Float32Array) -> Float32Array:
-    """`softmax(odds)' counted` (C, d + 1) of odds (m, C), overwritten, and rows (m, d + 1), without the shares that are
-    no more than `least` (C,)."""
+def _sums(odds: Float32Array, bias: Float32Array | None, counted: Float32Array, least: Float32Array) -> Float32Array:
+    """`softmax(odds + bias)' counted` (C, d + 1) of odds (m, C), overwritten, and rows (m, d + 1), without the shares
+    that are no more than `least` (C,)."""
     rows = np.arange(len(odds))
-    known = read(odds, Heard.nothing(len(odds)), rows, least)
+    known = read(odds, Heard.nothing(len(odds)), rows, least, bias=bias)
     if len(known.values) * SPARSE > odds.size:
         weight = known.confidence / odds[rows, known.labels]  # what is left in `odds` lacks its factor
         dense: Float32Array = odds.T @ (counted * weight[:, None])

@@ -17,7 +17,7 @@ TOLERANCE = 0.02
 """Relative residual of a label's reach over the graph: shares of masses need no more digits."""
 REACH = 1e-3
 """Reach below this share of a label's largest is forgotten."""
-_LABELS = 256  # labels whose reach is solved side by side
+_LABELS = 64  # labels whose reach is solved side by side: more, and their columns leave the cache
 
 
 @dataclass(frozen=True)

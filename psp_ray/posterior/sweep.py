@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
 
+from psp_ray.core.compiled import compiled
 from psp_ray.core.pool import finite
-from psp_ray.core.records import Float32Array, Int32Array, Int64Array, Moments, TextState
+from psp_ray.core.records import Float16Array, Float32Array, Float64Array, Int32Array, Int64Array, Moments, TextState
 from psp_ray.neighbors.space import ImageSpace, averaged
 from psp_ray.posterior.evidence import Weights
-from psp_ray.posterior.fused import Heard, read
+from psp_ray.posterior.fused import Heard, Known, read
 from psp_ray.posterior.members import PlaceSource
 from psp_ray.posterior.opinions import ClassMeans, teacher_logits
 
@@ -34,9 +34,9 @@ ALONE = 48
 """Images of about one length that are fewer than this are looked at exactly."""
 SHORT = 1e-3
 """And so are those so near to the pool's mean that rounding would have a say in their direction."""
-_IMAGES = 1 << 16  # images in work at a time, and
-_ENTRIES = 1 << 23  # numbers of their encodings
-_CACHED = 1 << 18  # log odds in work at a time
+_HELD = 1 << 26  # numbers of images' features that are held at a time, and
+_AVERAGED = 1 << 24  # where their views are averaged
+_CACHED = 1 << 19  # log odds in work at a time
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,20 @@ class Opinions:
             self._center = space.mean @ self._shown
             self._bias = self._bias + np.float32(weights.temperature) * means.bias
             self.span = 2.0 * float(np.log1p(SLACK / max(sharpness, SLACK)))
-        self._matrix = np.empty((len(self._taught) + 1, self._taught.shape[1]), np.float32)
+        self._matrix = np.empty_like(self._taught)
 
     @property
     def n_classes(self) -> int:
         return len(self._teacher.features)
 
-    def matrix(self, length: float) -> Float32Array:
-        """What encodings (m, d) with a 1 behind each are multiplied by, (d + 1, C); overwritten by the next."""
-        table = self._matrix
+    def matrix(self, length: float) -> tuple[Float32Array, Float32Array]:
+        """What encodings (m, d) are multiplied by, (d, C), overwritten by the next; and what is added then, (C,)."""
         if self._means is None:
-            table[:-1], table[-1] = self._taught, self._bias
-            return table
+            return self._taught, self._bias
         inverse = np.float32(1.0 / length)
-        np.multiply(self._shown, inverse, out=table[:-1])
-        table[:-1] += self._taught
-        table[-1] = self._bias - inverse * self._center
-        return table
+        np.multiply(self._shown, inverse, out=self._matrix)
+        self._matrix += self._taught
+        return self._matrix, self._bias - inverse * self._center
 
     def groups(self, lengths: Float32Array) -> tuple[Int64Array, list[tuple[slice, float | None]]]:
         """An order of images with `lengths` (m,), and spans of it with the length that serves them all; None: take
@@ -117,10 +114,14 @@ class Lengths:
     def unknown(cls, n: int) -> Lengths:
         return cls(np.full(n, np.nan, np.float32))
 
+    def known(self, positions: Int64Array) -> bool:
+        """Whether those at consecutive `positions` (m,) are."""
+        return not np.isnan(self.values[int(positions[0]) : int(positions[-1]) + 1]).any()
+
     def of(self, encodings: Float32Array, positions: Int64Array, space: ImageSpace) -> Float32Array:
         """Those of `encodings` (m, d), which stand at consecutive `positions` (m,)."""
         span = slice(int(positions[0]), int(positions[-1]) + 1)
-        if np.isnan(self.values[span]).any():
+        if not self.known(positions):
             moved = encodings @ space.axes
             moved -= space.mean @ space.axes
             self.values[span] = np.sqrt(np.einsum("ij,ij->i", moved, moved))
@@ -137,76 +138,122 @@ def sweep(
     pool, n_classes = source.pool, opinions.n_classes
     found = Sweep(np.empty(pool.n, np.int32), np.empty(pool.n, np.float32))
     moments, least = Moments.nothing(n_classes, pool.dim), np.full(n_classes, LEAST, np.float32)
-    for positions, encodings, features in _parts(source):
-        order, groups = opinions.groups(lengths.of(encodings, positions, source.space))
-        sorted_by_length = np.ones((len(order), pool.dim + 1), np.float32)
-        np.take(encodings, order, axis=0, out=sorted_by_length[:, :-1])
-        entries = []
-        for rows, logits in _log_odds(opinions, sorted_by_length, order, groups):
-            known = read(logits, heard, positions[rows], least)
-            found.labels[positions[rows]], found.confidence[positions[rows]] = known.labels, known.confidence
-            entries.append((rows[known.rows], known.classes, known.values))
-        left_out = np.isin(positions, apart, assume_unique=True)
-        rows, classes, values = (np.concatenate(column) for column in zip(*entries, strict=True))
-        moments = moments.plus(_moments(rows, classes, values, features, left_out, n_classes))
+    for window in _windows(source, lengths):
+        some, counted = _Sums.nothing(n_classes, pool.dim), window.counted(apart)
+        order, groups = opinions.groups(lengths.values[window.span])
+        for rows, features, logits, scale, bias in _log_odds(opinions, window, order, groups):
+            at = window.start + rows
+            known = read(logits, heard, at, least, scale=scale, bias=bias)
+            found.labels[at], found.confidence[at] = known.labels, known.confidence
+            some.add(known, features, counted[rows])
+        moments = moments.plus(some.moments())
     return found, moments
 
 
-def _parts(source: PlaceSource) -> Iterator[tuple[Int64Array, Float32Array, Float32Array]]:
-    """Positions (m,), encodings (m, d) and plain features (m, d) of some blocks at a time."""
+@dataclass(frozen=True)
+class _Window:
+    """Consecutive images from `start` on: `features` (m, d) as the pool has them, and their averaged `encodings` (m, d)
+    where views make these another thing than features of length 1."""
+
+    start: int
+    features: Float16Array
+    encodings: Float32Array | None
+
+    @property
+    def span(self) -> slice:
+        return slice(self.start, self.start + len(self.features))
+
+    def counted(self, apart: Int64Array) -> NDArray[np.bool_]:
+        """Which of the images (m,) are not `apart`."""
+        low, high = np.searchsorted(apart, [self.span.start, self.span.stop])
+        counted = np.ones(len(self.features), bool)
+        counted[apart[low:high] - self.start] = False
+        return counted
+
+    def rows(self, rows: Int64Array) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """Features (k, d) of some images, what stands for their encodings (k, d), and the factors (k,) on that."""
+        features = self.features[rows].astype(np.float32)
+        if self.encodings is not None:
+            return features, self.encodings[rows], np.ones(len(rows), np.float32)
+        square = np.einsum("ij,ij->i", features, features)
+        if not np.isfinite(square).all():
+            finite(features, self.start + rows)
+        return features, features, 1.0 / np.sqrt(np.maximum(square, np.float32(1e-24)))
+
+
+def _windows(source: PlaceSource, lengths: Lengths) -> Iterator[_Window]:
+    """All images, some blocks at a time; `lengths` are known then."""
     pool, views = source.pool, source.space.views
-    height = max(1, min(_IMAGES, _ENTRIES // pool.dim) // pool.block_size)
+    height = max(1, (_AVERAGED if views else _HELD) // (pool.dim * pool.block_size))
     for first in range(0, pool.n_blocks, height):
-        blocks = [pool.block(index, views=views) for index in range(first, min(first + height, pool.n_blocks))]
-        features = np.concatenate([block.features for block in blocks]).astype(np.float32)
-        positions = blocks[0].start + np.arange(len(features))
-        if views:
-            encodings = np.concatenate([averaged(block, True) for block in blocks])
-        else:
-            square = np.einsum("ij,ij->i", finite(features, positions), features)
-            encodings = features * (1.0 / np.sqrt(np.maximum(square, 1e-24)))[:, None]
-        yield positions, encodings, features
+        start = first * pool.block_size
+        m = min(height * pool.block_size, pool.n - start)
+        features = np.empty((m, pool.dim), np.float16)
+        encodings = np.empty((m, pool.dim), np.float32) if views else None
+        for index in range(first, min(first + height, pool.n_blocks)):
+            block = pool.block(index, views=views)
+            at = block.start + np.arange(len(block.features))
+            features[at - start] = block.features
+            if encodings is not None or not lengths.known(at):
+                averages = averaged(block, views)
+                lengths.of(averages, at, source.space)
+                if encodings is not None:
+                    encodings[at - start] = averages
+        yield _Window(start, features, encodings)
 
 
 def _log_odds(
-    opinions: Opinions,
-    encodings: Float32Array,
-    order: Int64Array,
-    groups: list[tuple[slice, float | None]],
-) -> Iterator[tuple[Int64Array, Float32Array]]:
-    """Rows (k,) of a part and their log odds (k, C), overwritten by the next, of `encodings` (m, d + 1) in `order`."""
+    opinions: Opinions, window: _Window, order: Int64Array, groups: list[tuple[slice, float | None]]
+) -> Iterator[tuple[Int64Array, Float32Array, Float32Array, Float32Array, Float32Array]]:
+    """Rows (k,) of a window, in `order`, their features (k, d), and their log odds: logits (k, C), overwritten by the
+    next, times a scale (k,) plus a bias (C,)."""
     n_classes = opinions.n_classes
-    height = max(1, _CACHED // n_classes)
+    height, nothing = max(1, _CACHED // n_classes), np.zeros(n_classes, np.float32)
     room = np.empty((height, n_classes), np.float32)
     for span, length in groups:
-        matrix = None if length is None else opinions.matrix(length)
+        matrix, bias = (None, nothing) if length is None else opinions.matrix(length)
         for at in range(span.start, span.stop, height):
-            part = slice(at, min(at + height, span.stop))
-            logits, rows = room[: part.stop - at], order[part]
+            rows = order[at : min(at + height, span.stop)]
+            logits = room[: len(rows)]
+            features, encodings, scale = window.rows(rows)
             if matrix is None:
-                logits[:] = opinions.exact(encodings[part, :-1])
+                logits[:] = opinions.exact(encodings * scale[:, None])
+                scale = np.ones(len(rows), np.float32)
             else:
-                np.matmul(encodings[part], matrix, out=logits)
-            yield rows, logits
+                np.matmul(encodings, matrix, out=logits)
+            yield rows, features, logits, scale, bias
 
 
-def _moments(
-    rows: Int64Array,
-    classes: Int32Array,
-    values: Float32Array,
-    features: Float32Array,
-    left_out: NDArray[np.bool_],
-    n_classes: int,
-) -> Moments:
-    """Moments of images with `features` (m, d), but for those `left_out` (m,), from their probabilities `values` (e,)
-    of `classes` (e,) in `rows` (e,)."""
-    values[left_out[rows]] = 0.0
-    kept = scipy.sparse.csr_array((values, (rows, classes)), shape=(len(features), n_classes))
-    mass = np.bincount(rows, values, len(features)).astype(np.float32)
-    # The product of a matrix with its own transpose: half of it is enough.
-    half = scipy.linalg.blas.ssyrk(1.0, (features * np.sqrt(mass)[:, None]).T)
-    return Moments(
-        count=np.asarray(np.bincount(classes, values, n_classes), np.float64),
-        first=np.asarray(kept.T @ features, np.float64),
-        second=(half + np.triu(half, 1).T).astype(np.float64),
-    )
+@dataclass
+class _Sums:
+    """Moments as they grow: `count` (C,) float64, `first` (C, d) and `second` (d, d) float32."""
+
+    count: Float64Array
+    first: Float32Array
+    second: Float32Array
+
+    @classmethod
+    def nothing(cls, n_classes: int, dim: int) -> _Sums:
+        return cls(np.zeros(n_classes), np.zeros((n_classes, dim), np.float32), np.zeros((dim, dim), np.float32))
+
+    def add(self, known: Known, features: Float32Array, counted: NDArray[np.bool_]) -> None:
+        """Images with `features` (k, d), those that are `counted` (k,), by what is known of them."""
+        values = np.where(counted[known.rows], known.values, np.float32(0.0))
+        self.count += np.bincount(known.classes, values, len(self.count))
+        compiled(_add_rows, _ADD_ROWS)(known.rows, known.classes, values, features, self.first)
+        mass = np.bincount(known.rows, values, len(features)).astype(np.float32)
+        scaled = features * np.sqrt(mass)[:, None]
+        self.second += scaled.T @ scaled
+
+    def moments(self) -> Moments:
+        return Moments(self.count, self.first.astype(np.float64), self.second.astype(np.float64))
+
+
+_ADD_ROWS = "void(int32[::1], int32[::1], float32[::1], float32[:,::1], float32[:,::1])"
+
+
+def _add_rows(rows, classes, values, features, sums):  # type: ignore[no-untyped-def]  # as numba's signature says
+    for at in range(len(rows)):
+        value, one, whole = values[at], features[rows[at]], sums[classes[at]]
+        for j in range(len(one)):
+            whole[j] += value * one[j]

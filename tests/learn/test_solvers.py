@@ -22,6 +22,7 @@ from psp_ray.learn.solvers import (
     fit_discriminant,
     fit_logistic,
     fit_scale,
+    telling,
 )
 
 
@@ -193,3 +194,9 @@ def test_a_scale_from_some_rows_is_about_that_of_all(monkeypatch):
     some = fit_scale(logits, targets, np.ones(6000))
     assert some != whole
     assert some == pytest.approx(whole, rel=0.1)
+    weights = draw.choice([0.0, 0.5, 1.0], 6000)
+    rows, counts = telling(weights, 4)
+    assert (weights[rows] > 0).all()
+    assert counts.sum() == pytest.approx(weights.sum())
+    # Whoever makes no logits of the other rows finds the same.
+    assert fit_scale(logits[rows], targets[rows], counts) == fit_scale(logits, targets, weights)

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import HeldOut, LearnOutcome, LearnRequest, PseudoLabels, SoftLabels, TextState
+from psp_ray.learn import gap as gap_module
 from psp_ray.learn.evaluate import similarities
 from psp_ray.learn.gap import label_gap
 from psp_ray.learn.guard import is_worse
@@ -165,3 +166,12 @@ def test_a_cooled_classifier_says_the_same_less_surely():
     cool = text.cooled(4.0)
     assert similarities(cool, x) == pytest.approx(similarities(text, x), abs=1e-5)
     assert cool.logit_scale == 5.0
+
+
+def test_gaps_of_many_are_those_of_a_loop(monkeypatch):
+    monkeypatch.setattr(gap_module, "BLOCK_SIZE", 16)
+    world = World(3)
+    cosines = world.x.astype(np.float64) @ world.zero_shot.features.T.astype(np.float64)
+    expected = [max(row) - row[label] for row, label in zip(cosines, world.labels, strict=True)]
+    text = replace(world.zero_shot, bias=None)
+    np.testing.assert_allclose(label_gap(text, world.x, world.labels.astype(np.int32)), expected, atol=1e-5)

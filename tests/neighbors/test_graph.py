@@ -219,3 +219,16 @@ def test_duplicates_and_empty_pools():
     assert normalized(knn_graph(ArrayPool(np.zeros((0, 4)))).edges).n == 0
     lonely = normalized(knn_graph(ArrayPool(one)).edges)
     assert propagate(lonely, np.array([0]), np.array([1], np.int32)).labels.tolist() == [1]
+
+
+def test_reach_is_the_correlation_of_a_dense_inverse_in_any_tiles(monkeypatch):
+    draw = np.random.default_rng(4)
+    places = draw.normal(size=(150, 6)).astype(np.float32)
+    graph = neighbor_graph(places / np.linalg.norm(places, axis=1, keepdims=True))
+    inverse = np.linalg.inv(np.eye(150) - 0.9 * graph.similarity.toarray())
+    expected = inverse / np.sqrt(np.outer(np.diag(inverse), np.diag(inverse)))
+    whole = reach(graph)
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+    assert whole.min() >= 0
+    monkeypatch.setattr(graph_module, "_TILE", 32)
+    np.testing.assert_array_equal(reach(graph), whole)

@@ -224,7 +224,7 @@ def test_sparse_addition():
 def test_memory_does_not_hold_a_table_of_the_pool(small_bounds, monkeypatch):
     """Bytes that are allocated, counted: 12,000 more images must not add the 39 MB of their probabilities."""
     monkeypatch.setattr(cells_module, "FITTED", 1024)
-    monkeypatch.setattr(sweep_module, "_IMAGES", 1024)
+    monkeypatch.setattr(sweep_module, "_HELD", 1024 * 8)
     peaks = []
     for n in (4_096, 16_384):
         draw = np.random.default_rng(0)

@@ -66,8 +66,8 @@ def test_groups_of_like_lengths_keep_to_the_slack(seed, monkeypatch):
             np.testing.assert_allclose(found, expected[rows], atol=1e-3)
             continue
         together += len(rows)
-        ones = np.ones((len(rows), 1), np.float32)
-        found = np.concatenate([encodings[rows], ones], axis=1) @ opinions.matrix(length)
+        matrix, bias = opinions.matrix(length)
+        found = encodings[rows] @ matrix + bias
         assert np.abs(found - expected[rows]).max() < SLACK + 1e-3
     assert together > 0.5 * source.pool.n
 
@@ -75,7 +75,8 @@ def test_groups_of_like_lengths_keep_to_the_slack(seed, monkeypatch):
 @pytest.mark.parametrize("views", [None, 2])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_pass_is_a_softmax_of_everything(views, known, monkeypatch):
-    monkeypatch.setattr(sweep_module, "_ENTRIES", 512 * 12)
+    monkeypatch.setattr(sweep_module, "_HELD", 512 * 12)
+    monkeypatch.setattr(sweep_module, "_AVERAGED", 512 * 12)
     monkeypatch.setattr(sweep_module, "_CACHED", 70)
     source, text, means, weights, draw = world(views=views, sharpness=5.0)
     pool, apart = source.pool, np.arange(3, 1500, 11)
@@ -126,19 +127,27 @@ def test_images_in_the_middle_of_the_pool_have_no_direction(monkeypatch):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 30), st.floats(0.01, 200), st.integers(0, 2**32 - 1))
-def test_rows_are_read_as_scipy_reads_them(m, n_classes, spread, seed):
+@given(st.integers(1, 40), st.integers(1, 200), st.floats(0.01, 200), st.booleans(), st.integers(0, 2**32 - 1))
+def test_rows_are_read_as_scipy_reads_them(m, n_classes, spread, moved, seed):
+    """With a scale for each row and a bias for each class, and without."""
     draw = np.random.default_rng(seed)
     logits = (spread * draw.normal(size=(m, n_classes))).astype(np.float32)
-    expected = softmax(logits.astype(np.float64), axis=1)
-    known = read(logits.copy(), Heard.nothing(m), np.arange(m), np.full(n_classes, LEAST, np.float32))
-    np.testing.assert_array_equal(known.labels, logits.argmax(axis=1))
-    np.testing.assert_allclose(known.confidence, expected.max(axis=1), rtol=2e-4)
+    least = (LEAST * draw.uniform(0.5, 2.0, n_classes)).astype(np.float32)
+    given_too, odds = {}, logits
+    if moved:
+        scale = draw.uniform(0.5, 2.0, m).astype(np.float32)
+        bias = draw.normal(size=n_classes).astype(np.float32)
+        given_too, odds = {"scale": scale, "bias": bias}, scale[:, None] * logits + bias
+    expected = softmax(odds.astype(np.float64), axis=1)
+    known = read(logits.copy(), Heard.nothing(m), np.arange(m), least, **given_too)
+    high = expected.max(axis=1)
+    np.testing.assert_allclose(expected[np.arange(m), known.labels], high, rtol=2e-4)
+    np.testing.assert_allclose(known.confidence, high, rtol=2e-4)
     got = np.zeros((m, n_classes))
     got[known.rows, known.classes] = known.values
     np.testing.assert_allclose(got, np.where(got > 0, expected, 0), rtol=2e-4)
-    edge = np.abs(expected - LEAST) < 1e-5
-    np.testing.assert_array_equal((got > 0)[~edge], (expected > LEAST)[~edge])
+    edge = np.abs(expected / least - 1.0) < 1e-3
+    np.testing.assert_array_equal((got > 0)[~edge], (expected > least)[~edge])
 
 
 def test_ties_go_to_the_lower_class():

@@ -13,7 +13,7 @@ from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, Moments, TextState
-from psp_ray.learn.solvers import Affine, classifier, fit_scale
+from psp_ray.learn.solvers import Affine, classifier, fit_scale, telling
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def fit(head: str, request: FitRequest, settings: LearnSettings) -> TextState:
 
 def as_sure(found: Affine, request: FitRequest) -> Affine:
     """A classifier whose logits are scaled to be as sure as the targets of the request are."""
-    return found.scaled(fit_scale(found.logits(request.features), request.targets, request.weights))
+    rows, weights = telling(request.weights, request.n_classes)
+    return found.scaled(fit_scale(found.logits(request.features[rows]), request.targets[rows], weights))
 
 
 def affine_of(text: TextState) -> Affine:

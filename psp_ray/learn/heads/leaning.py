@@ -83,10 +83,11 @@ def _drawn(learned: Affine, request: FitRequest, share: Float64Array, weights: F
     """What classes are drawn to; `share` (C,) weighs the labeled classes and sums to 1, `weights` (n,) the rows."""
     heard = share > 0
     zero_shot = affine_of(request.zero_shot)
-    said, known = learned.logits(request.features), zero_shot.logits(request.features)
-    said, known = (part - (part @ share)[:, None] for part in (said, known))
-    weight = weights[:, None] * heard
-    factor = max(float((weight * said * known).sum() / max((weight * known**2).sum(), 1e-12)), 0.0)
+    said, known = (part - (part @ share)[:, None] for part in map(_matrix, (learned, zero_shot)))
+    # Sums over samples of products of logits, by the samples' own products: these are few where classes are many.
+    x = np.concatenate([request.features, np.ones((len(request.features), 1))], axis=1, dtype=np.float64)
+    told = (x * weights[:, None]).T @ x @ known
+    factor = max(float((heard * said * told).sum() / max((heard * known * told).sum(), 1e-12)), 0.0)
     vectors = share @ learned.vectors + factor * (zero_shot.vectors - share @ zero_shot.vectors)
     bias = share @ learned.bias + factor * (zero_shot.bias - share @ zero_shot.bias)
     return Affine(vectors, bias)
@@ -98,3 +99,8 @@ def _between(learned: Affine, drawn: Affine, own: Float64Array) -> Affine:
     return Affine(
         own[:, None] * learned.vectors + rest[:, None] * drawn.vectors, own * learned.bias + rest * drawn.bias
     )
+
+
+def _matrix(affine: Affine) -> Float64Array:
+    """Vectors and bias as one matrix (d + 1, C), for features with a 1 behind them."""
+    return np.concatenate([affine.vectors, affine.bias[:, None]], axis=1).T
