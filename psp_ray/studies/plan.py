@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,8 +18,10 @@ from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.run.folder import RUN_FILE, differences, finished_summary, read_run
+from psp_ray.run.given import check_named
 from psp_ray.run.prepare import Prepared, complete, load_data, prepare
 from psp_ray.run.resolve import resolve
+from psp_ray.studies.names import dataset_names, file_name, former_file_name
 from psp_ray.studies.places import placed
 from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy
 
@@ -88,8 +88,11 @@ def make_plan(study: Study, out: Path) -> Plan:
     """
     strategies = [parse_strategy(text) for text in study.settings.strategies]
     entries = [parse_dataset(text) for text in study.settings.datasets]
+    names = dataset_names(entries)
+    for entry in entries:  # what no data would put right comes before any are read
+        for strategy in strategies:
+            check_named(resolve(_settings(study, entry, strategy)))
     loaded = [_load(entry, study) for entry in entries]
-    names = _dataset_names(entries, loaded)
     plan = Plan(study, out, [])
     wanted: dict[tuple[Any, ...], Prepared] = {}
     for entry, dataset, name in zip(entries, loaded, names, strict=True):
@@ -132,34 +135,26 @@ def _load(entry: Entry, study: Study) -> Dataset:
     return dataset
 
 
-def _dataset_names(entries: list[Entry], loaded: list[Dataset]) -> list[str]:
-    """Short names; where two are alike, the entries as given."""
-    names = [dataset.name for dataset in loaded]
-    count = Counter(names)
-    names = [
-        name if count[name] == 1 else entry.name + entry.suffix for name, entry in zip(names, entries, strict=True)
-    ]
-    for name, times in Counter(names).items():
-        if times > 1:
-            raise ConfigError(f"--datasets: {name} is listed twice; leave one of them out")
-    return names
-
-
 def _times(strategy: Entry, study: Study) -> Iterable[int | None]:
     return (None,) if strategy.name in REFERENCES else study.settings.labels_per_class
 
 
-def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, times: int | None) -> Prepared:
+def _settings(study: Study, entry: Entry, strategy: Entry) -> dict[str, Any]:
+    """Settings of a strategy's runs on a data set, but for what depends on its images and classes."""
     given: dict[str, Any] = {**study.run, **dict(entry.settings), **dict(strategy.settings)}
     given |= {"dataset": entry.name, "strategy": strategy.name, "seed": 0, "runner": "inline", "resume": True}
     if strategy.self_training is not None:
         given["self_training"] = strategy.self_training
-    given = placed(study, given)
+    if strategy.name in REFERENCES:
+        given.pop("rounds", None)  # they have their own, or none
+    return placed(study, given)
+
+
+def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, times: int | None) -> Prepared:
+    given = _settings(study, entry, strategy)
     given["pool_limit"] = None if strategy.name == ZERO_SHOT else replicate_size(study, given, dataset)
     if times is not None:
         given["labels_per_round"] = times * len(dataset.classes)
-        return _checked(given, dataset)
-    given.pop("rounds", None)  # references have their own, or none
     return _checked(given, dataset)
 
 
@@ -189,7 +184,9 @@ def _cell(out: Path, dataset: str, strategy: str, config: Config, times: int | N
         *([] if times is None else [f"k{times}"]),
         f"seed{seed}",
     ]
-    name = "--".join(slug(part) for part in parts)
+    name, former = ("--".join(map(said, parts)) for said in (file_name, former_file_name))
+    if (out / RUNS / former).is_dir() and not (out / RUNS / name).is_dir():
+        name = former  # it was begun when folders were called so
     return Cell(
         id=name,
         dataset=dataset,
@@ -199,14 +196,6 @@ def _cell(out: Path, dataset: str, strategy: str, config: Config, times: int | N
         seed=seed,
         config=config.changed(seed=seed, out=str(out / RUNS / name)),
     )
-
-
-def slug(text: str) -> str:
-    """A file name that says `text`; texts that only differ in other characters get a check sum."""
-    plain = re.sub(r"[^A-Za-z0-9+._-]+", "-", text).strip("-.") or "x"
-    if plain == text or plain == text.replace(" ", "-"):
-        return plain
-    return f"{plain[-60:].strip('-.')}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
 
 
 def _features_key(config: Config) -> tuple[Any, ...]:
