@@ -13,12 +13,14 @@ from psp_ray.config.config import Config
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import Interrupted
 from psp_ray.core.files import alone, write_json
+from psp_ray.core.records import Proposal
 from psp_ray.core.threads import limit_threads
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, readable
 from psp_ray.features.featurize import FeaturizedDataset, write_broken
 from psp_ray.report.progress import Reporter
 from psp_ray.run.ahead import AnsweredAhead
+from psp_ray.run.asked import drop_asked, write_asked
 from psp_ray.run.asking import ASKED
 from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
 from psp_ray.run.build import build_oracle
@@ -29,8 +31,8 @@ from psp_ray.run.continuing import check_left, note_changes, note_classes, with_
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
-from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import (
+    BROKEN,
     SUMMARY,
     check_out,
     default_out,
@@ -41,6 +43,8 @@ from psp_ray.run.folder import (
     seal_finished,
     unseal_finished,
 )
+from psp_ray.run.folder import KEPT as CHECKPOINTS
+from psp_ray.run.given import check_named
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import Experiment, InitialLabels
@@ -91,6 +95,8 @@ def run(
     limit_threads(config.runtime.threads)
     out = Path(config.output.out) if config.output.out else default_out(config)
     check_out(config, out)
+    if loaded is None:
+        check_named(config)
     mirror = mirror_of(config.output.storage, out, events.note)
     config = with_size_of_run(config, out)
     title = (
@@ -184,9 +190,9 @@ def made_ready(
 def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) -> FeaturizedDataset:
     data = featurize_prepared(prepared, runtime, events)
     if data.broken:
-        write_broken(out / "broken_images.csv", data.broken)
+        write_broken(out / BROKEN, data.broken)
         what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
-        events.warn(f"left out {what} that can't be read; see {out / 'broken_images.csv'}")
+        events.warn(f"left out {what} that can't be read; see {out / BROKEN}")
         begun = latest_round(out / CHECKPOINTS) > 0
         check_budget(prepared.config, data.dataset, begun, prepared.dataset)
     return data
@@ -205,6 +211,10 @@ def _initial_labels(config: Config, dataset: Dataset, left: Dataset, events: Eve
 
 def nothing() -> None:
     """Nothing is to be done."""
+
+
+def unheard(state: RunState, proposal: Proposal) -> None:
+    """Nobody is asked, so nobody wants to know why."""
 
 
 @dataclass
@@ -250,7 +260,8 @@ class Rounds:
             self.waiting = self._waiting(self.people)
             components = replace(components, oracle=self.waiting or LocalLabelSource(self.people.oracle))
             ahead = AnsweredAhead(self.people.answers)
-        self.context = RunContext(config, self.names, components, self.experiment_id, self.events)
+        chosen = self._chosen if config.labels.oracle in ASKED else unheard
+        self.context = RunContext(config, self.names, components, self.experiment_id, self.events, chosen)
         self.experiment = Experiment(self.context, self.out, self.initial, self._saved, ahead)
 
     def _waiting(self, people: People) -> WaitingLabelSource | None:
@@ -325,6 +336,10 @@ class Rounds:
             watcher.after_round(self._watched, state)
         self._copy()
 
+    def _chosen(self, state: RunState, proposal: Proposal) -> None:
+        """While people are asked, `psp-ray explain` says why."""
+        write_asked(self.out, state, proposal, self.context.logits(state, proposal.positions), self.names)
+
     def _ended(self, finished: bool) -> None:
         for watcher in self.watchers:
             watcher.at_end(self._watched, self.experiment.state, finished)
@@ -337,7 +352,8 @@ class Rounds:
         write_rounds(self.out, state)
         write_labels(self.out, state, self.names)
         write_policy(self.out, state)
-        write_picks(self.out, self.out / CHECKPOINTS, state, self.names, self.events.warn)
+        write_picks(self.out, state, self.names, self.events.warn)
+        drop_asked(self.out)
 
     def _copy(self) -> None:
         if self.mirror is not None:

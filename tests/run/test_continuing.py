@@ -26,16 +26,8 @@ from psp_ray.run.resolve import resolve
 
 
 @pytest.fixture
-def options(tiny_settings, tiny_folder):
-    return {
-        **tiny_settings,
-        "dataset": str(tiny_folder),
-        "rounds": 2,
-        "labels_per_round": 3,
-        "update_steps": 2,
-        "pictures": False,
-        "learning_steps": 4,
-    }
+def options(two_rounds):
+    return dict(two_rounds)
 
 
 def begin(options, out, **more):
