@@ -12,7 +12,7 @@ from typing import Any
 from psp_ray.config.config import Config
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import Interrupted
-from psp_ray.core.files import alone, write_json
+from psp_ray.core.files import alone
 from psp_ray.core.records import Proposal
 from psp_ray.core.threads import limit_threads
 from psp_ray.data.dataset import Dataset
@@ -22,9 +22,8 @@ from psp_ray.report.progress import Reporter
 from psp_ray.run.ahead import AnsweredAhead
 from psp_ray.run.asked import drop_asked, write_asked
 from psp_ray.run.asking import ASKED
-from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
-from psp_ray.run.build import build_oracle
-from psp_ray.run.checkpoint import drop_checkpoint, latest_round
+from psp_ray.run.assemble import component_inputs, evaluation_split
+from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.classes import RunClasses, with_names
 from psp_ray.run.context import RunContext
 from psp_ray.run.continuing import check_left, note_changes, note_classes, with_size_of_run
@@ -39,7 +38,6 @@ from psp_ray.run.folder import (
     finished_summary,
     has_run,
     open_out,
-    read_summary,
     seal_finished,
     unseal_finished,
 )
@@ -63,6 +61,7 @@ from psp_ray.run.prepare import (
     settled,
     with_pool_size,
 )
+from psp_ray.run.revised import taken_up_again
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.waiting import WaitingLabelSource
@@ -116,7 +115,7 @@ def run(
     prepared = settled(prepared)
     with entered(prepared, out, mirror, events, wait, continuing) as experiment_id:
         finished = finished_summary(out, events.warn)
-        if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
+        if finished is not None and not taken_up_again(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
             return finished
         unseal_finished(out)
@@ -380,29 +379,3 @@ class Rounds:
         self._ended(finished=False)
         self.events.note(advice or f"interrupted; go on with: psp-ray continue {self.out}")
         return summary
-
-
-def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, events: Events) -> bool:
-    """Whether a finished run is to be taken up again: a label was corrected since, or an image answered that it never
-    asked about. Its last round is then repeated."""
-    if config.labels.oracle not in ASKED:
-        return False
-    oracle = build_oracle(oracle_input(config, dataset, out, experiment=experiment_id))
-    try:
-        changed = oracle.revise(experiment_id)
-        more = oracle.volunteered(experiment_id)
-        if (
-            not changed
-            and not more
-            and not any(c.corrected_at > (out / SUMMARY).stat().st_mtime for c in oracle.ledger.corrections())
-        ):
-            return False
-    finally:
-        oracle.ledger.close()
-    # In this order a crash in between does it all again, and drops no further round.
-    summary = read_summary(out)
-    drop_checkpoint(out / CHECKPOINTS, len(summary["rounds"]))
-    write_json(out / SUMMARY, summary | {"status": "interrupted"})
-    what = "more images were labeled" if more else "labels were corrected"
-    events.note(f"{what} since the run finished: repeating its last round")
-    return True

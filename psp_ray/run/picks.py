@@ -83,7 +83,7 @@ def picks_of(
         return pa.array([classes[i] for i in index.tolist()], pa.string())
 
     columns = {
-        "sample_id": pa.array([sample_ids[row] for row in rows], pa.string()),
+        "sample_id": pa.array([sample_ids[row] for row in rows.tolist()], pa.string()),
         "round": state.asked_in[rows],
         "label": pa.array([answer_name(i, class_names) for i in state.answers[rows].tolist()], pa.string()),
         "by_chance": state.by_chance[rows],

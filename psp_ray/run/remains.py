@@ -62,8 +62,8 @@ def settings_in(out: Path) -> dict[str, Any]:
         if not isinstance(given, dict) and given is not None:
             raise ConfigError(f"{out / CONFIG}: expected lines of 'key: value'; put it right, or remove it")
         if given:  # what a file that was cut short lacks, the other one knows
-            found = {str(key).replace("-", "_"): value for key, value in given.items()}
-            return {**{key: value for key, value in (_of_record(out) or {}).items() if key in fields()}, **found}
+            known = {key: value for key, value in (_of_record(out) or {}).items() if key in fields()}
+            return known | {str(key).replace("-", "_"): value for key, value in given.items()}
     for kept in (_of_record, _of_prompts):
         found = kept(out)
         if found:
