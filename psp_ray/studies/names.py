@@ -41,6 +41,12 @@ def dataset_names(entries: Sequence[Entry]) -> list[str]:
     return names
 
 
+def former_names(entries: Sequence[Entry], own: Sequence[str]) -> list[str]:
+    """What a comparison called data sets before, whose `own` names may be alike: then as they were given."""
+    count = Counter(own)
+    return [name if count[name] == 1 else entry.name + entry.suffix for name, entry in zip(own, entries, strict=True)]
+
+
 def owner_of(name: str, names: Sequence[str], where: str) -> int:
     """Which of the data sets is meant by DATASET in `--set DATASET:KEY=VALUE`; a table may be called with its ending.
 

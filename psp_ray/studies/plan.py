@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from psp_ray.run.folder import RUN_FILE, differences, finished_summary, read_run
 from psp_ray.run.given import check_named
 from psp_ray.run.prepare import Prepared, complete, load_data, prepare
 from psp_ray.run.resolve import resolve
-from psp_ray.studies.names import dataset_names, file_name, former_file_name
+from psp_ray.studies.names import dataset_names, file_name, former_file_name, former_names
 from psp_ray.studies.places import placed
 from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy
 
@@ -93,9 +93,10 @@ def make_plan(study: Study, out: Path) -> Plan:
         for strategy in strategies:
             check_named(resolve(_settings(study, entry, strategy)))
     loaded = [_load(entry, study) for entry in entries]
+    former = former_names(entries, [dataset.name for dataset in loaded])
     plan = Plan(study, out, [])
     wanted: dict[tuple[Any, ...], Prepared] = {}
-    for entry, dataset, name in zip(entries, loaded, names, strict=True):
+    for entry, dataset, *called in zip(entries, loaded, names, former, strict=True):
         seen: dict[tuple[str, str], str] = {}
         for strategy in strategies:
             for times in _times(strategy, study):
@@ -108,7 +109,7 @@ def make_plan(study: Study, out: Path) -> Plan:
                     )
                 wanted.setdefault(_features_key(prepared.config), prepared)
                 for seed in range(1 if strategy.name == ZERO_SHOT else study.settings.seeds):
-                    plan.cells.append(_cell(out, name, shown, prepared.config, times, seed))
+                    plan.cells.append(_cell(out, called, shown, prepared.config, times, seed))
         if len(seen) < len(strategies):
             twice = Counter(strategy.text for strategy in strategies).most_common(1)[0][0]
             raise ConfigError(f"--strategies: {twice} is listed twice; leave one of them out")
@@ -176,25 +177,23 @@ def _checked(given: dict[str, Any], dataset: Dataset) -> Prepared:
     return replace(prepare(config.changed(pool_limit=None), dataset), config=complete(config, dataset))
 
 
-def _cell(out: Path, dataset: str, strategy: str, config: Config, times: int | None, seed: int) -> Cell:
-    parts = [
-        dataset,
-        strategy,
-        config.selftrain.self_training,
-        *([] if times is None else [f"k{times}"]),
-        f"seed{seed}",
-    ]
-    name, former = ("--".join(map(said, parts)) for said in (file_name, former_file_name))
-    if (out / RUNS / former).is_dir() and not (out / RUNS / name).is_dir():
-        name = former  # it was begun when folders were called so
+def _cell(out: Path, called: Sequence[str], strategy: str, config: Config, times: int | None, seed: int) -> Cell:
+    """`called`: the data set's name, and the one of before, under which the run may have been begun."""
+    name, former = called
+    training = config.selftrain.self_training
+    parts = [strategy, training, *([] if times is None else [f"k{times}"]), f"seed{seed}"]
+    folder = "--".join(map(file_name, (name, *parts)))
+    before = "--".join(map(former_file_name, (former, *parts)))
+    if (out / RUNS / before).is_dir() and not (out / RUNS / folder).is_dir():
+        folder = before
     return Cell(
-        id=name,
-        dataset=dataset,
+        id=folder,
+        dataset=name,
         strategy=strategy,
-        self_training=config.selftrain.self_training,
+        self_training=training,
         labels_per_class=times,
         seed=seed,
-        config=config.changed(seed=seed, out=str(out / RUNS / name)),
+        config=config.changed(seed=seed, out=str(out / RUNS / folder)),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psp_ray.core.errors import ConfigError
-from psp_ray.studies.names import LONGEST, dataset_names, file_name, former_file_name, with_own
+from psp_ray.studies.names import LONGEST, dataset_names, file_name, former_file_name, former_names, with_own
 from psp_ray.studies.plan import make_plan
 from psp_ray.studies.settings import make_study, parse_dataset
 
@@ -65,6 +65,12 @@ def test_one_data_set_has_settings_of_its_own():
     assert with_own(rows, [("b.parquet", "rounds", "3")]) == with_own(rows, [("b", "rounds", "3")])
     with pytest.raises(ConfigError, match="with DATASET of digits, dtd10"):
         with_own(study, [("pets", "rounds", "3")])
+
+
+def test_data_sets_alike_in_name_were_called_as_given():
+    entries = [parse_dataset(text) for text in ("a/photos", "/b/photos:rounds=3", "digits")]
+    assert former_names(entries, ["photos", "photos", "digits"]) == ["a/photos", "/b/photos rounds=3", "digits"]
+    assert dataset_names(entries) == ["a/photos", "b/photos", "digits"]
 
 
 def test_runs_begun_under_former_names_are_found(tmp_path):
