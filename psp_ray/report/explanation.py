@@ -67,7 +67,7 @@ class Explained:
         """What it turned out to be."""
         pick = self.pick
         if not pick.answer:
-            return "what it is is being asked now"
+            return "nobody has said yet what it is"
         if pick.answer in ("skip", "ignore"):
             return {"skip": "nobody could tell what it shows", "ignore": "it shows none of the classes"}[pick.answer]
         foreseen = "as the classifier had said" if pick.verdict == "right" else "which the classifier had not foreseen"

@@ -315,7 +315,7 @@ def test_why_an_image_is_asked_about_is_told_before_it_is_answered(tmp_path, two
             writer.writerows({**row, "label": row["sample_id"].split("/")[0]} for row in rows)
     single = CliRunner().invoke(explain_command, [str(out), "--sample-id", rows[0]["sample_id"]]).stdout
     assert single.startswith(f"{rows[0]['sample_id']}: is being asked about, in round 2 of 2 (psp)\n")
-    assert single.endswith("what it is is being asked now\n")
+    assert single.endswith("nobody has said yet what it is\n")
     (out / "asked.parquet").unlink()
     with pytest.raises(DamagedFile, match=r"asked\.parquet: is missing; .*psp-ray continue"):
         explain(out, sample_id=rows[0]["sample_id"])

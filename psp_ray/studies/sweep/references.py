@@ -39,15 +39,17 @@ class References:
         """0 = random, 1 = `one`."""
         return (accuracy - self.random) / max(self.full - self.random, SMALLEST_SPAN)
 
+    @property
+    def one_told(self) -> str:
+        """`one` in words."""
+        return f"random + {100 * SMALLEST_SPAN:g} point" if self.tied else f"{self.full:.1%}"
+
     def told(self) -> str:
         """What the scores of a data set are measured by, in words."""
         text = f"zero-shot {self.zero_shot:.1%}, random {self.random:.1%} = 0"
         if not self.tied:
-            return f"{text}, full {self.full:.1%} = 1"
-        return (
-            f"{text}, {self.one:.1%} = 1: full ({self.full:.1%}) is not {100 * SMALLEST_SPAN:g} point above random, so "
-            "scores say little here"
-        )
+            return f"{text}, full {self.one_told} = 1"
+        return f"{text}, {self.one_told} = 1: full ({self.full:.1%}) is not above that, so scores say little here"
 
 
 def references_file(folder: Path, dataset: str) -> Path:

@@ -69,7 +69,7 @@ def _head(analysis: Analysis) -> Iterator[str]:
 def _references(analysis: Analysis) -> Iterator[str]:
     yield from ("", "| data set | zero-shot | random (score 0) | full | score 1 |", "|---|---|---|---|---|")
     for name, found in analysis.references.items():
-        yield f"| {name} | {found.zero_shot:.1%} | {found.random:.1%} | {found.full:.1%} | {found.one:.1%} |"
+        yield f"| {name} | {found.zero_shot:.1%} | {found.random:.1%} | {found.full:.1%} | {found.one_told} |"
     for name, found in analysis.references.items():
         if found.full - found.random < NARROW:
             scale = f"; its score 1 is {100 * SMALLEST_SPAN:g} point above random" if found.tied else ""

@@ -81,5 +81,5 @@ def test_the_scale_is_told_as_it_is(full):
     found = References(0.5, full, 0.1)
     assert found.normalized(0.5) == 0
     assert found.normalized(found.one) == pytest.approx(1)
-    assert f"random 50.0% = 0, {'full ' if full >= 0.51 else ''}{found.one:.1%} = 1" in found.told()
+    assert f"random 50.0% = 0, {f'full {full:.1%}' if full >= 0.51 else 'random + 1 point'} = 1" in found.told()
     assert ("say little" in found.told()) == (full < 0.51)
