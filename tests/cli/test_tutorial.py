@@ -61,6 +61,13 @@ def test_a_wrong_command_is_found(monkeypatch, tmp_path):
         test_a_shown_command_is_one("psp-ray run --no-such-option 1", monkeypatch, tmp_path)
 
 
+def test_no_two_options_of_a_command_are_one_parameter():
+    """`featurize --classes FILE` was taken for the file of `--export-classes`."""
+    for path, command in leaves(cli):
+        names = [parameter.name for parameter in command.params]
+        assert len(set(names)) == len(names), (path, sorted(name for name in names if names.count(name) > 1))
+
+
 def test_the_tutorial_is_linked():
     for guide in ("docs/own-data.md", "docs/labeling.md"):
         assert f"({guide})" in (ROOT / "README.md").read_text(encoding="utf-8")
