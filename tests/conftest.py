@@ -100,3 +100,17 @@ def tiny_settings(tiny_model, cache_folder) -> Mapping[str, Any]:
         "uncertainty_max": 1.0,
         "runner": "inline",
     }
+
+
+@pytest.fixture(scope="session")
+def two_rounds(tiny_settings, tiny_folder) -> Mapping[str, Any]:
+    """Settings of the smallest run in which a round can follow another one; it still wants `out`."""
+    return {
+        **tiny_settings,
+        "dataset": str(tiny_folder),
+        "rounds": 2,
+        "labels_per_round": 3,
+        "learning_steps": 4,
+        "update_steps": 2,
+        "pictures": False,
+    }

@@ -51,6 +51,7 @@ def export(
     if open_clip:
         to.export_open_clip(run_folder, open_clip, checkpoint=checkpoint, allow_hub=allow_hub)
         click.echo(f"{open_clip}; try: python {Path(open_clip)}/predict.py IMAGE")
-    caution = to.caution_of_run(run_folder)
+    shows_probabilities = csv_file or onnx or open_clip or min_probability
+    caution = to.caution_of_run(run_folder) if shows_probabilities else ""
     if caution:
         click.echo(f"note: {caution}", err=True)

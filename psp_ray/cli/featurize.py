@@ -12,10 +12,10 @@ from psp_ray.run.resolve import resolve
 
 @click.command(cls=SettingsCommand)
 @config_option
-@click.option("--export", "features", metavar="FILE", help="also write features, labels and parts to FILE (.parquet)")
-@click.option("--export-classes", "classes", metavar="FILE", help="also write zero-shot class embeddings (.parquet)")
+@click.option("--export", metavar="FILE", help="also write features, labels and parts to FILE (.parquet)")
+@click.option("--export-classes", metavar="FILE", help="also write zero-shot class embeddings (.parquet)")
 @setting_options
-def featurize(config_file: str | None, features: str | None, classes: str | None, **given: Any) -> None:
+def featurize(config_file: str | None, export: str | None, export_classes: str | None, **given: Any) -> None:
     """Encode a data set's images into the feature cache, ahead of runs; embeddings are checked and taken there.
 
     What --export writes is read by --dataset, and --export-classes by --class-embeddings.
@@ -25,8 +25,8 @@ def featurize(config_file: str | None, features: str | None, classes: str | None
     from psp_ray.run.exporting import check_exports, export_features
     from psp_ray.run.featurizing import featurize_only
 
-    check_exports(features, classes)
+    check_exports(export, export_classes)
     config = resolve(given, config_file)
     reporter = Reporter(config.labels.rounds)
     data = featurize_only(config, reporter, open_runtime)
-    export_features(config, data, reporter, features=features, classes=classes)
+    export_features(config, data, reporter, features=export, classes=export_classes)

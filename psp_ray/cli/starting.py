@@ -30,11 +30,24 @@ def start_run(config: Config, *, html: bool, track: str | None, continuing: bool
     loaded = look_at_typed(config)  # before what takes seconds to import
     from psp_ray.actors.opening import open_runtime
     from psp_ray.run.command import run
+    from psp_ray.run.folder import FINISHED, KEPT
 
     watchers = watchers_of(config, html=html, track=track)
+    out = Path(config.output.out) if config.output.out else None
+    had_finished = out is not None and (out / KEPT / FINISHED).is_file()
     summary = run(config, open_runtime=open_runtime, watchers=watchers, continuing=continuing, loaded=loaded)
+    if html and out is not None and had_finished:
+        _mend_page(out)
     if summary["status"] == "awaiting_labels":
         raise SystemExit(AWAITING)
+
+
+def _mend_page(out: Path) -> None:
+    """The page of a run that had finished before, where it is gone."""
+    from psp_ray.run.page import PAGE, write_page
+
+    if not (out / PAGE).is_file() or not (out / PAGE).stat().st_size:
+        click.echo(f"report: {write_page(out)}, written anew")
 
 
 def watchers_of(config: Config, *, html: bool, track: str | None) -> list[Watcher]:

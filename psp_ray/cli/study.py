@@ -26,7 +26,13 @@ def study_options(command: F) -> F:
         click.option(
             "--study", "study_file", metavar="FILE", help="YAML file of these options; options given here win"
         ),
-        click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="any setting of a run, for all runs"),
+        click.option(
+            "--set",
+            "pairs",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="any setting of a run, for all runs; DATASET:KEY=VALUE",
+        ),
         click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="most runs side by side (with Ray)"),
         click.option("--replace-changed", is_flag=True, help="with --resume: run again what had other settings"),
         click.option("--report", metavar="FILE.md", help="also write the table and pictures as a section of this file"),

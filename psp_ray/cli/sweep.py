@@ -36,7 +36,9 @@ class Known(click.Choice[str]):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--datasets", required=True, help="data sets, parted by commas: names or folders")
+@click.option(
+    "--datasets", required=True, help="data sets, parted by commas: names or folders, each with :key=value of its own"
+)
 @click.option("--labels-per-class", default="1", show_default=True, help="budgets k: k x C labels a round")
 @click.option("--space", metavar="FILE", help=f"YAML file of settings and their values [{DEFAULTS}]")
 @click.option("--beta", metavar="VALUES", help="values or an interval of beta")
@@ -79,12 +81,14 @@ class Known(click.Choice[str]):
     help="a trial in one process, or with actors of its own",
 )
 @click.option("--ray-address", help="Ray cluster to join; default: RAY_ADDRESS, else a local one")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="folder of the sweep")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="folder of the sweep")
 @click.option("--resume", is_flag=True, help="go on with the sweep in DIR, or start it; finished trials are kept")
+@click.option("--dry-run", is_flag=True, help="check everything, list the trials, start nothing")
 @track_option
 def sweep(
-    out: Path,
+    out: Path | None,
     resume: bool,
+    dry_run: bool,
     num_samples: int,
     concurrent: int | None,
     cpus_per_trial: float,
@@ -101,8 +105,17 @@ def sweep(
     from psp_ray.studies.sweep.signals import catch_sigterm
 
     catch_sigterm()
+    if out is None and not dry_run:
+        raise click.UsageError("--out is missing; name the folder of the sweep")
+    out = (out or Path("runs/sweep")).absolute()
     try:
         plan = make_plan(SweepRequest(**given))
+        if dry_run:
+            from psp_ray.studies.sweep.dry_run import planned
+
+            for line in planned(plan, out, resume, num_samples):
+                click.echo(line)
+            return
         from psp_ray.actors.tokens import want_token
 
         want_token(ray_address)
@@ -110,10 +123,8 @@ def sweep(
         from psp_ray.studies.tracking import StudyTracker
 
         resources = {"CPU": cpus_per_trial, "GPU": gpus_per_trial}
-        tracker = StudyTracker(
-            track, out.absolute(), dict(given), lambda text: click.echo(f"warning: {text}", err=True)
-        )
-        code = run_sweep(plan, out.absolute(), resume, num_samples, resources, concurrent, ray_address, tracker)
+        tracker = StudyTracker(track, out, dict(given), lambda text: click.echo(f"warning: {text}", err=True))
+        code = run_sweep(plan, out, resume, num_samples, resources, concurrent, ray_address, tracker)
     except KeyboardInterrupt:
         click.echo("interrupted; go on with the same command and --resume", err=True)
         code = INTERRUPTED

@@ -40,22 +40,27 @@ def replace(settings: S, **changes: Any) -> S:
     return type(settings)(**{**settings.model_dump(), **changes})
 
 
-def read_yaml(path: str | Path, option: str, remedy: str = "give an existing YAML file") -> Any:
-    """What the YAML file given with `option` holds.
+def read_yaml(
+    path: str | Path, option: str, remedy: str = "give an existing YAML file", broken: str = "correct it"
+) -> Any:
+    """What the YAML file given with `option` holds. `remedy`, `broken`: what helps where it can't be read, or is no
+    YAML.
 
     Raises:
         ConfigError: it can't be read, is not text, or not YAML.
     """
+    where = f"{option} {path}".strip()
     try:
         return yaml.safe_load(local_path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{option} {path}: can't be read ({error.strerror}); {remedy}") from None
+        raise ConfigError(f"{where}: can't be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{option} {path}: not UTF-8 text; save it as UTF-8") from None
+        raise ConfigError(f"{where}: not UTF-8 text; save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{option} {short(str(path))}: can't be read ({error}); {remedy}") from None
+        raise ConfigError(f"{f'{option} {short(str(path))}'.strip()}: can't be read ({error}); {remedy}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{option} {path}: not valid YAML ({(str(error).splitlines() or ['?'])[0]})") from None
+        reason = (str(error).splitlines() or ["?"])[0]
+        raise ConfigError(f"{where}: not valid YAML ({reason}); {broken}") from None
 
 
 def _require_text(key: str, value: Any) -> None:

@@ -7,7 +7,7 @@ names (`sample_id`) are used wherever something leaves the run. Records cross ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 StateDict = dict[str, NDArray[Any]]
 """A component's whole state by name, as plain arrays (scalars as 0-d arrays): what a checkpoint holds."""
+NOBODY = -1
+"""Index of the class of a sample without a pseudo-label."""
 
 
 @dataclass(frozen=True)
@@ -115,28 +117,28 @@ class Grounds:
 
     `behind_plan`: 0 for a first choice of the policy's plan, log odds below those for its reserve, infinite for what it
     did not name. `policy_weight`: how many times as much as uniform the policy itself weighed it. `doubt`: one minus
-    the probability of its likeliest class under the posterior of the time.
+    the probability of its likeliest class under the posterior of the time. `pseudo_class`, `pseudo_confidence`: what
+    self-training had taken it for, `NOBODY` for a sample without a pseudo-label.
     """
 
     behind_plan: Float64Array
     policy_weight: Float64Array
     doubt: Float64Array
+    pseudo_class: Float64Array
+    pseudo_confidence: Float64Array
 
     @classmethod
     def unknown(cls, count: int) -> Grounds:
-        return cls(np.full(count, np.nan), np.full(count, np.nan), np.full(count, np.nan))
+        return cls(*(np.full(count, np.nan) for _ in fields(cls)))
 
     def at(self, rows: NDArray[Any]) -> Grounds:
         """Those of `rows`, by number or mask."""
-        return Grounds(self.behind_plan[rows], self.policy_weight[rows], self.doubt[rows])
+        return Grounds(*(getattr(self, item.name)[rows] for item in fields(self)))
 
     def then(self, others: Grounds) -> Grounds:
         """These, and `others` behind them."""
-        return Grounds(
-            np.concatenate([self.behind_plan, others.behind_plan]),
-            np.concatenate([self.policy_weight, others.policy_weight]),
-            np.concatenate([self.doubt, others.doubt]),
-        )
+        pairs = ((getattr(self, item.name), getattr(others, item.name)) for item in fields(self))
+        return Grounds(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)

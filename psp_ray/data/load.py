@@ -56,6 +56,37 @@ def load_dataset(
         DatasetError: unknown name, missing or empty folder, one class only, no readable image, unusable split file,
             or what `psp_ray.data.own` says of the last two.
     """
+    adapter, request = find_dataset(
+        dataset, data_root, split, classes=classes, test=test, named=named, allow_remote=allow_remote
+    )
+    loaded = adapter(request)
+    if arrange is not None:
+        loaded = arrange(loaded)
+    if test is not None:
+        loaded = with_test(loaded, test) if loaded.embeddings is None else with_test_rows(loaded, test)
+    if exclude is not None:
+        loaded = excluding(loaded, exclude)
+    loaded = _with_addresses(loaded, allow_remote)
+    if loaded.embeddings is None:
+        _require_readable(loaded)
+    return loaded
+
+
+def find_dataset(
+    dataset: str,
+    data_root: str | os.PathLike[str] | None = None,
+    split: str | os.PathLike[str] | None = None,
+    *,
+    classes: str | None = None,
+    test: str | None = None,
+    named: ClassList | None = None,
+    allow_remote: bool = False,
+) -> tuple[Adapter, Request]:
+    """Who lists a data set, and what is asked of it; arguments as for `load_dataset`. Nothing is listed yet.
+
+    Raises:
+        DatasetError: unknown name, missing folder, an address that is not allowed, or unusable class names.
+    """
     folder, separator, tail = dataset.rpartition(":")
     if separator and folder and tail.lower().endswith(".json"):
         if split is not None:
@@ -72,17 +103,7 @@ def load_dataset(
     )
     for option, given in (("--dataset", dataset), ("--test", test)):
         require_local(given or "", allow_remote, f"{option} {given}")
-    loaded = find_adapter(request)(request)
-    if arrange is not None:
-        loaded = arrange(loaded)
-    if test is not None:
-        loaded = with_test(loaded, test) if loaded.embeddings is None else with_test_rows(loaded, test)
-    if exclude is not None:
-        loaded = excluding(loaded, exclude)
-    loaded = _with_addresses(loaded, allow_remote)
-    if loaded.embeddings is None:
-        _require_readable(loaded)
-    return loaded
+    return find_adapter(request), request
 
 
 def _with_addresses(dataset: Dataset, allow_remote: bool) -> Dataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psp_ray.core.words import short
-from psp_ray.report.run_page import WHO, Pick
+from psp_ray.report.run_page import UNASKED, WHO, Pick
 
 MOST_NAME = 40
 """Characters of a name in the table."""
@@ -18,7 +18,7 @@ COLUMNS = {
     "sure": "how sure all evidence together was of its class beforehand",
     "classifier said": "the likeliest class to the classifier that the round began with",
     "answer": "what it turned out to be",
-    "farther than": "so much of the pool lay nearer to an image labeled before",
+    "farther than": f"share of {UNASKED} that lay nearer to an image labeled before",
     "nearest to": "pool images that lie nearer to it than to any other image asked by then",
     "reaches": "pool images to which its label spreads the most along the graph of neighbors",
 }
@@ -54,17 +54,20 @@ class Explained:
                 near = f"{around.nearest} ({around.nearest_answer}), cosine {around.cosine:.2f}"
                 found.append(f"nearest image labeled before: {near}")
                 if pick.farther is not None and pick.farther < 0.7:  # else it is said already
-                    found.append(f"farther from all labeled images than {100 * pick.farther:.0f} % of the pool")
+                    found.append(f"farther from all labeled images than {100 * pick.farther:.0f} % of {UNASKED}")
             lie = "lies" if around.nearest_to == 1 else "lie"
             found.append(f"{_count(around.nearest_to)} of the pool {lie} nearer to it than to any other asked by then")
             if around.reaches is not None:
-                found.append(f"its label is the one that spreads most to {_count(around.reaches)} of the pool")
+                spreads = "spreads" if pick.answer else "would spread"
+                found.append(f"its label is the one that {spreads} most to {_count(around.reaches)} of the pool")
         return [*found, self.outcome]
 
     @property
     def outcome(self) -> str:
         """What it turned out to be."""
         pick = self.pick
+        if not pick.answer:
+            return "nobody has said yet what it is"
         if pick.answer in ("skip", "ignore"):
             return {"skip": "nobody could tell what it shows", "ignore": "it shows none of the classes"}[pick.answer]
         foreseen = "as the classifier had said" if pick.verdict == "right" else "which the classifier had not foreseen"
@@ -92,14 +95,15 @@ class Explained:
             "nearest_cosine": None if around is None else around.cosine,
             "nearest_to": None if around is None else around.nearest_to,
             "reaches": None if around is None else around.reaches,
-            "answer": pick.answer,
+            "answer": pick.answer or None,
             "why": self.sentences,
         }
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Picks of a run: all of `round`, or one image. `missing`: what could not be said, and why."""
+    """Picks of a run: all of `round`, or one image. `missing`: what could not be said, and why. `open`: the round's
+    images are being asked about now; `next`: another round that is, if any."""
 
     run: str
     strategy: str
@@ -108,21 +112,31 @@ class Explanation:
     picks: Sequence[Explained]
     single: bool
     missing: Sequence[str]
+    open: bool = False
+    next: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; null: not known."""
         picks = [one.as_json() for one in self.picks]
-        about = {"run": self.run, "strategy": self.strategy, "round": self.round, "rounds": self.rounds}
+        about: dict[str, Any] = {"run": self.run, "strategy": self.strategy, "round": self.round, "rounds": self.rounds}
+        about |= {"asked_now": self.open}
         return {**about, "picks": picks, "missing": list(self.missing)}
 
     def lines(self) -> list[str]:
         """For people."""
         if self.single:
             one = self.picks[0]
-            found = [f"{one.pick.name}: asked in round {one.pick.round} of {self.rounds} ({self.strategy})"]
+            asked = "is being asked about, in" if self.open else "asked in"
+            found = [f"{one.pick.name}: {asked} round {one.pick.round} of {self.rounds} ({self.strategy})"]
             return [*found, *(f"  - {sentence}" for sentence in one.sentences), *self._left_out()]
-        found = [f"{self.run}: round {self.round} of {self.rounds}, {_count(len(self.picks))} ({self.strategy})", ""]
-        return [*found, *self._table(), *self._left_out()]
+        now = " that are being asked about now" if self.open else ""
+        found = [f"{self.run}: round {self.round} of {self.rounds}, {_count(len(self.picks))}{now} ({self.strategy})"]
+        return [*found, "", *self._table(), *self._left_out(), *self._hint()]
+
+    def _hint(self) -> list[str]:
+        if self.next is None:
+            return []
+        return ["", f"Round {self.next} is being asked about now: psp-ray explain {self.run} --round {self.next}"]
 
     def _table(self) -> list[str]:
         rows = [_row(one) for one in self.picks]

@@ -42,7 +42,10 @@ def nearest_cosine(features: NDArray[Any], labeled: NDArray[Any]) -> Float64Arra
 
 
 def share_nearer(picked: Float64Array, pool: Float64Array) -> Float64Array:
-    """(k,) the share of `pool` (n,) whose cosine to the labeled images is above that of each of `picked` (k,)."""
+    """(k,) the share of `pool` (n,) whose cosine to the labeled images is above that of each of `picked` (k,).
+
+    Labeled images are no part of that pool: each is as near to itself as can be.
+    """
     ordered = np.sort(pool)
     return 1.0 - np.searchsorted(ordered, picked, side="right") / max(len(ordered), 1)
 

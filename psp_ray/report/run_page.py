@@ -43,16 +43,19 @@ WHO = {
     "strategy": "chosen by the strategy",
 }
 """Who picked an image, and that in words."""
+UNASKED = "the images not asked about before"
+"""The images that a picked one is compared with."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """An image that was asked about.
+    """An image that was asked about, or (without an `answer`) is now.
 
     `odds`: how many times as probable as under plain chance its draw was; `guess`, `second`: the likeliest classes to
-    the classifier of the time, with their probabilities; `farther`: the share of the pool that lay nearer to an image
-    labeled before; `taken_for`: its pseudo-label of the round before, or an empty text; `by`: one of `WHO`; `weight`:
-    how many times as much as uniform the policy itself weighed it; `doubt`: the posterior's. None: not known.
+    the classifier of the time, with their probabilities; `farther`: the share of the images that nobody had asked about
+    that lay nearer to an image labeled before; `taken_for`: its pseudo-label of the round before, or an empty text;
+    `by`: one of `WHO`; `weight`: how many times as much as uniform the policy itself weighed it; `doubt`: the
+    posterior's. None: not known.
     """
 
     anchor: str
@@ -75,7 +78,7 @@ class Pick:
     @property
     def verdict(self) -> str:
         """`right`, `wrong`, or nothing where no class was given."""
-        if self.answer in ("skip", "ignore"):
+        if self.answer in ("", "skip", "ignore"):
             return ""
         return "right" if self.answer == self.guess else "wrong"
 
@@ -98,7 +101,7 @@ class Pick:
         if self.taken_for:
             found.append(f"self-training took it for {self.taken_for}")
         if self.farther is not None and self.farther >= 0.7:
-            found.append(f"farther from all labeled images than {100 * self.farther:.0f} % of the pool")
+            found.append(f"farther from all labeled images than {100 * self.farther:.0f} % of {UNASKED}")
         return found
 
 

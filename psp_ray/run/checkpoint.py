@@ -167,12 +167,6 @@ def _number(path: Path) -> int:
     return int(path.name.removeprefix("round_"))
 
 
-def pseudo_labels_after(folder: Path, number: int) -> pa.Table | None:
-    """The pseudo-labels in the checkpoint of round `number`, if it is there. Raises DamagedFile."""
-    path = folder / f"round_{number:03d}"
-    return _read(path / "pseudo.parquet", pq.read_table) if (path / MARKER).exists() else None
-
-
 def text_after(folder: Path, number: int) -> StateDict | None:
     """The classifier in the checkpoint of round `number`, if it is there: tensors of `prompt`. Raises DamagedFile."""
     path = folder / f"round_{number:03d}"

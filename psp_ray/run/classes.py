@@ -125,6 +125,14 @@ class RunClasses(Document):
             write_sealed(path, self.model_dump())
 
 
+def are_noted(out: Path, classes: RunClasses) -> bool:
+    """Whether `classes.json` of the run in `out` and its copy are whole, and say `classes`."""
+    try:
+        return all(read_document(path, RunClasses) == classes for path in (out / FILE, out / KEPT / FILE))
+    except DamagedFile:
+        return False
+
+
 def classes_of(out: Path | None) -> RunClasses | None:
     """Those of the run in `out`; None where no run has noted any.
 

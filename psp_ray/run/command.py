@@ -12,35 +12,37 @@ from typing import Any
 from psp_ray.config.config import Config
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import Interrupted
-from psp_ray.core.files import alone, write_json
+from psp_ray.core.files import alone
+from psp_ray.core.records import Proposal
 from psp_ray.core.threads import limit_threads
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, readable
 from psp_ray.features.featurize import FeaturizedDataset, write_broken
 from psp_ray.report.progress import Reporter
 from psp_ray.run.ahead import AnsweredAhead
+from psp_ray.run.asked import drop_asked, write_asked
 from psp_ray.run.asking import ASKED
-from psp_ray.run.assemble import component_inputs, evaluation_split, oracle_input
-from psp_ray.run.build import build_oracle
-from psp_ray.run.checkpoint import drop_checkpoint, latest_round
+from psp_ray.run.assemble import component_inputs, evaluation_split
+from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.classes import RunClasses, with_names
 from psp_ray.run.context import RunContext
 from psp_ray.run.continuing import check_left, note_changes, note_classes, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.featurizing import featurize_prepared
 from psp_ray.run.finish import finish, pool_names
-from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import (
+    BROKEN,
     SUMMARY,
     check_out,
     default_out,
     finished_summary,
     has_run,
     open_out,
-    read_summary,
     seal_finished,
     unseal_finished,
 )
+from psp_ray.run.folder import KEPT as CHECKPOINTS
+from psp_ray.run.given import check_named
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import Experiment, InitialLabels
@@ -59,6 +61,7 @@ from psp_ray.run.prepare import (
     settled,
     with_pool_size,
 )
+from psp_ray.run.revised import taken_up_again
 from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.waiting import WaitingLabelSource
@@ -91,6 +94,8 @@ def run(
     limit_threads(config.runtime.threads)
     out = Path(config.output.out) if config.output.out else default_out(config)
     check_out(config, out)
+    if loaded is None:
+        check_named(config)
     mirror = mirror_of(config.output.storage, out, events.note)
     config = with_size_of_run(config, out)
     title = (
@@ -110,7 +115,7 @@ def run(
     prepared = settled(prepared)
     with entered(prepared, out, mirror, events, wait, continuing) as experiment_id:
         finished = finished_summary(out, events.warn)
-        if finished is not None and not _reopen(config, prepared.dataset, out, experiment_id, events):
+        if finished is not None and not taken_up_again(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
             return finished
         unseal_finished(out)
@@ -184,9 +189,9 @@ def made_ready(
 def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) -> FeaturizedDataset:
     data = featurize_prepared(prepared, runtime, events)
     if data.broken:
-        write_broken(out / "broken_images.csv", data.broken)
+        write_broken(out / BROKEN, data.broken)
         what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
-        events.warn(f"left out {what} that can't be read; see {out / 'broken_images.csv'}")
+        events.warn(f"left out {what} that can't be read; see {out / BROKEN}")
         begun = latest_round(out / CHECKPOINTS) > 0
         check_budget(prepared.config, data.dataset, begun, prepared.dataset)
     return data
@@ -205,6 +210,10 @@ def _initial_labels(config: Config, dataset: Dataset, left: Dataset, events: Eve
 
 def nothing() -> None:
     """Nothing is to be done."""
+
+
+def unheard(state: RunState, proposal: Proposal) -> None:
+    """Nobody is asked, so nobody wants to know why."""
 
 
 @dataclass
@@ -250,7 +259,8 @@ class Rounds:
             self.waiting = self._waiting(self.people)
             components = replace(components, oracle=self.waiting or LocalLabelSource(self.people.oracle))
             ahead = AnsweredAhead(self.people.answers)
-        self.context = RunContext(config, self.names, components, self.experiment_id, self.events)
+        chosen = self._chosen if config.labels.oracle in ASKED else unheard
+        self.context = RunContext(config, self.names, components, self.experiment_id, self.events, chosen)
         self.experiment = Experiment(self.context, self.out, self.initial, self._saved, ahead)
 
     def _waiting(self, people: People) -> WaitingLabelSource | None:
@@ -325,6 +335,10 @@ class Rounds:
             watcher.after_round(self._watched, state)
         self._copy()
 
+    def _chosen(self, state: RunState, proposal: Proposal) -> None:
+        """While people are asked, `psp-ray explain` says why."""
+        write_asked(self.out, state, proposal, self.context.logits(state, proposal.positions), self.names)
+
     def _ended(self, finished: bool) -> None:
         for watcher in self.watchers:
             watcher.at_end(self._watched, self.experiment.state, finished)
@@ -337,7 +351,8 @@ class Rounds:
         write_rounds(self.out, state)
         write_labels(self.out, state, self.names)
         write_policy(self.out, state)
-        write_picks(self.out, self.out / CHECKPOINTS, state, self.names, self.events.warn)
+        write_picks(self.out, state, self.names, self.events.warn)
+        drop_asked(self.out)
 
     def _copy(self) -> None:
         if self.mirror is not None:
@@ -364,29 +379,3 @@ class Rounds:
         self._ended(finished=False)
         self.events.note(advice or f"interrupted; go on with: psp-ray continue {self.out}")
         return summary
-
-
-def _reopen(config: Config, dataset: Dataset, out: Path, experiment_id: str, events: Events) -> bool:
-    """Whether a finished run is to be taken up again: a label was corrected since, or an image answered that it never
-    asked about. Its last round is then repeated."""
-    if config.labels.oracle not in ASKED:
-        return False
-    oracle = build_oracle(oracle_input(config, dataset, out, experiment=experiment_id))
-    try:
-        changed = oracle.revise(experiment_id)
-        more = oracle.volunteered(experiment_id)
-        if (
-            not changed
-            and not more
-            and not any(c.corrected_at > (out / SUMMARY).stat().st_mtime for c in oracle.ledger.corrections())
-        ):
-            return False
-    finally:
-        oracle.ledger.close()
-    # In this order a crash in between does it all again, and drops no further round.
-    summary = read_summary(out)
-    drop_checkpoint(out / CHECKPOINTS, len(summary["rounds"]))
-    write_json(out / SUMMARY, summary | {"status": "interrupted"})
-    what = "more images were labeled" if more else "labels were corrected"
-    events.note(f"{what} since the run finished: repeating its last round")
-    return True

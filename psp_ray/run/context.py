@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.config.kinds import PSEUDO_SOURCES
-from psp_ray.core.records import Float32Array, Int64Array, TextState, UInt64Array
+from psp_ray.core.records import Float32Array, Int64Array, Proposal, TextState, UInt64Array
 from psp_ray.posterior.audit import Answers, audit_order
 from psp_ray.run.events import Events
 from psp_ray.run.interfaces import Components
@@ -26,6 +27,7 @@ class RunContext:
     """Settings, names, components, and who listens.
 
     `config` has `labels_per_round` filled in; `experiment_id` is the run's name in the ledger, kept across restarts.
+    `chosen` is told of each query set before anybody is asked, with the state that it follows.
     """
 
     config: Config
@@ -33,6 +35,7 @@ class RunContext:
     components: Components
     experiment_id: str
     events: Events
+    chosen: Callable[[RunState, Proposal], None] = lambda state, proposal: None
     rules: list[Stop] = field(init=False)
     stop_set: Int64Array = field(init=False)
 

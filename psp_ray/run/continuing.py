@@ -19,8 +19,7 @@ from psp_ray.core.files import write_json
 from psp_ray.core.sealed import DamagedFile
 from psp_ray.data.dataset import Dataset
 from psp_ray.run.checkpoint import latest_round, newest
-from psp_ray.run.classes import FILE as CLASSES
-from psp_ray.run.classes import RunClasses, classes_of, told
+from psp_ray.run.classes import RunClasses, are_noted, classes_of, told
 from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.folder import (
     SUMMARY,
@@ -160,9 +159,9 @@ def note_classes(out: Path, classes: RunClasses, note: Callable[[str], None] = l
     Raises:
         OutputError: the run has got more classes since these were read (on its storage); or nothing can be written.
     """
-    before = classes_of(out)
-    if before == classes and (out / CLASSES).is_file():
+    if are_noted(out, classes):
         return
+    before = classes_of(out)
     if before is not None and before.names != classes.names:
         if len(before.classes) > len(classes.classes):
             raise OutputError(f"{out}: got other classes in the meantime; run the same command again")

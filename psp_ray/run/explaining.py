@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,84 +11,145 @@ import numpy as np
 from psp_ray.core.answers import answer_name
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Float32Array, Int64Array
+from psp_ray.core.sealed import DamagedFile
 from psp_ray.core.words import did_you_mean, short
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.neighbors.graph import class_masses, knn_graph
 from psp_ray.report.explanation import Around, Explained, Explanation
-from psp_ray.report.looking import share_nearer
+from psp_ray.report.looking import nearest_cosine, share_nearer
+from psp_ray.run.asked import ASKED_NOW, read_asked
+from psp_ray.run.finish import pool_names
+from psp_ray.run.folder import PICKS
 from psp_ray.run.looked_at import LookedAt, look_at
 from psp_ray.run.page_parts import sample_of
 from psp_ray.run.picked import pick_of
-from psp_ray.run.picks import PICKS
-from psp_ray.run.state import RunState
 
 MOST_SPREAD = 5000
 """Images up to which it is seen how far single labels spread."""
 
 
+@dataclass(frozen=True)
+class _Round:
+    """What is told of one round: its `rows` of picks and where in the pool they are (None: not known).
+
+    `open`: its images are being asked about now, and nobody has said what they are.
+    """
+
+    number: int
+    rows: list[dict[str, Any]]
+    positions: Int64Array | None
+    open: bool = False
+
+
 def explain(out: Path, number: int | None = None, sample_id: str | None = None) -> Explanation:
-    """The picks of round `number` (default: the newest) of the run in `out`, or the one of `sample_id`.
+    """The picks of round `number` (default: the newest that is done, or, before there is one, the one that is being
+    asked about) of the run in `out`, or the one of `sample_id`.
 
     Raises:
         OutputError: no run there, nothing asked yet, no such round, or an image that was not asked about.
     """
     run = look_at(out)
-    state = run.state
-    if state is None or run.picks is None or not state.round:
+    rounds = _rounds(run)
+    if not rounds:
         raise OutputError(f"{out}: no round is done yet, so nothing was picked; go on with psp-ray continue {out}")
-    rows = run.picks.to_pylist()
-    if number is not None and not 1 <= number <= state.round:
-        done = "round 1 is" if state.round == 1 else f"rounds 1 to {state.round} are"
-        raise OutputError(f"--round {number}: {done} done in {out}")
     if sample_id is not None:
-        found = [i for i, row in enumerate(rows) if row["sample_id"] == sample_id and number in (None, row["round"])]
-        if not found:
-            raise OutputError(_never_asked(run, rows, sample_id, number))
-        number = rows[found[0]]["round"]
-    else:
-        number = number or state.round
-        found = [i for i, row in enumerate(rows) if row["round"] == number]
-    assert number is not None
-    around = None if run.data is None else Neighborhood(run, run.data, number)
-    asked = state.asked[state.asked_in > 0]
-    picks = [_explained(run, i, rows[i], around, int(asked[i])) for i in found]
+        number = _round_of(run, rounds, sample_id, number)
+    elif number is None:
+        number = max((one.number for one in rounds.values() if not one.open), default=max(rounds))
+    elif number not in rounds:
+        raise OutputError(f"--round {number}: {_told_rounds(rounds)} in {out}")
+    told = rounds[number]
+    around = Neighborhood(run, run.data, told) if run.data is not None and told.positions is not None else None
+    picks = [
+        _explained(run, row, told, k, around)
+        for k, row in enumerate(told.rows)
+        if sample_id in (None, row["sample_id"])
+    ]
     return Explanation(
         run=str(out),
         strategy=run.config.policy.shown_strategy,
         round=number,
-        rounds=max(run.config.labels.rounds, state.round),
+        rounds=max(run.config.labels.rounds, number),
         picks=picks,
         single=sample_id is not None,
-        missing=_missing(run, state, number, picks),
+        missing=_missing(run, told, picks),
+        open=told.open,
+        next=next((one.number for one in rounds.values() if one.open and not told.open), None),
     )
 
 
-def _explained(run: LookedAt, row: int, told: dict[str, Any], around: Neighborhood | None, position: int) -> Explained:
-    far = None if around is None else around.farther(position)
-    return Explained(pick_of(run, row, told, far), None if around is None else around.of(position))
+def _rounds(run: LookedAt) -> dict[int, _Round]:
+    """Every round of which something can be told, by its number."""
+    state, found = run.state, {}
+    if state is not None and run.picks is not None:
+        asked, rows = state.asked[state.asked_in > 0], run.picks.to_pylist()
+        for number in range(1, state.round + 1):
+            mine = [i for i, row in enumerate(rows) if row["round"] == number]
+            found[number] = _Round(number, [rows[i] for i in mine], asked[mine])
+    last = 0 if state is None else state.round
+    table = read_asked(run.out, last + 1)
+    if table is not None:
+        rows = table.to_pylist()
+        places = {} if run.data is None else pool_names(run.data).places([row["sample_id"] for row in rows])
+        whole = len(places) == len(rows) and (state is not None or not run.config.data.initial_labels)
+        at = np.array([places[row["sample_id"]] for row in rows], np.int64) if whole else None
+        found[last + 1] = _Round(last + 1, rows, at, open=True)
+    return found
 
 
-def _never_asked(run: LookedAt, rows: list[dict[str, Any]], sample_id: str, number: int | None) -> str:
-    where, names = f"--sample-id {short(sample_id)}", run.out / PICKS
-    if number is not None and any(row["sample_id"] == sample_id for row in rows):
-        told = next(row["round"] for row in rows if row["sample_id"] == sample_id)
-        return f"{where}: it was asked about in round {told}, not in round {number}; leave out --round"
-    if run.data is not None and sample_id in run.data.sample_ids:
-        return f"{where}: in the pool of {run.out}, but never asked about; {names} has all that was"
-    hint = did_you_mean(sample_id, [row["sample_id"] for row in rows])
-    return f"{where}: {run.out} asked about no such image{hint or f'; {names} has all that it did'}"
+def _explained(run: LookedAt, row: dict[str, Any], told: _Round, k: int, around: Neighborhood | None) -> Explained:
+    if around is None or told.positions is None:
+        return Explained(pick_of(run, row, None))
+    position = int(told.positions[k])
+    return Explained(pick_of(run, row, around.farther(position)), around.of(position))
 
 
-def _missing(run: LookedAt, state: RunState, number: int, picks: list[Explained]) -> list[str]:
+def _round_of(run: LookedAt, rounds: dict[int, _Round], sample_id: str, number: int | None) -> int:
+    """The round in which an image was asked about. Raises OutputError."""
+    found = [one.number for one in rounds.values() if any(row["sample_id"] == sample_id for row in one.rows)]
+    if number in found or (found and number is None):
+        return found[0] if number is None else number
+    where = f"--sample-id {short(sample_id)}"
+    if found:
+        raise OutputError(f"{where}: it was asked about in round {found[0]}, not in round {number}; leave out --round")
+    _require_asked(run, rounds)
+    if run.data is not None and pool_names(run.data).places([sample_id]):
+        raise OutputError(
+            f"{where}: in the pool of {run.out}, but never asked about; {run.out / PICKS} has all that was"
+        )
+    known = [row["sample_id"] for one in rounds.values() for row in one.rows]
+    hint = did_you_mean(sample_id, known)
+    raise OutputError(
+        f"{where}: {run.out} asked about no such image{hint or f'; {run.out / PICKS} has all that it did'}"
+    )
+
+
+def _require_asked(run: LookedAt, rounds: dict[int, _Round]) -> None:
+    """Raise a DamagedFile where a query set is waited for, and its file has gone."""
+    waits = run.summary.get("awaiting") or {}
+    if run.summary.get("status") == "awaiting_labels" and waits.get("round") not in rounds:
+        raise DamagedFile(run.out / ASKED_NOW, "is missing")
+
+
+def _told_rounds(rounds: dict[int, _Round]) -> str:
+    done = [one.number for one in rounds.values() if not one.open]
+    said = "" if not done else "round 1 is done" if len(done) == 1 else f"rounds 1 to {done[-1]} are done"
+    now = next((f"round {one.number} is being asked about" for one in rounds.values() if one.open), "")
+    return " and ".join(part for part in (said, now) if part)
+
+
+def _missing(run: LookedAt, told: _Round, picks: list[Explained]) -> list[str]:
     """What could not be told, and why."""
     found = []
     if any(not one.pick.by for one in picks):
         found.append("whether plan or policy picked an image, which an older psp-ray did not write down")
     if all(one.pick.doubt is None for one in picks):
-        reason = "before the first label there is no posterior" if number == 1 else "this run has no posterior"
+        reason = "before the first label there is no posterior" if told.number == 1 else "this run has no posterior"
         found.append(f"how sure all evidence together was ({reason})")
     if run.data is None:
         found.append(f"what lay around the images ({run.missing})")
+    elif told.positions is None:
+        found.append("what lay around the images (images left the pool, or initial labels are not known here)")
     elif len(run.data.sample_ids) > MOST_SPREAD:
         found.append(f"how far a label spreads (only seen in pools of up to {MOST_SPREAD:,} images)")
     return found
@@ -95,21 +157,27 @@ def _missing(run: LookedAt, state: RunState, number: int, picks: list[Explained]
 
 class Neighborhood:
     """What lay around the images of a round when it was over; O(n (d + C rounds)) time and memory for n images, of a
-    large pool those of a part."""
+    large pool those of a part. Of images that are being asked about, what lies around them now."""
 
-    def __init__(self, run: LookedAt, data: FeaturizedDataset, number: int) -> None:
-        state = run.state
-        assert state is not None
-        self.run, self.data, self.state, self.number = run, data, state, number
-        self.before = state.asked[(state.asked_in < number) & state.has_class]
-        self.by_then = state.asked[state.asked_in <= number]
+    def __init__(self, run: LookedAt, data: FeaturizedDataset, told: _Round) -> None:
+        assert told.positions is not None
+        state, number = run.state, told.number
+        self.run, self.data = run, data
+        nothing = np.zeros(0, np.int64)
+        asked, rounds = (nothing, nothing) if state is None else (state.asked, state.asked_in)
+        classed = np.zeros(0, bool) if state is None else state.has_class
+        open_ = told.positions if told.open else nothing
+        self.before = asked[(rounds < number) & classed]
+        self.by_then = np.concatenate([asked[rounds <= number], open_])
+        self._seeds = np.concatenate([asked[(rounds <= number) & classed], open_])
         sample = sample_of(data)
         features = data.pool.rows(sample).astype(np.float32)
         self._scale = len(data.sample_ids) / max(len(sample), 1)
         nearest = self.by_then[(features @ self._rows(self.by_then).T).argmax(axis=1)]
         self._nearest_to = dict(zip(*np.unique(nearest, return_counts=True), strict=True))
         self._labeled = self._rows(self.before)
-        self._pool = (features @ self._labeled.T).max(axis=1) if len(self.before) else None
+        left = features[~np.isin(sample, asked[rounds < number])]
+        self._left = nearest_cosine(left, self._labeled) if len(self.before) else None
         self._reaches = self._spread() if len(data.sample_ids) <= MOST_SPREAD else None
 
     def _rows(self, positions: Int64Array) -> Float32Array:
@@ -118,8 +186,7 @@ class Neighborhood:
 
     def _spread(self) -> dict[int, int]:
         """Images to which the label of each asked image spreads the most."""
-        state, settings = self.state, self.run.config.selftrain
-        seeds = state.asked[(state.asked_in <= self.number) & state.has_class]
+        settings, seeds = self.run.config.selftrain, self._seeds
         if not len(seeds):
             return {}
         graph = knn_graph(
@@ -137,11 +204,12 @@ class Neighborhood:
         return dict(zip(seeds.tolist(), counts.tolist(), strict=True))
 
     def farther(self, position: int) -> float | None:
-        """The share of the pool that lay nearer to an image labeled before; None before there was one."""
-        if self._pool is None:
+        """The share of the images that nobody had asked about that lay nearer to an image labeled before; None before
+        there was one."""
+        if self._left is None:
             return None
-        own = (self._rows(np.array([position])) @ self._labeled.T).max(axis=1)
-        return float(share_nearer(own.astype(np.float64), self._pool.astype(np.float64))[0])
+        own = nearest_cosine(self._rows(np.array([position])), self._labeled)
+        return float(share_nearer(own, self._left)[0])
 
     def of(self, position: int) -> Around:
         """What lay around the image at `position`."""
@@ -151,6 +219,8 @@ class Neighborhood:
             return Around("", "", None, nearest_to, reaches)
         cosines = (self._rows(np.array([position])) @ self._labeled.T)[0]
         row = int(cosines.argmax())
-        answer = int(self.state.answers[np.flatnonzero(self.state.asked == self.before[row])[0]])
+        state = self.run.state
+        assert state is not None
+        answer = int(state.answers[np.flatnonzero(state.asked == self.before[row])[0]])
         name = self.data.sample_ids[int(self.before[row])]
         return Around(name, answer_name(answer, self.run.classes), float(cosines[row]), nearest_to, reaches)

@@ -35,6 +35,8 @@ SUMMARY = "summary.json"
 CONFIG = "config.yaml"
 PROMPTS = "prompts.safetensors"
 PREDICTIONS = "pool_predictions.parquet"
+PICKS = "picks.parquet"
+BROKEN = "broken_images.csv"
 KEPT = "checkpoints"
 """Where a copy of `run.json` lies, and the digests of a finished run's files."""
 FINISHED = "finished.json"
@@ -44,7 +46,9 @@ FILES = (
     PREDICTIONS,
     "labels.parquet",
     "policy.parquet",
+    PICKS,
     "rounds.csv",
+    BROKEN,
     "learning_curve.png",
     "calibration.png",
 )

@@ -10,6 +10,7 @@ from psp_ray.config.base import option_name
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.paths import exists
+from psp_ray.data.load import find_dataset
 from psp_ray.features.tower import backbone_spec
 from psp_ray.run.asking import check_annotators
 from psp_ray.run.stop import parse_stop
@@ -42,6 +43,20 @@ def check_given(config: Config) -> None:
             raise ConfigError("--logit-scale: belongs to --class-embeddings; give that file too, or leave it out")
         resolve(backbone_spec(config.model))
         precision_on(config.model.device, config.model.precision)
+
+
+def check_named(config: Config) -> None:
+    """The same, and a UserError for a data set that isn't there, or class names that can't be read. Lists nothing."""
+    check_given(config)
+    data = config.data
+    find_dataset(
+        data.dataset,
+        data.data_root,
+        data.split,
+        classes=data.classes,
+        test=data.test,
+        allow_remote=data.allow_remote,
+    )
 
 
 def _check_cap(config: Config) -> None:

@@ -14,11 +14,11 @@ from psp_ray.features.cache import FeatureCache
 from psp_ray.features.embedded import import_embeddings
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.opened import open_cached
-from psp_ray.run.checkpoint import newest
+from psp_ray.run.checkpoint import Checkpoint, newest
 from psp_ray.run.finish import pool_names
-from psp_ray.run.folder import CONFIG, SUMMARY, read_summary
+from psp_ray.run.folder import CONFIG, PICKS, SUMMARY, read_summary
 from psp_ray.run.folder import KEPT as CHECKPOINTS
-from psp_ray.run.picks import read_picks
+from psp_ray.run.picks import picks_of, read_picks
 from psp_ray.run.prepare import prepare
 from psp_ray.run.remains import settings_in
 from psp_ray.run.state import RunState
@@ -65,7 +65,7 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
     missing = ""
     if data is None:
         data, missing = _find_data(config)
-    state, classes = None, []
+    state, classes, picks = None, [], None
     if checkpoint is not None:
         record, state = recorded(checkpoint, out)
         classes = record.classes or []
@@ -76,8 +76,22 @@ def look_at(out: Path, data: FeaturizedDataset | None = None) -> LookedAt:
                 state = from_checkpoint(checkpoint, replace(names, classes=classes), out).state
         except OutputError as error:
             data, missing = None, str(error)
+        picks = _picks(out, checkpoint, state, data, classes)
     summary = read_summary(out) if (out / SUMMARY).is_file() else {}
-    return LookedAt(out, config, summary, state, read_picks(out), data, classes, missing)
+    return LookedAt(out, config, summary, state, picks, data, classes, missing)
+
+
+def _picks(
+    out: Path, checkpoint: Checkpoint, state: RunState, data: FeaturizedDataset | None, classes: list[str]
+) -> pa.Table | None:
+    """Every pick of `state`, by the checkpoint; of an older version, which names no samples, by `picks.parquet`."""
+    if data is not None:
+        names = pool_names(data)
+        return picks_of(out, state, names.named(state.asked), classes, len(names.sample_ids))
+    labels = checkpoint.tables["labels"]
+    if "sample_id" not in labels.column_names or not classes:
+        return read_picks(out / PICKS)
+    return picks_of(out, state, labels["sample_id"].to_pylist(), classes, checkpoint.state["n_pool"])
 
 
 def _find_data(config: Config) -> tuple[FeaturizedDataset | None, str]:

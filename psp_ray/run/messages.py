@@ -12,6 +12,7 @@ import numpy as np
 from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels, answer_name
 from psp_ray.labels.annotators.people import PLACE
+from psp_ray.labels.layout import IMAGES
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
@@ -57,8 +58,18 @@ def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels, el
         f"round {number}: please label {error.missing:,} images: write a class, skip (can't tell) or ignore (none of "
         f"the classes) into the column 'label' of\n  {file}"
     )
-    events.note(f"  the images: {folder / 'images'}/ and {folder / 'contact_sheet.png'}")
+    events.note(f"  {shown_in(folder)}")
     events.note(f"then: psp-ray continue {out}")
+
+
+def shown_in(folder: Path) -> str:
+    """Where the images of a round's `folder` are to be seen, in words."""
+    sheets = sorted(folder.glob("contact_sheet*.png"), key=lambda path: (len(path.name), path.name))
+    places = [f"{folder / IMAGES}/"] if (folder / IMAGES).is_dir() else []
+    places += [str(sheets[0]) + (f" to {sheets[-1].name}" if sheets[1:] else "")] if sheets else []
+    if places:
+        return f"the images: {' and '.join(places)}"
+    return "no pictures of them are at hand: the table names them"
 
 
 def tell_corrections(events: Events, before: RunState, after: RunState, names: PoolNames) -> None:
@@ -100,8 +111,6 @@ def say_goodbye(
     against = setback(state, config.data.evaluate_on)
     if against:
         events.note(f"mind:    {against}; {REMEDY}")
-    if summary["calibration"]["caution"]:
-        events.note(f"note: {summary['calibration']['caution']}")
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
     if config.output.pictures:
         events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")

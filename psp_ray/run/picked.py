@@ -33,21 +33,27 @@ def picked_of(run: LookedAt, seen: Seen | None, pictures: Pictures) -> list[Pick
         room -= len(shown)
         far = farther(state, number, seen, asked[shown])
         picks = [
-            pick_of(run, int(i), rows[i], None if far is None else float(far[k]), pictures.of(run.data, int(asked[i])))
+            pick_of(
+                run,
+                rows[i],
+                None if far is None else float(far[k]),
+                anchor_of(int(i)),
+                pictures.of(run.data, int(asked[i])),
+            )
             for k, i in enumerate(shown)
         ]
         found.append(PickedRound(number, picks, len(mine)))
     return found
 
 
-def pick_of(run: LookedAt, row: int, told: Mapping[str, Any], far: float | None, picture: str = "") -> Pick:
-    """Row `row` of a run's `picks.parquet`, `told`; `far`: as `Pick.farther`."""
+def pick_of(run: LookedAt, told: Mapping[str, Any], far: float | None, anchor: str = "", picture: str = "") -> Pick:
+    """A row of a run's `picks.parquet`, `told`, or of `asked.parquet`; the rest as in `Pick`."""
     odds = None if told["log_prob"] is None else float(np.exp(told["log_prob"]) * told["unlabeled"])
     return Pick(
-        anchor=anchor_of(row),
+        anchor=anchor,
         round=told["round"],
         name=told["sample_id"],
-        answer=told["label"],
+        answer=told["label"] or "",
         by_chance=told["by_chance"],
         odds=odds,
         guess=told["guess"],
@@ -75,10 +81,13 @@ def by_whom(told: Mapping[str, Any], strategy: str) -> str:
 
 
 def farther(state: RunState, number: int, seen: Seen | None, picked: Int64Array) -> Float64Array | None:
-    """For each picked position the share of the pool that lay nearer to an image labeled before the round."""
+    """For each picked position the share of the images that nobody had asked about that lay nearer to an image labeled
+    before the round."""
     before = state.asked[(state.asked_in < number) & state.has_class]
     if seen is None or not len(before):
         return None
     labeled = seen.data.pool.rows(before)
-    pool = nearest_cosine(seen.features, labeled)
-    return share_nearer(nearest_cosine(seen.data.pool.rows(picked), labeled), pool)
+    left = ~np.isin(seen.sample, state.asked[state.asked_in < number])
+    return share_nearer(
+        nearest_cosine(seen.data.pool.rows(picked), labeled), nearest_cosine(seen.features[left], labeled)
+    )

@@ -21,6 +21,9 @@ from psp_ray.core.sealed import DamagedFile
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.folder import CONFIG, FINISHED, KEPT, PROMPTS, RUN_FILE, SUMMARY, has_run, read_run, read_summary
 
+BELOW = ("runs/*", "trials/*/*", "*")
+"""Where runs are in the folder of a comparison, of a sweep, and in one that is given to many runs."""
+
 
 def require_run(out: Path) -> None:
     """Raise an OutputError where there is no run in the folder `out`."""
@@ -29,7 +32,14 @@ def require_run(out: Path) -> None:
 
 
 def nothing_there(folder: Path, kinds: str) -> OutputError:
-    """The error of a `folder` that holds none of `kinds` ("run", "run, comparison or sweep")."""
+    """The error of a `folder` that holds none of `kinds` ("run", "run, comparison or sweep").
+
+    One of a comparison or a sweep holds runs further below.
+    """
+    below = sorted(path.parent for pattern in BELOW for path in folder.glob(f"{pattern}/{RUN_FILE}"))
+    if below:
+        runs = "1 run" if len(below) == 1 else f"{len(below):,} runs"
+        return OutputError(f"{folder}: no {kinds} by itself, but {runs} below it; give one of them, such as {below[0]}")
     reason = f"no {kinds} of psp-ray there" if is_folder(folder) else "no such folder"
     if exists(folder) and not is_folder(folder):
         reason = "a file, not a folder"
@@ -47,10 +57,13 @@ def settings_in(out: Path) -> dict[str, Any]:
     """
     require_run(out)
     if is_file(out / CONFIG):
-        given = read_yaml(out / CONFIG, "", f"put it right, or remove it: {RUN_FILE} knows the settings, too")
-        if not isinstance(given, dict):
+        remedy = f"put it right, or remove it: {RUN_FILE} knows the settings, too"
+        given = read_yaml(out / CONFIG, "", remedy, remedy)
+        if not isinstance(given, dict) and given is not None:
             raise ConfigError(f"{out / CONFIG}: expected lines of 'key: value'; put it right, or remove it")
-        return {str(key).replace("-", "_"): value for key, value in given.items()}
+        if given:  # what a file that was cut short lacks, the other one knows
+            known = {key: value for key, value in (_of_record(out) or {}).items() if key in fields()}
+            return known | {str(key).replace("-", "_"): value for key, value in given.items()}
     for kept in (_of_record, _of_prompts):
         found = kept(out)
         if found:

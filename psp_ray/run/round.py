@@ -119,7 +119,9 @@ class Round:
         proposal = proposing.result()
         self._took(propose=proposing.seconds)
         validate_proposal(proposal, state)
-        return replace(proposal, grounds=with_doubt(proposal, self._doubt))
+        proposal = replace(proposal, grounds=with_doubt(proposal, self._doubt))
+        self.run.chosen(self.state, proposal)
+        return proposal
 
     def label_and_pseudo_label(self, proposal: Proposal) -> Answered:
         """The oracle answers while self-training scores the rest; neither needs the other."""

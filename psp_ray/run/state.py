@@ -17,6 +17,7 @@ from psp_ray.core.answers import SKIP
 from psp_ray.core.names import ABSENT, Digests, Names
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import (
+    NOBODY,
     Evaluation,
     Float32Array,
     Float64Array,
@@ -198,9 +199,18 @@ class RunState:
             asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
             by_chance=np.concatenate([self.by_chance, np.arange(count) < proposal.n_audit]),
             logits=np.concatenate([self.logits, logits]),
-            grounds=self.grounds.then(proposal.grounds or Grounds.unknown(count)),
+            grounds=self.grounds.then(self._with_pseudo(proposal.positions, proposal.grounds)),
             labels_paid=response.labels_paid,
         )
+
+    def _with_pseudo(self, positions: Int64Array, grounds: Grounds | None = None) -> Grounds:
+        """The grounds of samples at `positions` (k,), with what self-training takes them for."""
+        pseudo = self.pseudo
+        rows = np.searchsorted(pseudo.positions, positions).clip(max=max(len(pseudo.positions) - 1, 0))
+        has = np.zeros(len(positions), bool) if not len(pseudo.positions) else pseudo.positions[rows] == positions
+        label, sure = np.full(len(positions), float(NOBODY)), np.full(len(positions), np.nan)
+        label[has], sure[has] = pseudo.labels[rows[has]], pseudo.confidence[rows[has]]
+        return replace(grounds or Grounds.unknown(len(positions)), pseudo_class=label, pseudo_confidence=sure)
 
     def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array]:
         """Positions (k,) and answers (k,) of the round to what its query set doesn't ask for, if they are news."""
@@ -233,7 +243,7 @@ class RunState:
             asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
             by_chance=np.concatenate([self.by_chance, np.zeros(count, bool)]),
             logits=np.concatenate([self.logits, logits]),
-            grounds=self.grounds.then(Grounds.unknown(count)),
+            grounds=self.grounds.then(self._with_pseudo(positions)),
             labels_paid=labels_paid,
         )
 

@@ -21,6 +21,7 @@ from psp_ray.run.resolve import resolve
 from psp_ray.studies.board import Board
 from psp_ray.studies.collect import CURVES, RESULTS, collect, summary_rounds, write_csv
 from psp_ray.studies.execute import Outcome, encode_features, execute
+from psp_ray.studies.names import with_own
 from psp_ray.studies.plan import STUDY_FILE, Cell, Plan, check_study_out, make_plan, set_aside
 from psp_ray.studies.settings import make_study, parse_pair, shown_command
 from psp_ray.studies.tracking import StudyTracker
@@ -57,8 +58,10 @@ def compare(request: Request, console: Console | None = None) -> int:
     console = console or Console(highlight=False, soft_wrap=True)
     own = {key: value for key, value in request.run.items() if value is not None}
     out, resume = own.pop("out", None), bool(own.pop("resume", False))
-    own.update(parse_pair(text) for text in request.pairs)
+    pairs = [parse_pair(text) for text in request.pairs]
+    own.update((key, value) for owner, key, value in pairs if not owner)
     study = make_study(request.study, own, request.study_file)
+    study = with_own(study, [pair for pair in pairs if pair[0]])
     if out is None and not request.dry_run:
         raise ConfigError("--out is missing; name the folder for the runs, the tables and the pictures")
     plan = make_plan(study, Path(out or "runs/comparison"))
@@ -162,4 +165,5 @@ def _say_plan(plan: Plan, console: Console) -> None:
             else "reference"
         )
         console.print(f"{cell.id}: {labels}, evaluated on {cell.config.data.evaluate_on}", markup=False)
-    console.print(f"{len(plan.cells)} runs; nothing was started", markup=False)
+    runs = "1 run" if len(plan.cells) == 1 else f"{len(plan.cells)} runs"
+    console.print(f"{runs}; nothing was started", markup=False)

@@ -16,6 +16,7 @@ from psp_ray.data.dataset import Dataset
 from psp_ray.data.load import load_dataset
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.command import Request, carry_out
+from psp_ray.studies.names import with_own
 from psp_ray.studies.plan import make_plan
 from psp_ray.studies.settings import StudySettings, make_study, parse_pair, parse_strategy, shown_command
 from psp_ray.studies.tables import Key, markdown_table
@@ -183,7 +184,8 @@ def reproduce(request: Request, description_folder: str | None, console: Console
     console = console or Console(highlight=False, soft_wrap=True)
     own = {key: value for key, value in request.run.items() if value is not None}
     out, resume = own.pop("out", None), bool(own.pop("resume", False))
-    own.update(parse_pair(text) for text in request.pairs)
+    pairs = [parse_pair(text) for text in request.pairs]
+    own.update((key, value) for owner, key, value in pairs if not owner)
     own = {"model": MODEL, "rounds": ROUNDS, **own}
     given = {key: value for key, value in request.study.items() if value is not None}
     paper = {"datasets": DATASETS, "strategies": STRATEGIES, "seeds": SEEDS, "pool_share": 1.0}  # as the paper's seeds
@@ -211,6 +213,7 @@ def reproduce(request: Request, description_folder: str | None, console: Console
     title = {"title": settings.title or "The paper's protocol", "about": settings.about or _about(own["model"], folder)}
     study = make_study({**given, **title, "datasets": stock.datasets, "strategies": stock.strategies,
                         "seeds": settings.seeds, "pool_share": settings.pool_share}, own)  # fmt: skip
+    study = with_own(study, [pair for pair in pairs if pair[0]])
     plan = make_plan(replace(study, name="reproduce"), Path(out or "runs/reproduce"))
     if request.dry_run:
         console.print(f"{len(plan.cells)} runs on {', '.join(stock.datasets)}; nothing was started", markup=False)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from psp_ray.core.files import save_figure
-from psp_ray.studies.plan import slug
+from psp_ray.studies.names import file_name
 from psp_ray.studies.tables import Key, Panel, is_reference, labels_title, panel
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ RANDOM: Key = ("random", "none")
 
 
 def picture_name(dataset: str) -> str:
-    return f"curves_{slug(dataset)}.png"
+    return f"curves_{file_name(dataset)}.png"
 
 
 def draw_curves(path: Path, results: pd.DataFrame, curves: pd.DataFrame, dataset: str, split: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from psp_ray.core.writing import writing
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, limited
 from psp_ray.run.folder import RUN_FILE, differences, finished_summary, read_run
+from psp_ray.run.given import check_named
 from psp_ray.run.prepare import Prepared, complete, load_data, prepare
 from psp_ray.run.resolve import resolve
+from psp_ray.studies.names import dataset_names, file_name, former_file_name, former_names
 from psp_ray.studies.places import placed
 from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy
 
@@ -88,11 +88,15 @@ def make_plan(study: Study, out: Path) -> Plan:
     """
     strategies = [parse_strategy(text) for text in study.settings.strategies]
     entries = [parse_dataset(text) for text in study.settings.datasets]
+    names = dataset_names(entries)
+    for entry in entries:  # what no data would put right comes before any are read
+        for strategy in strategies:
+            check_named(resolve(_settings(study, entry, strategy)))
     loaded = [_load(entry, study) for entry in entries]
-    names = _dataset_names(entries, loaded)
+    former = former_names(entries, [dataset.name for dataset in loaded])
     plan = Plan(study, out, [])
     wanted: dict[tuple[Any, ...], Prepared] = {}
-    for entry, dataset, name in zip(entries, loaded, names, strict=True):
+    for entry, dataset, *called in zip(entries, loaded, names, former, strict=True):
         seen: dict[tuple[str, str], str] = {}
         for strategy in strategies:
             for times in _times(strategy, study):
@@ -105,7 +109,7 @@ def make_plan(study: Study, out: Path) -> Plan:
                     )
                 wanted.setdefault(_features_key(prepared.config), prepared)
                 for seed in range(1 if strategy.name == ZERO_SHOT else study.settings.seeds):
-                    plan.cells.append(_cell(out, name, shown, prepared.config, times, seed))
+                    plan.cells.append(_cell(out, called, shown, prepared.config, times, seed))
         if len(seen) < len(strategies):
             twice = Counter(strategy.text for strategy in strategies).most_common(1)[0][0]
             raise ConfigError(f"--strategies: {twice} is listed twice; leave one of them out")
@@ -132,34 +136,26 @@ def _load(entry: Entry, study: Study) -> Dataset:
     return dataset
 
 
-def _dataset_names(entries: list[Entry], loaded: list[Dataset]) -> list[str]:
-    """Short names; where two are alike, the entries as given."""
-    names = [dataset.name for dataset in loaded]
-    count = Counter(names)
-    names = [
-        name if count[name] == 1 else entry.name + entry.suffix for name, entry in zip(names, entries, strict=True)
-    ]
-    for name, times in Counter(names).items():
-        if times > 1:
-            raise ConfigError(f"--datasets: {name} is listed twice; leave one of them out")
-    return names
-
-
 def _times(strategy: Entry, study: Study) -> Iterable[int | None]:
     return (None,) if strategy.name in REFERENCES else study.settings.labels_per_class
 
 
-def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, times: int | None) -> Prepared:
+def _settings(study: Study, entry: Entry, strategy: Entry) -> dict[str, Any]:
+    """Settings of a strategy's runs on a data set, but for what depends on its images and classes."""
     given: dict[str, Any] = {**study.run, **dict(entry.settings), **dict(strategy.settings)}
     given |= {"dataset": entry.name, "strategy": strategy.name, "seed": 0, "runner": "inline", "resume": True}
     if strategy.self_training is not None:
         given["self_training"] = strategy.self_training
-    given = placed(study, given)
+    if strategy.name in REFERENCES:
+        given.pop("rounds", None)  # they have their own, or none
+    return placed(study, given)
+
+
+def _prepare(study: Study, entry: Entry, dataset: Dataset, strategy: Entry, times: int | None) -> Prepared:
+    given = _settings(study, entry, strategy)
     given["pool_limit"] = None if strategy.name == ZERO_SHOT else replicate_size(study, given, dataset)
     if times is not None:
         given["labels_per_round"] = times * len(dataset.classes)
-        return _checked(given, dataset)
-    given.pop("rounds", None)  # references have their own, or none
     return _checked(given, dataset)
 
 
@@ -181,32 +177,24 @@ def _checked(given: dict[str, Any], dataset: Dataset) -> Prepared:
     return replace(prepare(config.changed(pool_limit=None), dataset), config=complete(config, dataset))
 
 
-def _cell(out: Path, dataset: str, strategy: str, config: Config, times: int | None, seed: int) -> Cell:
-    parts = [
-        dataset,
-        strategy,
-        config.selftrain.self_training,
-        *([] if times is None else [f"k{times}"]),
-        f"seed{seed}",
-    ]
-    name = "--".join(slug(part) for part in parts)
+def _cell(out: Path, called: Sequence[str], strategy: str, config: Config, times: int | None, seed: int) -> Cell:
+    """`called`: the data set's name, and the one of before, under which the run may have been begun."""
+    name, former = called
+    training = config.selftrain.self_training
+    parts = [strategy, training, *([] if times is None else [f"k{times}"]), f"seed{seed}"]
+    folder = "--".join(map(file_name, (name, *parts)))
+    before = "--".join(map(former_file_name, (former, *parts)))
+    if (out / RUNS / before).is_dir() and not (out / RUNS / folder).is_dir():
+        folder = before
     return Cell(
-        id=name,
-        dataset=dataset,
+        id=folder,
+        dataset=name,
         strategy=strategy,
-        self_training=config.selftrain.self_training,
+        self_training=training,
         labels_per_class=times,
         seed=seed,
-        config=config.changed(seed=seed, out=str(out / RUNS / name)),
+        config=config.changed(seed=seed, out=str(out / RUNS / folder)),
     )
-
-
-def slug(text: str) -> str:
-    """A file name that says `text`; texts that only differ in other characters get a check sum."""
-    plain = re.sub(r"[^A-Za-z0-9+._-]+", "-", text).strip("-.") or "x"
-    if plain == text or plain == text.replace(" ", "-"):
-        return plain
-    return f"{plain[-60:].strip('-.')}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
 
 
 def _features_key(config: Config) -> tuple[Any, ...]:

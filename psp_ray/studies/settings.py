@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _INSTEAD = {
 OWN_KEYS = frozenset(_INSTEAD)
 """Settings that a comparison chooses itself, run by run."""
 _PAIR = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*)=(.*)$")
+_OWNED = re.compile(r"^(?:([^=]+):)?([A-Za-z][A-Za-z0-9_-]*)=(.*)$")
 
 
 class StudySettings(Settings):
@@ -136,26 +137,29 @@ def parse_strategy(text: str) -> Entry:
     return Entry(text, name, training, tuple(settings))
 
 
-def parse_dataset(text: str) -> Entry:
-    """`digits`, `FOLDER:SPLIT.json`, `digits:image-size=96` -> an `Entry` (a split stays in its name)."""
+def parse_dataset(text: str, key_of: Callable[[str, str], str] | None = None) -> Entry:
+    """`digits`, `FOLDER:SPLIT.json`, `digits:image-size=96` -> an `Entry` (a split stays in its name).
+
+    `key_of` gives the name of a key that may be set there, as `run_key`, which is the default.
+    """
     parts = text.split(":")
     settings: list[tuple[str, str]] = []
     while len(parts) > 1 and (pair := _PAIR.match(parts[-1])):
-        settings.insert(0, (run_key(pair[1], f"--datasets {text}"), pair[2]))
+        settings.insert(0, ((key_of or run_key)(pair[1], f"--datasets {text}"), pair[2]))
         parts.pop()
     return Entry(text, ":".join(parts), None, tuple(settings))
 
 
-def parse_pair(text: str) -> tuple[str, str]:
-    """`key=value` of --set.
+def parse_pair(text: str) -> tuple[str, str, str]:
+    """(data set, key, value) of `key=value` or `DATASET:key=value` of --set; no data set: it holds for all.
 
     Raises:
         ConfigError: not of that form, or not a setting of a run.
     """
-    pair = _PAIR.match(text.strip())
+    pair = _OWNED.match(text.strip())
     if pair is None:
-        raise ConfigError(f"--set {text}: write key=value, such as --set kappa=3")
-    return run_key(pair[1], f"--set {text}"), pair[2]
+        raise ConfigError(f"--set {text}: write key=value, such as --set kappa=3, or DATASET:key=value for one alone")
+    return pair[1] or "", run_key(pair[2], f"--set {text}"), pair[3]
 
 
 def run_key(key: str, where: str) -> str:

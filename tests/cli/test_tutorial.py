@@ -10,7 +10,7 @@ import click
 import pytest
 
 from psp_ray.cli.main import COMMANDS, arguments_with_command, cli
-from psp_ray.config.config import CHANGEABLE, option_name
+from psp_ray.config.config import CHANGEABLE, fields, option_name
 from psp_ray.run.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -19,13 +19,16 @@ WITH_SETTINGS = ("run", "check-data", "featurize")
 
 
 def shown_commands():
-    """Lines that begin with psp-ray in code blocks, continued lines joined."""
+    """Lines that begin with psp-ray in code blocks, continued lines joined, and commands with options in the text."""
     for name in ("README.md", "docs/own-data.md", "docs/labeling.md", "docs/cluster.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
+        found = re.findall(r"`(psp-ray [^`]*--[^`]+)`", text)
         for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.removeprefix("$ ").startswith("psp-ray ") and "…" not in line:
-                    yield pytest.param(line.removeprefix("$ "), id=f"{name}: {' '.join(line.split())[:60]}")
+            lines = (line.removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines())
+            found += [line for line in lines if line.startswith("psp-ray ")]
+        for line in dict.fromkeys(found):
+            if "--help" not in line:
+                yield pytest.param(line, id=f"{name}: {' '.join(line.split())[:60]}")
 
 
 def leaves(group, path=()):
@@ -40,6 +43,7 @@ def leaves(group, path=()):
 
 @pytest.mark.parametrize("line", shown_commands())
 def test_a_shown_command_is_one(line, monkeypatch, tmp_path):
+    assert not re.search(r"…|\.\.\.", line), "it can't be run as it stands"
     (tmp_path / "classes.txt").write_text(CLASSES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PSP_RAY_LEDGER", "ledger.sqlite")  # as docs/cluster.md does before its commands
@@ -49,8 +53,8 @@ def test_a_shown_command_is_one(line, monkeypatch, tmp_path):
     words = shlex.split(line, comments=True)[1:]
     cli.main(args=arguments_with_command(words), prog_name="psp-ray", standalone_mode=False)
     (path, given), *_ = called.items()
-    if path[0] in WITH_SETTINGS:
-        own = {key: given.pop(key) for key in ("config_file", "dry_run", "html", "track", "with_model") if key in given}
+    if path[0] in WITH_SETTINGS and not re.search(r" [A-Z]{2,}( |$)", line):  # capitals stand for a value
+        own = {key: given.pop(key) for key in [*given] if key not in fields()}
         assert resolve(given, own["config_file"])
 
 
@@ -58,6 +62,13 @@ def test_a_wrong_command_is_found(monkeypatch, tmp_path):
     """The test above can fail."""
     with pytest.raises(click.ClickException, match="No such option"):
         test_a_shown_command_is_one("psp-ray run --no-such-option 1", monkeypatch, tmp_path)
+
+
+def test_no_two_options_of_a_command_are_one_parameter():
+    """`featurize --classes FILE` was taken for the file of `--export-classes`."""
+    for path, command in leaves(cli):
+        names = [parameter.name for parameter in command.params]
+        assert len(set(names)) == len(names), (path, sorted(name for name in names if names.count(name) > 1))
 
 
 def test_the_tutorial_is_linked():

@@ -15,11 +15,10 @@ import pytest
 
 from psp_ray.actors.transport import pack, unpack
 from psp_ray.clip.preprocess import Preprocessing
-from psp_ray.core.errors import DatasetError, ModelError, OutputError
+from psp_ray.core.errors import DatasetError, ModelError
 from psp_ray.core.noise import sample_keys
 from psp_ray.data import load_dataset
 from psp_ray.data.images import (
-    ImageError,
     ViewSettings,
     augmented_views,
     center_view,
@@ -28,39 +27,11 @@ from psp_ray.data.images import (
     view_noise,
 )
 from psp_ray.features import encoder as encoder_module
-from psp_ray.features import featurize as featurize_module
 from psp_ray.features.cache import EncoderSpec, FeatureCache
-from psp_ray.features.encoder import ChunkEncoder, encode_images
+from psp_ray.features.encoder import ChunkEncoder
 from psp_ray.features.featurize import featurize, plan_featurize, write_broken
-from psp_ray.features.fresh import FreshViews
 from tests.data.made import DIM, PREP, ToyTower, class_folders, encoded, picture, save, toy_encoder
-
-SPEC = EncoderSpec("toy", PREP, DIM)
-VIEWS = ViewSettings(count=3, seed=2)
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    return load_dataset(str(class_folders(tmp_path / "data", per_class=25)))
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return FeatureCache.open(tmp_path / "cache")
-
-
-def unit(values):
-    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float16)
-
-
-def all_bits(done):
-    return (
-        done.pool.block(0, views=True).features.tobytes(),
-        done.pool.block(0, views=True).views.tobytes(),
-        done.val.load().tobytes(),
-        done.test.load().tobytes(),
-        done.content_hashes,
-    )
+from tests.features.made import SPEC, VIEWS, all_bits, unit
 
 
 def test_features_are_those_of_a_plain_loop(dataset, cache):
@@ -170,7 +141,7 @@ from psp_ray.data import load_dataset
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.featurize import featurize
 from tests.data.made import toy_encoder
-from tests.features.test_featurize import SPEC, VIEWS
+from tests.features.made import SPEC, VIEWS
 def progress(p):
     if p.done > 60:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -314,216 +285,9 @@ def test_decoding_stays_a_bounded_way_ahead(dataset, cache, monkeypatch):
     assert max(ahead) <= 8 + 8 + 1  # the batch itself and one batch of window
 
 
-def test_plan(dataset, cache):
-    plan = plan_featurize(dataset, SPEC, cache, VIEWS)
-    assert (plan.n_samples, plan.n_images, plan.n_cached, plan.n_missing) == (50, 50, 0, 50)
-    assert plan.n_encodings == 50 + 36 * 3
-    assert plan.seconds is None
-    assert plan.bytes_free > 0
-    assert plan.bytes_needed == 50 * (2 * DIM + 16) + 36 * (2 * DIM * 3 + 16)
-    timed = plan_featurize(dataset, SPEC, cache, VIEWS, toy_encoder())
-    assert timed.encodings_per_second > 0
-    assert timed.seconds > 0
-    featurize(dataset, SPEC, cache, toy_encoder, VIEWS)
-    done = plan_featurize(dataset, SPEC, cache, VIEWS, toy_encoder())
-    assert (done.n_cached, done.n_missing, done.n_encodings, done.bytes_needed, done.seconds) == (50, 0, 0, 0, 0.0)
-    store = cache.encoder_folder(SPEC)
-    used = sum(file.stat().st_size for file in store.rglob("*.arrow"))
-    assert used >= plan.bytes_needed
-
-
-def test_copies_are_counted_and_encoded_once(tmp_path, cache):
-    root = class_folders(tmp_path / "data", per_class=25)
-    files = sorted(root.rglob("*.png"))
-    for file in files[1:4]:
-        file.write_bytes(files[0].read_bytes())
-    dataset = load_dataset(str(root))
-    files[9].unlink()
-    plan = plan_featurize(dataset, SPEC, cache)
-    assert (plan.n_samples, plan.n_copies, plan.n_images) == (50, 3, 46)
-
-
-def test_a_plan_spares_the_second_look(dataset, cache, monkeypatch):
-    plan = plan_featurize(dataset, SPEC, cache, VIEWS)
-    monkeypatch.setattr(featurize_module, "hash_manifest", None)
-    done = featurize(dataset, SPEC, cache, toy_encoder, VIEWS, plan=plan)
-    assert done.n_encoded == plan.n_encodings
-
-
-def test_loading_the_tower_is_not_counted_as_encoding(dataset, cache):
-    class Clock:
-        now = 0.0
-
-        def perf_counter(self):
-            return self.now
-
-    clock = Clock()
-
-    class Timed(ToyTower):
-        def encode(self, images):
-            clock.now += 0.5
-            return super().encode(images)
-
-    def load():
-        clock.now += 100.0
-        return Timed()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_module, "time", clock)
-        patch.setattr(featurize_module, "time", clock)
-        told = []
-        encoder = ChunkEncoder(load, PREP, batch_size=8)
-        featurize(dataset, SPEC, cache, lambda: encoder, progress=told.append)
-    assert told[1].done == 16  # the first chunk is a small one
-    assert all(p.images_per_second == pytest.approx(16, rel=0.2) for p in told[1:])
-    assert told[1].eta_seconds == pytest.approx(34 / 16, rel=0.2)
-
-
-def test_a_full_disk_is_found_before_work_begins(dataset, cache, monkeypatch):
-    monkeypatch.setattr(FeatureCache, "free_bytes", 10)
-    with pytest.raises(OutputError, match="MiB are free"):
-        featurize(dataset, SPEC, cache, toy_encoder)
-
-
-def test_progress(dataset, cache):
-    told = []
-    featurize(dataset, SPEC, cache, toy_encoder, VIEWS, progress=told.append, chunk_size=10)
-    assert told[0].done == 0
-    assert told[0].eta_seconds is None
-    assert told[0].total == 158
-    assert [p.done for p in told] == sorted(p.done for p in told)
-    assert told[-1].done == 158
-    assert told[-1].eta_seconds == 0
-    assert all(p.images_per_second > 0 for p in told[1:])
-    quiet = []
-    featurize(dataset, SPEC, cache, toy_encoder, VIEWS, progress=quiet.append)
-    assert quiet == []
-
-
-def test_progress_reaches_its_total_when_images_are_broken(tmp_path, cache):
-    root = class_folders(tmp_path / "data", per_class=10)
-    dataset = load_dataset(str(root))
-    (root / dataset.pool["sample_id"][0].as_py()).write_bytes(b"broken")
-    told = []
-    featurize(dataset, SPEC, cache, toy_encoder, VIEWS, progress=told.append, chunk_size=4)
-    assert told[-1].done == told[-1].total
-
-
 def test_digits_bytes_travel_inline(cache):
     dataset = load_dataset("digits")
     small = dataset.without(dataset.manifest["sample_id"].to_pylist()[60:])
     done = featurize(small, SPEC, cache, toy_encoder, ViewSettings(count=2, flip=dataset.mirror))
     assert done.pool.n + done.val.n + done.test.n == 60
     assert not done.broken
-
-
-# -- fresh views -------------------------------------------------------------------------------------------------
-
-
-def test_fresh_views_differ_by_round_and_not_by_company(dataset, cache):
-    done = featurize(dataset, SPEC, cache, toy_encoder, VIEWS)
-    fresh = unpack(pack(FreshViews(done.dataset.pool, done.pool.hashes, VIEWS)))
-    positions = np.array([30, 2, 17, 5, 9, 11, 0, 35])
-    first = fresh.encode(toy_encoder(), positions, round=1)
-    assert first.shape == (8, 3, DIM)
-    assert first.dtype == np.float16
-    np.testing.assert_array_equal(first, fresh.encode(toy_encoder(decode_threads=1), positions, round=1))
-    np.testing.assert_array_equal(first[[3, 0]], fresh.encode(toy_encoder(), positions[[3, 0]], round=1))
-    assert not np.array_equal(first, fresh.encode(toy_encoder(), positions, round=2))
-    assert not np.array_equal(first, done.pool.block(0, views=True).views[positions])
-    assert fresh.encode(toy_encoder(), positions[:0], round=1).shape == (0, 3, 0)
-    cached = done.pool.block(0, views=True).views[positions]
-    np.testing.assert_allclose(fresh.encode(toy_encoder(), positions, round=0), cached, atol=1e-3)
-    with pytest.raises(ValueError, match="round 0"):
-        fresh.encode(toy_encoder(), positions, round=-1)
-
-
-def test_fresh_views_of_an_image_twice_in_the_pool(tmp_path, cache):
-    root = class_folders(tmp_path / "data", per_class=6)
-    for path in root.rglob("*.png"):
-        path.write_bytes((root / "cat" / "000.png").read_bytes() if "00" in path.name else path.read_bytes())
-    done = featurize(load_dataset(str(root)), SPEC, cache, toy_encoder)
-    fresh = FreshViews(done.dataset.pool, done.pool.hashes, VIEWS)
-    out = fresh.encode(toy_encoder(), np.arange(done.pool.n), round=1)
-    assert (out == out[0]).all()
-
-
-def test_fresh_views_name_an_image_that_has_gone(dataset, cache, tmp_path):
-    done = featurize(dataset, SPEC, cache, toy_encoder)
-    (tmp_path / "data" / done.sample_ids[4]).unlink()
-    with pytest.raises(DatasetError, match=done.sample_ids[4]):
-        FreshViews(done.dataset.pool, done.pool.hashes, VIEWS).encode(toy_encoder(), np.arange(8), round=1)
-
-
-# -- images in no cache ------------------------------------------------------------------------------------------
-
-
-def test_encode_images_streams_and_keeps_the_order(dataset, cache):
-    data = [Path(path).read_bytes() for path in dataset.pool["path"].to_pylist()]
-    data[5] = b"broken"
-    data[6] = data[7]
-    drawn = []
-
-    def images():
-        for item in data:
-            drawn.append(1)
-            yield item
-
-    stream = encode_images(toy_encoder(), images(), chunk_size=10)
-    place, _ = next(stream)
-    assert place == 0
-    assert len(drawn) == 10
-    out = dict(stream)
-    assert sorted(out) == list(range(1, 36))
-    assert isinstance(out[5], ImageError)
-    done = featurize(dataset, SPEC, cache, toy_encoder)
-    expected = done.pool.rows(np.arange(36))
-    for i in set(range(1, 36)) - {5, 6}:
-        np.testing.assert_array_equal(out[i], expected[i])
-    np.testing.assert_array_equal(out[6], expected[7])
-
-
-# -- a real tower ------------------------------------------------------------------------------------------------
-
-
-def test_open_clip_tower_gives_the_same_bits_in_any_company_and_the_numbers_of_open_clip(dataset, tmp_path):
-    """A small ViT and a small ResNet of open_clip (random weights), through the project's own image tower."""
-    torch = pytest.importorskip("torch")
-    from open_clip import image_transform
-    from open_clip.modified_resnet import ModifiedResNet
-    from open_clip.transformer import VisionTransformer
-    from PIL import Image
-
-    from psp_ray.clip.image import ImageTower
-
-    torch.manual_seed(0)
-    prep = Preprocessing(size=(32, 32))
-    vit = VisionTransformer(image_size=32, patch_size=8, width=32, layers=2, heads=2, mlp_ratio=2.0, output_dim=16)
-    resnet = ModifiedResNet(layers=[1, 1, 1, 1], output_dim=16, heads=4, image_size=32, width=16)
-    for visual in (vit, resnet):
-        spec = EncoderSpec(type(visual).__name__, prep, 16)
-        tower = ImageTower(visual, prep, "cpu")
-        runs = [
-            featurize(
-                dataset,
-                spec,
-                FeatureCache.open(tmp_path / f"{spec.weights_hash}-{size}"),
-                lambda tower=tower: ChunkEncoder(lambda: tower, prep, batch_size=8),
-                VIEWS,
-                chunk_size=size,
-            )
-            for size in (3, 50)
-        ]
-        assert all_bits(runs[0]) == all_bits(runs[1])
-        transform = image_transform(32, is_train=False, mean=prep.mean, std=prep.std)
-        images = [transform(Image.open(path)) for path in dataset.pool["path"].to_pylist()]
-        with torch.no_grad():
-            expected = torch.nn.functional.normalize(visual(torch.stack(images)), dim=-1).numpy()
-        np.testing.assert_allclose(runs[0].pool.rows(np.arange(36)).astype(np.float32), expected, atol=1e-3)
-
-
-def test_an_encoder_of_another_size_is_refused(dataset, cache):
-    other = ChunkEncoder(ToyTower, Preprocessing(size=(24, 24)))
-    with pytest.raises(RuntimeError, match="encoder and cache disagree"):
-        featurize(dataset, SPEC, cache, lambda: other)
-    assert plan_featurize(dataset, SPEC, cache).n_missing == dataset.manifest.num_rows, "nothing was filed"

@@ -26,16 +26,8 @@ from psp_ray.run.resolve import resolve
 
 
 @pytest.fixture
-def options(tiny_settings, tiny_folder):
-    return {
-        **tiny_settings,
-        "dataset": str(tiny_folder),
-        "rounds": 2,
-        "labels_per_round": 3,
-        "update_steps": 2,
-        "pictures": False,
-        "learning_steps": 4,
-    }
+def options(two_rounds):
+    return dict(two_rounds)
 
 
 def begin(options, out, **more):
@@ -132,6 +124,11 @@ def test_people_fill_in_and_go_on(options, tmp_path, tiny_folder, capsys):
         assert ended.value.code == (3 if number == 1 else 0)
     assert f"then: psp-ray continue {out}" in capsys.readouterr().out
     assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+    for html, there in (("--no-html", False), ("--html", True)):
+        with pytest.raises(SystemExit) as ended:
+            main(["continue", str(out), html])
+        assert (ended.value.code, (out / "report.html").is_file()) == (0, there)
+    assert f"report: {out / 'report.html'}, written anew" in capsys.readouterr().out
 
 
 def test_relative_paths_are_seen_from_where_the_run_began(options, tmp_path, tiny_folder, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html.parser
 import json
 import shutil
@@ -135,32 +136,42 @@ def test_pseudo_labels_of_all_rounds_survive_a_resumed_run(finished, tmp_path, t
     assert one.equals(other)
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "another table", "earlier checkpoint cut"])
-def test_damaged_picks_are_told_and_written_anew(finished, tmp_path, how):
-    folder = tmp_path / "damaged"
+@pytest.mark.parametrize("how", ["gone", "emptied", "cut", "flipped"])
+def test_whoever_looks_does_without_the_file_of_picks(finished, tmp_path, how):
+    folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    found = look_at(folder)
-    picks = pq.read_table(folder / "picks.parquet")
     file = folder / "picks.parquet"
     data = bytearray(file.read_bytes())
-    if how == "earlier checkpoint cut":
-        file = folder / "checkpoints" / f"round_{found.state.round - 1:03d}" / "pseudo.parquet"
-        file.write_bytes(file.read_bytes()[:100])
+    data[40] ^= 4
+    file.write_bytes({"emptied": b"", "cut": data[: len(data) // 2]}.get(how, data))
+    if how == "gone":
+        file.unlink()
+    assert look_at(folder).picks.equals(pq.read_table(finished / "picks.parquet"))
+
+
+@pytest.mark.parametrize("how", ["whole", "cut", "another table"])
+def test_what_older_checkpoints_do_not_say_is_taken_over_from_the_file(finished, tmp_path, how):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    found, file = look_at(folder), folder / "picks.parquet"
+    older = np.full(len(found.state.asked), np.nan)
+    grounds = replace(found.state.grounds, pseudo_class=older, pseudo_confidence=older)
+    picks = pq.read_table(file)
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:200])
     elif how == "another table":
         pq.write_table(picks.drop_columns(["round"]), file)
-    else:
-        data[40] ^= 4
-        file.write_bytes(data if how == "flipped" else data[: len(data) // 2])
-    if how != "earlier checkpoint cut":
-        with pytest.raises(DamagedFile, match=r"picks\.parquet: is "):
-            look_at(folder)
     said: list[str] = []
-    write_picks(folder, folder / "checkpoints", found.state, pool_names(found.data), said.append)
+    write_picks(folder, replace(found.state, grounds=grounds), pool_names(found.data), said.append)
+    again = pq.read_table(file)
+    if how == "whole":
+        assert (said, again.equals(picks)) == ([], True)
+        return
     assert len(said) == 1
     assert str(file) in said[0]
-    again = pq.read_table(folder / "picks.parquet")
     kept = [name for name in picks.column_names if not name.startswith("pseudo_")]
     assert again.select(kept).equals(picks.select(kept))
+    assert again["pseudo_label"].null_count == again.num_rows
 
 
 def test_a_damaged_summary_is_a_line(finished, tmp_path):
@@ -254,6 +265,12 @@ def test_why_an_image_was_asked_about_is_what_a_plain_loop_finds(finished):
                 assert around.cosine is None
                 continue
             close = {name: float(rows[place[name]] @ rows[position]) for name in before.sample_id}
+            left = [row for row in range(pool.n) if names[row] not in set(before.sample_id)]
+            labeled = [place[name] for name in before.sample_id]
+            nearer = sum(
+                max(float(rows[at] @ rows[row]) for at in labeled) > max(close.values()) + 1e-6 for row in left
+            )
+            assert one.pick.farther == pytest.approx(nearer / len(left), abs=1.5 / len(left))
             assert around.cosine == pytest.approx(max(close.values()), abs=1e-3)
             assert close[around.nearest] == pytest.approx(around.cosine, abs=1e-3)
             assert around.nearest_answer == before[before.sample_id == around.nearest].label.item()
@@ -279,6 +296,47 @@ def test_explain_says_who_picked(finished):
     assert all(name in table for name in picks[picks["round"] == 3].sample_id)
 
 
+def test_why_an_image_is_asked_about_is_told_before_it_is_answered(tmp_path, two_rounds):
+    """What is said then is what the picks say later, and what lies around is what it would be if they were labeled."""
+    out = tmp_path / "run"
+    given = {**two_rounds, "oracle": "file", "out": str(out)}
+    told = []
+    for number in (1, 2):
+        run(resolve({**given, "resume": number > 1}), Silent())
+        told.append(explain(out, number))
+        found = explain(out)
+        assert (found.round, found.open, found.next) == (1, number == 1, None if number == 1 else 2)
+        table = out / f"round_{number:02d}" / "query.csv"
+        rows = list(csv.DictReader(table.open(newline="")))
+        assert {one.pick.name for one in told[-1].picks} == {row["sample_id"] for row in rows}
+        with table.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "label": row["sample_id"].split("/")[0]} for row in rows)
+    single = CliRunner().invoke(explain_command, [str(out), "--sample-id", rows[0]["sample_id"]]).stdout
+    assert single.startswith(f"{rows[0]['sample_id']}: is being asked about, in round 2 of 2 (psp)\n")
+    assert single.endswith("nobody has said yet what it is\n")
+    (out / "asked.parquet").unlink()
+    with pytest.raises(DamagedFile, match=r"asked\.parquet: is missing; .*psp-ray continue"):
+        explain(out, sample_id=rows[0]["sample_id"])
+    run(resolve({**given, "resume": True}), Silent())
+    assert not (out / "asked.parquet").exists()
+    for number, before in enumerate(told, 1):
+        after = explain(out, number)
+        assert not after.open
+        assert before.open
+        assert [replace(one.pick, answer="") for one in after.picks] == [one.pick for one in before.picks]
+        assert [one.around for one in after.picks] == [one.around for one in before.picks]
+
+
+def _as_an_older_version_wrote_it(folder):
+    """Without the grounds of its picks in the newest checkpoint, and no digests, which older markers lack."""
+    newest = folder / "checkpoints" / "round_003"
+    labels = pq.read_table(newest / "labels.parquet")
+    pq.write_table(labels.drop_columns(["behind_plan", "policy_weight", "doubt"]), newest / "labels.parquet")
+    (newest / "COMPLETE").write_bytes(b"")
+
+
 def test_explain_names_what_it_does_not_know(finished, tmp_path):
     with pytest.raises(OutputError, match="--round 4: rounds 1 to 3 are done"):
         explain(finished, 4)
@@ -289,7 +347,7 @@ def test_explain_names_what_it_does_not_know(finished, tmp_path):
         explain(finished, 2, picks["sample_id"][0].as_py())
     folder = tmp_path / "old"
     shutil.copytree(finished, folder)
-    pq.write_table(picks.drop_columns(["plan", "policy_weight", "doubt"]), folder / "picks.parquet")
+    _as_an_older_version_wrote_it(folder)
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("/pictures", "/gone"))
     found = explain(folder, 1)
     assert {one.pick.by for one in found.picks} <= {"", "chance"}

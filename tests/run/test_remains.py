@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
 import pytest
 
 from psp_ray.cli.main import main
-from psp_ray.core.errors import OutputError
+from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.run.command import run
 from psp_ray.run.continuing import continued
 from psp_ray.run.events import Silent
@@ -31,10 +32,9 @@ OPENING = (
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_settings, tiny_folder, tmp_path_factory):
+def finished(two_rounds, tmp_path_factory):
     out = tmp_path_factory.mktemp("remains") / "run"
-    given = {"dataset": str(tiny_folder), "rounds": 2, "labels_per_round": 3, "learning_steps": 2, "strategy": "random"}
-    run(resolve({**tiny_settings, **given, "self_training": "none", "pictures": False, "out": str(out)}), Silent())
+    run(resolve({**two_rounds, "strategy": "random", "self_training": "none", "out": str(out)}), Silent())
     return out
 
 
@@ -74,6 +74,73 @@ def test_a_run_goes_on_without_what_its_other_files_know(lacking, finished, tiny
     assert (out / "prompts.safetensors").read_bytes() == (finished / "prompts.safetensors").read_bytes()
 
 
+DERIVED = ("labels.parquet", "picks.parquet", "policy.parquet", "pool_predictions.parquet", "prompts.safetensors")
+NOTED = ("classes.json", "checkpoints/classes.json", "config.yaml", "run.json", "checkpoints/run.json")
+WAYS = {"gone": None, "emptied": lambda data: b"", "cut": lambda data: data[: len(data) // 2]}
+
+
+def harm(file, way):
+    data = file.read_bytes()
+    file.unlink() if way is None else file.write_bytes(way(data))
+
+
+@pytest.mark.parametrize("how", list(WAYS))
+def test_what_a_run_has_written_is_written_anew(lacking, finished, tiny_settings, how):
+    """Everything that it derived at once, and then each file that notes something and has a copy."""
+    out = lacking()
+    where = {key: tiny_settings[key] for key in ("cache", "runner")} | {"pictures": False}
+    for name in (*DERIVED, "rounds.csv", "summary.json"):
+        harm(out / name, WAYS[how])
+    summary = run(continued(out, where), Silent(), continuing=True)
+    before = json.loads((finished / "summary.json").read_text())
+    assert summary["final_accuracy"] == before["final_accuracy"]
+    for name in DERIVED:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    one, other = (list(csv.DictReader((folder / "rounds.csv").open(newline=""))) for folder in (out, finished))
+    timed = [name for name in other[0] if "seconds" in name]
+    assert [{**row, **dict.fromkeys(timed)} for row in one] == [{**row, **dict.fromkeys(timed)} for row in other]
+    for name in NOTED:
+        harm(out / name, WAYS[how])
+        if (name, how) == ("config.yaml", "cut"):
+            with pytest.raises(ConfigError, match=r"config.yaml: not valid YAML .*; put it right, or remove it"):
+                continued(out, where)
+            (out / name).unlink()
+        run(continued(out, where), Silent(), continuing=True)
+        if name != "config.yaml":  # it says how the run was gone on with, too
+            assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_what_a_waiting_run_has_written_is_written_anew(tiny_settings, tiny_folder, tmp_path):
+    given = {
+        **tiny_settings,
+        "dataset": str(tiny_folder),
+        "labels_per_round": 3,
+        "strategy": "random",
+        "oracle": "file",
+    }
+    given |= {"self_training": "none", "pictures": False, "out": str(tmp_path / "run"), "resume": True}
+    run(resolve(given), Silent())
+    names = [*(name for name in DERIVED[:3]), "asked.parquet"]
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    for name in (*names, "summary.json"):
+        harm(tmp_path / "run" / name, WAYS["cut"])
+    assert run(continued(tmp_path / "run", {}), Silent(), continuing=True)["status"] == "awaiting_labels"
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in names} == before
+
+
+def test_a_folder_of_runs_names_them(tmp_path, capsys):
+    for place in ("study/runs/a--seed0", "study/runs/a--seed1", "sweep/trials/0000-ab/digits"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "run.json").write_text("{}")
+    for words in ("explain {}", "continue {}", "predict --run {} x.png", "export --run {} --csv x.csv"):
+        for name, said in (("study", "2 runs below it"), ("sweep", "1 run below it")):
+            code, told = said_by(capsys, words.format(tmp_path / name))
+            assert (code, told.count("\n")) == (2, 1)
+            assert said in told
+            first = next(path for path in sorted((tmp_path / name).rglob("run.json"))).parent
+            assert f"such as {first}\n" in told
+
+
 def test_without_settings_everybody_says_so(lacking, capsys):
     out = lacking(*SETTINGS, "prompts.safetensors", "pool_predictions.parquet")
     for words in OPENING[:5]:
@@ -97,8 +164,8 @@ def test_a_file_of_a_finished_run_is_named(lacking, capsys, words, name, more):
     )
 
 
-def test_a_run_under_way_is_not_called_finished(lacking):
-    out = lacking(*(name for name in FILES if name not in ("learning_curve.png", "calibration.png")))
+def test_a_run_under_way_is_not_called_finished(lacking, finished):
+    out = lacking(*(name for name in FILES if (finished / name).exists()))
     (out / "checkpoints" / "finished.json").unlink()
     with pytest.raises(OutputError, match=r"no prompts.safetensors yet, .* has not finished \(round 2 of 2 is done\)"):
         written_by(out, "prompts.safetensors")

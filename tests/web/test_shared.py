@@ -29,16 +29,8 @@ WRITE = {"x-psp-ray": "1"}
 
 
 @pytest.fixture
-def settings(tiny_settings, tiny_folder):
-    return {
-        **tiny_settings,
-        "dataset": str(tiny_folder),
-        "rounds": 2,
-        "labels_per_round": 4,
-        "learning_steps": 4,
-        "update_steps": 2,
-        "pictures": False,
-    }
+def settings(two_rounds):
+    return {**two_rounds, "labels_per_round": 4}
 
 
 def going(settings, out, **more):

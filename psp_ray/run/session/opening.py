@@ -17,6 +17,7 @@ from psp_ray.run.command import Rounds, entered, made_ready
 from psp_ray.run.continuing import check_left, continued, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.folder import check_out, default_out, has_run
+from psp_ray.run.given import check_named
 from psp_ray.run.messages import where_text
 from psp_ray.run.mirror import mirror_of
 from psp_ray.run.prepare import prepare, require_labels, settled
@@ -37,6 +38,7 @@ def open_rounds(
     limit_threads(config.runtime.threads)
     out = Path(config.output.out or default_out(config))
     check_out(config, out)
+    check_named(config)
     mirror = mirror_of(config.output.storage, out, events.note)
     if mirror is not None:
         mirror.restore(resume=True)

@@ -12,9 +12,8 @@ import numpy as np
 
 from psp_ray.core.errors import OutputError
 from psp_ray.studies.sweep.plan import Plan, TrialResult, load_plan, load_trials
-from psp_ray.studies.sweep.progress import shown
 from psp_ray.studies.sweep.references import References, load_references
-from psp_ray.studies.sweep.space import BUDGET
+from psp_ray.studies.sweep.space import BUDGET, shown
 
 CORE = ("beta", "tau", "gamma")
 FEW = 5

@@ -41,7 +41,7 @@ def draw_pareto(analysis: Analysis, path: Path) -> None:
         found = analysis.references.get(name)
         if found is not None:
             for value, text, style in (
-                (found.full, "all labels (score 1)", "--"),
+                (found.full, "all labels" if found.tied else "all labels (score 1)", "--"),
                 (found.random, "random, smallest budget (score 0)", ":"),
             ):
                 panel.axhline(100 * value, color="tab:gray", linestyle=style, linewidth=1, label=text)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,27 @@ from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import make_folder, write_json
 from psp_ray.core.ours import mark
 from psp_ray.core.sealed import read_record
+from psp_ray.core.words import did_you_mean
 from psp_ray.core.writing import writing
 from psp_ray.run.resolve import resolve
-from psp_ray.studies.sweep.space import BUDGET, Dimension, Point, parse_value
+from psp_ray.studies.names import file_name, owner_of
+from psp_ray.studies.sweep.space import BUDGET, Dimension, Point, grid_points, parse_value, random_points
 
 PLAN = "sweep.json"
 LEDGER_VARIABLE = "PSP_RAY_LEDGER"
 RESULT = "result.json"
 DONE = ("finished", "stopped")
+CHOSEN = {
+    "dataset": "use --datasets",
+    "evaluate_on": "it judges by val, and leaves test alone",
+    "labels_per_round": "use --labels-per-class",
+    "out": "every trial has a folder of its own",
+    "resume": "give --resume to the sweep",
+    "runner": "use --runner",
+}
+"""Settings that a sweep chooses itself, trial by trial."""
+TOGETHER = ("rounds", "ledger", "cache")
+"""Settings that the runs of a trial have in common."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +114,25 @@ class Plan:
         return {key: values[key] for key in keys} | {BUDGET: point[BUDGET]}
 
 
-def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
-    """Write the plan into a fresh folder, or check that the folder's plan is the same.
+def place_of(folder: Path, dataset: str, ending: str = "") -> Path:
+    """Where in `folder` the files of a data set are: under its name, as far as that can be a file's."""
+    former = folder / f"{dataset}{ending}"
+    return former if former.exists() else folder / f"{file_name(dataset)}{ending}"
 
-    Raises:
-        OutputError: the folder is used and not resumed, holds something else, or another sweep.
-    """
+
+def with_former_names(folder: Path, plan: Plan) -> Plan:
+    """`plan` whose data sets are called as in the sweep in `folder`, where they are the same."""
+    if not (folder / PLAN).is_file():
+        return plan
+    former = load_plan(folder).datasets
+    if list(former) == list(plan.datasets) or list(former.values()) != list(plan.datasets.values()):
+        return plan
+    called = dict(zip(plan.datasets, former, strict=True))
+    return replace(plan, datasets=former, classes={called[name]: count for name, count in plan.classes.items()})
+
+
+def check_sweep_out(folder: Path, plan: Plan, resume: bool) -> None:
+    """See whether a sweep can be run in `folder`. Touches nothing. Raises OutputError as `save_plan`."""
     path = folder / PLAN
     if path.exists():
         if not resume:
@@ -124,10 +150,21 @@ def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"--out {folder}: is not an empty folder; choose another one")
+
+
+def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
+    """Write the plan into a fresh folder, or check that the folder's plan is the same.
+
+    Raises:
+        OutputError: the folder is used and not resumed, holds something else, or another sweep.
+    """
+    check_sweep_out(folder, plan, resume)
+    if (folder / PLAN).exists():
+        return
     with writing(f"--out {folder}", "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         mark(folder)
-        write_json(path, asdict(plan))
+        write_json(folder / PLAN, asdict(plan))
 
 
 def load_plan(folder: Path) -> Plan:
@@ -143,6 +180,13 @@ def load_plan(folder: Path) -> Plan:
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------
+
+
+def listed_points(plan: Plan, num_samples: int) -> list[Point]:
+    """What is tried, in order, where that is known before the first trial: at random, or all of a grid."""
+    if plan.searcher == "grid":
+        return grid_points(plan.dimensions, plan.labels_per_class)
+    return random_points(plan.dimensions, plan.labels_per_class, num_samples, plan.seed)
 
 
 def trial_name(number: int, point: Point) -> str:
@@ -196,15 +240,27 @@ def parse_settings(items: tuple[str, ...], datasets: list[str]) -> tuple[dict[st
     """`KEY=VALUE` for all data sets, `DATASET:KEY=VALUE` for one.
 
     Raises:
-        ConfigError: malformed, or an unknown data set.
+        ConfigError: malformed, an unknown data set, or what a sweep chooses itself.
     """
     common: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {name: {} for name in datasets}
     for item in items:
         key, equals, value = item.partition("=")
-        owner, colon, inner = key.partition(":")
-        if not equals or (colon and owner not in own):
+        owner, colon, inner = key.rpartition(":")
+        if not equals:
             raise ConfigError(f"--set {item}: give KEY=VALUE or DATASET:KEY=VALUE with DATASET of {', '.join(own)}")
-        target = own[owner] if colon else common
-        target[(inner if colon else key).strip().replace("-", "_")] = parse_value(value)
+        target = own[datasets[owner_of(owner, datasets, f"--set {item}")]] if colon else common
+        target[settable(inner.strip(), f"--set {item}", one=bool(colon))] = parse_value(value)
     return common, own
+
+
+def settable(key: str, where: str, one: bool) -> str:
+    """The name of a key that may be set for all trials, or for those of `one` data set. Raises ConfigError."""
+    key = key.replace("-", "_")
+    if key not in fields():
+        raise ConfigError(f"{where}: unknown setting '{key}'{did_you_mean(key, fields())}")
+    if key in CHOSEN:
+        raise ConfigError(f"{where}: {option_name(key)} is not set for a sweep; {CHOSEN[key]}")
+    if one and key in TOGETHER:
+        raise ConfigError(f"{where}: {option_name(key)} is the same for all data sets of a sweep; give --set {key}=...")
+    return key

@@ -12,7 +12,7 @@ from ray.tune import Callback
 from psp_ray.core.files import write_text
 from psp_ray.report.progress import duration
 from psp_ray.studies.sweep.plan import DONE, Plan, TrialResult, load_trial
-from psp_ray.studies.sweep.space import BUDGET
+from psp_ray.studies.sweep.space import told
 from psp_ray.studies.tracking import StudyTracker
 
 
@@ -62,8 +62,7 @@ class TrialLines(Callback):
         self._track(result)
         elapsed = time.monotonic() - self._started
         left = elapsed / self.ended * (self._total - self.ended)
-        point = " ".join(f"{key}={shown(value)}" for key, value in result.point.items() if key != BUDGET)
-        head = f"{self.ended}/{self._total} {result.name} {point} {BUDGET}={result.point[BUDGET]}"
+        head = f"{self.ended}/{self._total} {result.name} {told(result.point)}"
         if result.status == "failed" or not result.rounds:
             click.echo(f"{head}: FAILED: {result.error}")
             return
@@ -72,10 +71,6 @@ class TrialLines(Callback):
         early = f" (stopped after round {last['round']})" if result.status == "stopped" else ""
         rest = f", about {duration(left)} left" if self.ended < self._total else ""
         click.echo(f"{head}: {accuracies}, score {last['score']:.3f}{early}, {duration(result.seconds)}{rest}")
-
-
-def shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _last_line(trial: Any) -> str:

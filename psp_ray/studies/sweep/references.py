@@ -10,7 +10,7 @@ from psp_ray.core.files import make_folder, write_json
 from psp_ray.core.sealed import read_record
 from psp_ray.run.command import run
 from psp_ray.run.events import Silent
-from psp_ray.studies.sweep.plan import Plan
+from psp_ray.studies.sweep.plan import Plan, place_of
 from psp_ray.studies.sweep.space import BUDGET
 
 SMALLEST_SPAN = 0.01
@@ -25,13 +25,35 @@ class References:
     full: float
     zero_shot: float
 
+    @property
+    def tied(self) -> bool:
+        """Whether full is not above random by as much as the scale needs."""
+        return self.full - self.random < SMALLEST_SPAN
+
+    @property
+    def one(self) -> float:
+        """The accuracy whose score is 1: full's, or, where that is not above random, a little more than random's."""
+        return self.random + SMALLEST_SPAN if self.tied else self.full
+
     def normalized(self, accuracy: float) -> float:
-        """0 = random, 1 = full."""
+        """0 = random, 1 = `one`."""
         return (accuracy - self.random) / max(self.full - self.random, SMALLEST_SPAN)
+
+    @property
+    def one_told(self) -> str:
+        """`one` in words."""
+        return f"random + {100 * SMALLEST_SPAN:g} point" if self.tied else f"{self.full:.1%}"
+
+    def told(self) -> str:
+        """What the scores of a data set are measured by, in words."""
+        text = f"zero-shot {self.zero_shot:.1%}, random {self.random:.1%} = 0"
+        if not self.tied:
+            return f"{text}, full {self.one_told} = 1"
+        return f"{text}, {self.one_told} = 1: full ({self.full:.1%}) is not above that, so scores say little here"
 
 
 def references_file(folder: Path, dataset: str) -> Path:
-    return folder / "references" / f"{dataset}.json"
+    return place_of(folder / "references", dataset, ".json")
 
 
 def load_references(folder: Path, plan: Plan) -> dict[str, References]:
@@ -56,7 +78,7 @@ def make_references(folder: Path, plan: Plan, dataset: str) -> References:
     make_folder(path.parent)
     summaries = []
     for kind, more in (("random", {}), ("full", {"rounds": 1, "labels_per_round": "pool"})):
-        out = folder / "references" / dataset / kind
+        out = place_of(folder / "references", dataset) / kind
         config = plan.config(dataset, {BUDGET: min(plan.labels_per_class)}, **base, **more, out=str(out))
         summaries.append(run(config, Silent(), open_runtime=open_runtime))
     references = References(

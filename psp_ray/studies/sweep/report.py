@@ -13,7 +13,11 @@ from psp_ray.core.tables import csv_text
 from psp_ray.studies.sweep.analysis import CORE, Analysis
 from psp_ray.studies.sweep.pictures import draw_pareto, draw_sensitivity
 from psp_ray.studies.sweep.plan import DONE
+from psp_ray.studies.sweep.references import SMALLEST_SPAN
 from psp_ray.studies.sweep.space import BUDGET
+
+NARROW = 0.02
+"""Distance of full and random below which scores say little."""
 
 
 def write_report(analysis: Analysis) -> str:
@@ -57,18 +61,19 @@ def _head(analysis: Analysis) -> Iterator[str]:
     yield (
         f"Trials: {by_status}; {plan.rounds} rounds each; searcher {plan.searcher}, scheduler {plan.scheduler}, "
         f"seed {plan.seed}. Accuracies are on the validation part; a score is the mean over the data sets of the "
-        "accuracy on the scale 0 = random, 1 = full. The best of many trials is a lucky one too: confirm it with "
-        "other seeds before you rely on it."
+        "accuracy on the scale 0 = random, 1 = full (where that is above random). The best of many trials is a lucky "
+        "one too: confirm it with other seeds before you rely on it."
     )
 
 
 def _references(analysis: Analysis) -> Iterator[str]:
-    yield from ("", "| data set | zero-shot | random (score 0) | full (score 1) |", "|---|---|---|---|")
+    yield from ("", "| data set | zero-shot | random (score 0) | full | score 1 |", "|---|---|---|---|---|")
     for name, found in analysis.references.items():
-        yield f"| {name} | {found.zero_shot:.1%} | {found.random:.1%} | {found.full:.1%} |"
-    narrow = [name for name, found in analysis.references.items() if found.full - found.random < 0.02]
-    if narrow:
-        yield from ("", f"On {', '.join(narrow)} full is hardly above random: its scores say little.")
+        yield f"| {name} | {found.zero_shot:.1%} | {found.random:.1%} | {found.full:.1%} | {found.one_told} |"
+    for name, found in analysis.references.items():
+        if found.full - found.random < NARROW:
+            scale = f"; its score 1 is {100 * SMALLEST_SPAN:g} point above random" if found.tied else ""
+            yield from ("", f"On {name} full is hardly above random, so its scores say little{scale}.")
 
 
 def _budgets(analysis: Analysis) -> Iterator[str]:

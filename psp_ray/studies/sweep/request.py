@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from psp_ray.config.base import read_yaml
 from psp_ray.config.paths import absolute
-from psp_ray.core.errors import ConfigError
+from psp_ray.core.errors import ConfigError, DatasetError
 from psp_ray.core.words import masked
-from psp_ray.data.registry import dataset_names
-from psp_ray.run.prepare import prepare
-from psp_ray.studies.sweep.plan import LEDGER_VARIABLE, Plan, parse_settings
-from psp_ray.studies.sweep.space import BUDGET, DEFAULT_SPACE, Dimension
+from psp_ray.data.registry import DATASETS
+from psp_ray.run.given import check_given, check_named
+from psp_ray.run.prepare import load_data, prepare
+from psp_ray.studies.names import dataset_names
+from psp_ray.studies.settings import parse_dataset
+from psp_ray.studies.sweep.plan import CHOSEN, LEDGER_VARIABLE, TOGETHER, Plan, parse_settings, settable
+from psp_ray.studies.sweep.space import BUDGET, DEFAULT_SPACE, Dimension, parse_value
 
-NOT_VARIED = ("out", "resume", "dataset", "evaluate_on", "runner", "ledger", "cache", "rounds", "labels_per_round")
+NOT_VARIED = (*CHOSEN, *TOGETHER)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def make_plan(request: SweepRequest) -> Plan:
     """
     datasets = name_datasets(request.datasets)
     settings, own = parse_settings(request.fixed, list(datasets))
+    own = {name: datasets[name] | values for name, values in own.items()}
     space = _space(request)
     for key in settings:
         space.pop(key, None)  # a fixed setting is not searched
@@ -65,7 +71,7 @@ def make_plan(request: SweepRequest) -> Plan:
             "or to a password file of the database's own"
         )
     plan = Plan(
-        {name: own[name] | {"dataset": path} for name, path in datasets.items()},
+        own,
         _budgets(request.labels_per_class),
         {key: Dimension.parse(key, text).text() for key, text in space.items()},
         settings,
@@ -82,14 +88,23 @@ def make_plan(request: SweepRequest) -> Plan:
 def _checked(plan: Plan) -> Plan:
     """The plan with the classes of its data sets; every bound of every dimension makes a valid run."""
     middle = {dimension.key: dimension.bounds[0] for dimension in plan.dimensions}
-    classes = {name: len(prepare(plan.config(name, middle)).dataset.classes) for name in plan.datasets}
-    plan = replace(plan, classes=classes)
     smallest, largest = plan.labels_per_class[0], plan.labels_per_class[-1]
-    for name in plan.datasets:
-        prepare(plan.config(name, middle | {BUDGET: largest}))
+    for name in plan.datasets:  # what no data would put right comes before any are read
         for dimension in plan.dimensions:
             for value in dimension.bounds:
-                plan.config(name, middle | {dimension.key: value, BUDGET: smallest})
+                check_given(plan.config(name, middle | {dimension.key: value, BUDGET: smallest}))
+        check_named(plan.config(name, middle))
+    loaded = {name: load_data(plan.config(name, middle)) for name in plan.datasets}
+    for name, dataset in loaded.items():
+        if not dataset.val.num_rows:
+            raise DatasetError(
+                f"{name}: no val images, and a sweep judges by them (test stays untouched); add a part val: a folder "
+                "of that name beside train, or val in column split (of embeddings: part)"
+            )
+    plan = replace(plan, classes={name: len(dataset.classes) for name, dataset in loaded.items()})
+    for name, dataset in loaded.items():
+        prepare(plan.config(name, middle | {BUDGET: smallest}), dataset)
+        prepare(plan.config(name, middle | {BUDGET: largest}), dataset)
     return plan
 
 
@@ -134,19 +149,17 @@ def _varied(key: str, text: str, where: str) -> str:
     return dimension.key
 
 
-def name_datasets(text: str) -> dict[str, str]:
-    """Short names for data sets: a folder's last part, with a number behind it where that is taken."""
-    names: dict[str, str] = {}
-    for item in (part.strip() for part in text.split(",")):
-        if not item:
-            continue
-        path = item if item in dataset_names() else str(absolute({"dataset": item})["dataset"])
-        base = Path(item.partition(":")[0]).name or "data"
-        name, number = base, 1
-        while name in names:
-            number += 1
-            name = f"{base}-{number}"
-        names[name] = path
-    if not names:
+def name_datasets(text: str) -> dict[str, dict[str, Any]]:
+    """The data sets of a list by their names, each with settings of its own, `dataset` among them.
+
+    Raises:
+        ConfigError: none, one twice, or a key that is no setting of a data set in a sweep.
+    """
+    entries = [parse_dataset(item.strip(), partial(settable, one=True)) for item in text.split(",") if item.strip()]
+    if not entries:
         raise ConfigError("--datasets: name at least one")
-    return names
+    found: dict[str, dict[str, Any]] = {}
+    for name, entry in zip(dataset_names(entries), entries, strict=True):
+        place = entry.name if entry.name in DATASETS else absolute({"dataset": entry.name})["dataset"]
+        found[name] = {**{key: parse_value(value) for key, value in entry.settings}, "dataset": place}
+    return found

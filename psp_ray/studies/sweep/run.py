@@ -24,15 +24,16 @@ from psp_ray.studies.sweep.plan import (
     DONE,
     Plan,
     TrialResult,
+    listed_points,
     load_trials,
     save_plan,
+    with_former_names,
 )
 from psp_ray.studies.sweep.progress import TrialLines
 from psp_ray.studies.sweep.references import make_references, references_file
 from psp_ray.studies.sweep.resources import check_trial_fits, trial_bundles
 from psp_ray.studies.sweep.search import ListSource, OptunaSource, PointSearcher, Source
 from psp_ray.studies.sweep.signals import catch_sigterm
-from psp_ray.studies.sweep.space import Point, grid_points, random_points
 from psp_ray.studies.sweep.trial import SweepTrial
 from psp_ray.studies.tracking import StudyTracker
 
@@ -53,6 +54,7 @@ def run_sweep(
     try:
         bundles = trial_bundles(plan, resources)
         room = check_trial_fits(bundles)
+        plan = with_former_names(out, plan)
         save_plan(out, plan, resume)
         earlier = load_trials(out)
         source, pending = _source(plan, num_samples, earlier)
@@ -83,13 +85,9 @@ def _source(plan: Plan, num_samples: int, earlier: list[TrialResult]) -> tuple[S
     if plan.searcher == "optuna":
         optuna = OptunaSource(plan.dimensions, plan.labels_per_class, num_samples, plan.seed, earlier)
         return optuna, optuna.pending_count
-    points: list[Point]
-    if plan.searcher == "grid":
-        points = grid_points(plan.dimensions, plan.labels_per_class)
-    else:
-        points = random_points(plan.dimensions, plan.labels_per_class, num_samples, plan.seed)
-        if len(points) < num_samples:
-            click.echo(f"the space holds {len(points)} different points, fewer than --num-samples {num_samples}")
+    points = listed_points(plan, num_samples)
+    if plan.searcher == "random" and len(points) < num_samples:
+        click.echo(f"the space holds {len(points)} different points, fewer than --num-samples {num_samples}")
     listed = ListSource(points, {trial.name for trial in earlier if trial.status in DONE})
     return listed, len(listed.pending)
 
@@ -122,8 +120,7 @@ def _prepare_shared(plan: Plan, out: Path, resources: dict[str, float]) -> None:
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, UserError) else error) from None
     for name in plan.datasets:
-        found = make_references(out, plan, name)
-        click.echo(f"{name}: zero-shot {found.zero_shot:.1%}, random {found.random:.1%} = 0, full {found.full:.1%} = 1")
+        click.echo(f"{name}: {make_references(out, plan, name).told()}")
 
 
 def _tune(

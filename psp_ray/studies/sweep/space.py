@@ -112,6 +112,17 @@ class Dimension:
         return f"{ends[0]}..{ends[1]}" + (":log" if self.log else "")
 
 
+def shown(value: object) -> str:
+    """A value as a report shows it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def told(point: Point) -> str:
+    """A point on one line, its budget last."""
+    values = [f"{key}={shown(value)}" for key, value in point.items() if key != BUDGET]
+    return " ".join([*values, f"{BUDGET}={point[BUDGET]}"])
+
+
 def parse_value(text: str) -> Any:
     """A number, a boolean, null or a string, as a config file would read it (`1e-3` is a number here)."""
     text = text.strip()

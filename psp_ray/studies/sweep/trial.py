@@ -12,7 +12,7 @@ from ray import tune
 from psp_ray.config.config import Config
 from psp_ray.core.errors import Interrupted, UserError
 from psp_ray.core.files import write_text
-from psp_ray.studies.sweep.plan import TrialResult, load_plan, load_trial
+from psp_ray.studies.sweep.plan import TrialResult, load_plan, load_trial, place_of
 from psp_ray.studies.sweep.references import References, load_references
 from psp_ray.studies.sweep.stepwise import StepwiseRun
 
@@ -79,7 +79,7 @@ class SweepTrial(tune.Trainable):
         return {**report, "done": done}
 
     def _config_of(self, dataset: str) -> Config:
-        out = self._folder / "trials" / self._result.name / dataset
+        out = place_of(self._folder / "trials" / self._result.name, dataset)
         ledger = self._plan.ledger(self._folder)
         return self._plan.config(dataset, self._result.point, out=str(out), resume=True, ledger=ledger)
 

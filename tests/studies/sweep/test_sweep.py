@@ -16,7 +16,7 @@ from psp_ray.labels import Ledger
 from psp_ray.studies.sweep.analysis import Analysis
 from psp_ray.studies.sweep.plan import Plan, load_trial, load_trials, save_plan, trial_name
 from psp_ray.studies.sweep.references import load_references, make_references, references_file
-from psp_ray.studies.sweep.request import SweepRequest, make_plan, name_datasets
+from psp_ray.studies.sweep.request import SweepRequest, make_plan
 from psp_ray.studies.sweep.resources import check_trial_fits
 from psp_ray.studies.sweep.run import run_sweep
 from psp_ray.studies.sweep.space import random_points
@@ -174,11 +174,6 @@ def test_a_trial_that_somebody_ends_has_not_failed(error, status, tmp_path, monk
         trial.step()
     found = load_trial(tmp_path / "sweep", "0000-a")
     assert (found.status if found else None) == status
-
-
-def test_data_sets_get_names_of_their_own(tmp_path):
-    names = name_datasets(f"digits, {tmp_path}/x/colors,{tmp_path}/y/colors,digits")
-    assert list(names) == ["digits", "colors", "colors-2", "digits-2"]
 
 
 @pytest.mark.slow
