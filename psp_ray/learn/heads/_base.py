@@ -15,6 +15,9 @@ from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, Moments, TextState
 from psp_ray.learn.solvers import Affine, classifier, fit_scale, telling
 
+TEMPERATURE_SPREAD = 0.7
+"""Standard deviation of the logarithm of a classifier's temperature before any label."""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -151,6 +154,17 @@ def as_sure(found: Affine, request: FitRequest) -> Affine:
     """A classifier whose logits are scaled to be as sure as the targets of the request are."""
     rows, weights = telling(request.weights, request.n_classes)
     return found.scaled(fit_scale(found.logits(request.features[rows]), request.targets[rows], weights))
+
+
+def as_sure_as_told(text: TextState, request: FitRequest) -> Affine:
+    """The logits of a classifier that saw no label, times the factor of largest posterior given the bought labels.
+
+    One whose logits say little about the labels stays weak.
+    """
+    found = affine_of(text)
+    told = request.bought & (request.weights > 0)
+    logits = found.logits(request.features[told])
+    return found.scaled(fit_scale(logits, request.targets[told], request.weights[told], TEMPERATURE_SPREAD))
 
 
 def affine_of(text: TextState) -> Affine:

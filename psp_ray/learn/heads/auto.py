@@ -9,10 +9,9 @@ import numpy as np
 from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, Int64Array, TextState
-from psp_ray.learn.heads._base import FitRequest, affine_of, as_sure, text_of
+from psp_ray.learn.heads._base import TEMPERATURE_SPREAD, FitRequest, affine_of, as_sure, as_sure_as_told, text_of
 from psp_ray.learn.heads.gda import natural
 from psp_ray.learn.heads.leaning import leaning
-from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD
 from psp_ray.learn.heads.stacking import stacked
 from psp_ray.learn.solvers import Affine, cross_entropy, fit_scale
 
@@ -62,15 +61,7 @@ def learned_of(request: FitRequest, settings: LearnSettings) -> Affine:
 
 def teacher_of(request: FitRequest) -> Affine:
     """Zero-shot's logits, as sure as the bought labels say, which it has never seen."""
-
-    def scaled() -> Affine:
-        teacher = affine_of(request.zero_shot)
-        bought = request.bought & (request.weights > 0)
-        logits = teacher.logits(request.features[bought])
-        factor = fit_scale(logits, request.targets[bought], request.weights[bought], TEMPERATURE_SPREAD)
-        return teacher.scaled(factor)
-
-    return request.once(teacher_of, scaled)
+    return request.once(teacher_of, lambda: as_sure_as_told(request.zero_shot, request))
 
 
 def evidence(request: FitRequest, settings: LearnSettings) -> Evidence:

@@ -7,11 +7,9 @@ import numpy as np
 from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, TextState
-from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
-from psp_ray.learn.solvers import fit_logistic, fit_scale
+from psp_ray.learn.heads._base import FitRequest, as_sure_as_told, text_of
+from psp_ray.learn.solvers import fit_logistic
 
-TEMPERATURE_SPREAD = 0.7
-"""Standard deviation of the logarithm of the anchor's temperature before any label."""
 SIZE_SHARE = 0.5
 """How much of the log of a class's samples is explained by its size: 0 nothing, 1 all, as with a balanced softmax."""
 LEAST_SIZE = 0.01
@@ -28,15 +26,7 @@ def residual(request: FitRequest, settings: LearnSettings) -> TextState:
     zero-shot has never seen; a weak teacher whose logits say little stays weak. Half of what tells how frequent a class
     is among the samples is fitted but not learned (`size_odds`): rare classes keep what zero-shot knew of them.
     """
-    anchor = affine_of(request.anchor)
-    bought = request.bought & (request.weights > 0)
-    factor = fit_scale(
-        anchor.logits(request.features[bought]),
-        request.targets[bought],
-        request.weights[bought],
-        TEMPERATURE_SPREAD,
-    )
-    anchor = anchor.scaled(factor)
+    anchor = as_sure_as_told(request.anchor, request)
     offset = anchor.logits(request.features) + size_odds(request)
     learned = fit_logistic(request.features, request.targets, request.weights, settings.head_penalty, offset=offset)
     return text_of(anchor.plus(learned))

@@ -9,10 +9,10 @@ import numpy as np
 
 from psp_ray.config.learn import LearnSettings
 from psp_ray.core.records import Float64Array, Int64Array, TextState
-from psp_ray.learn.heads._base import FitRequest, affine_of, text_of
+from psp_ray.learn.heads._base import TEMPERATURE_SPREAD, FitRequest, affine_of, text_of
 from psp_ray.learn.heads.gda import natural
 from psp_ray.learn.heads.leaning import evened
-from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD, residual
+from psp_ray.learn.heads.residual import residual
 from psp_ray.learn.solvers import Affine, cross_entropy, fit_scale
 
 SHARES = tuple(float(share) for share in np.linspace(0.0, 1.0, 11))

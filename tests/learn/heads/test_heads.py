@@ -14,7 +14,8 @@ from psp_ray.core.errors import ConfigError
 from psp_ray.core.records import TextState
 from psp_ray.learn.evaluate import predict_proba, similarities
 from psp_ray.learn.heads import HEADS, FitRequest, Fold, affine_of, fit, one_hot, text_of
-from psp_ray.learn.heads.residual import TEMPERATURE_SPREAD, size_odds
+from psp_ray.learn.heads._base import TEMPERATURE_SPREAD
+from psp_ray.learn.heads.residual import size_odds
 from psp_ray.learn.solvers import Affine, fit_logistic, fit_scale
 
 SETTINGS = LearnSettings()
