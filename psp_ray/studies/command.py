@@ -16,6 +16,7 @@ from psp_ray.core.files import alone, write_text
 from psp_ray.core.ours import mark
 from psp_ray.core.threads import limit_threads
 from psp_ray.report.progress import Reporter
+from psp_ray.report.tracking import TRACKERS
 from psp_ray.run.folder import finished_summary
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.board import Board
@@ -70,6 +71,7 @@ def compare(request: Request, console: Console | None = None) -> int:
     command = shown_command(study, request.study_file, given)
     if request.dry_run:
         found = DryRun(plan, out, resume, request.replace_changed)
+        check_outlets(request)
         for line in found.lines():
             console.print(line, markup=False)
         console.print(f"{found.sums()}; nothing was started", markup=False)
@@ -88,10 +90,7 @@ def carry_out(
     changed = check_study_out(plan, resume, request.replace_changed)
     where = resolve({key: value for key, value in plan.study.run.items() if key in WHERE})
     limit_threads(where.runtime.threads)
-    if request.report is not None:
-        from psp_ray.studies.report import check_report
-
-        check_report(Path(request.report))
+    check_outlets(request)
     warn = Reporter(where.labels.rounds, console).warn
     tracker = StudyTracker(request.track, plan.out, plan.study.settings.model_dump(mode="json"), warn)
     with alone(plan.out):
@@ -109,6 +108,16 @@ def carry_out(
         _write(plan, command, request.report, console, extra)
         tracker.end(finished=True)
     return 1 if failed else 0
+
+
+def check_outlets(request: Request) -> None:
+    """Raise a UserError where `--report` can't be written, or `--track` is no tool."""
+    if request.report is not None:
+        from psp_ray.studies.report import check_report
+
+        check_report(Path(request.report))
+    if request.track is not None:
+        TRACKERS.find(request.track)
 
 
 def _track(tracker: StudyTracker, cell: Cell) -> None:

@@ -15,7 +15,7 @@ from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.load import load_dataset
 from psp_ray.run.resolve import resolve
-from psp_ray.studies.command import Request, carry_out
+from psp_ray.studies.command import Request, carry_out, check_outlets
 from psp_ray.studies.dry_run import DryRun
 from psp_ray.studies.names import with_own
 from psp_ray.studies.plan import make_plan
@@ -218,6 +218,7 @@ def reproduce(request: Request, description_folder: str | None, console: Console
     plan = make_plan(replace(study, name="reproduce"), Path(out or "runs/reproduce"))
     if request.dry_run:
         sums = DryRun(plan, out, resume, request.replace_changed).sums()
+        check_outlets(request)
         console.print(f"{sums}, on {', '.join(stock.datasets)}; nothing was started", markup=False)
         return 0
     shown = shown_command(study, None, {}).replace("psp-ray compare", "psp-ray reproduce", 1)

@@ -426,7 +426,12 @@ def test_a_dry_run_says_what_the_comparison_would_find(start, call, settings, sh
         "shades--random--none--k1--seed0: 3 x 4 labels, evaluated on test",
         "2 runs, 1 of them finished, at most 12 labels to buy; nothing was started",
     ]
-    for more in ([], ["--resume", "--head", "zero-shot"]):
+    for more in (
+        ["--track", "wandbb", "--resume"],
+        ["--report", "x.txt", "--resume"],
+        [],
+        ["--resume", "--head", "zero-shot"],
+    ):
         assert call(*words, *more, "--dry-run") == call(*words, *more)
     code, _, said = call(*words, *more)
     assert code == 2
