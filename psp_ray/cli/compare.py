@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from psp_ray.cli.options import SettingsCommand
-from psp_ray.cli.study import study_options, study_request
+from psp_ray.cli.study import instead, study_options, study_request
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, instead=instead)
 @study_options
 def compare(**given: Any) -> None:
     """Run strategies over data sets and seeds, and write results.csv, curves.csv, table.md and learning curves.

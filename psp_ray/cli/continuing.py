@@ -34,7 +34,16 @@ class ContinueCommand(SettingsCommand):
         return found
 
 
-@click.command("continue", cls=ContinueCommand)
+ELSE = {
+    "out": "name the folder as DIR",
+    "resume": "leave it out; `continue` does nothing else",
+    "config": "the run keeps its settings; give those that change as options",
+    "dry_run": "leave it out; `psp-ray report DIR` shows what there is",
+}
+"""What to do in place of options of `psp-ray run` that are not taken."""
+
+
+@click.command("continue", cls=ContinueCommand, instead=ELSE.get)
 @run_options
 @partial(setting_options, hidden=HIDDEN_KEYS | {"out", "resume"})
 @either_folder

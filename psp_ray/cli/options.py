@@ -60,7 +60,28 @@ class SettingOption(click.Option):
         return super().make_metavar(ctx) if self.registry is None else "|".join(self.registry.names())
 
 
-class SettingsCommand(click.Command):
+class HintingCommand(click.Command):
+    """A command that lacks options of `psp-ray run`, and says how to give there what they are for.
+
+    `instead`: what to say for a parameter of `run`, by its name; None where there is nothing to say.
+    """
+
+    def __init__(self, *arguments: Any, instead: Callable[[str], str | None] = lambda key: None, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._instead = instead
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            key = error.option_name.removeprefix("--").removeprefix("no-").replace("-", "_")
+            said = self._instead(key)
+            if said is None:
+                raise
+            raise click.UsageError(f"No such option {error.option_name!r}: {said}", ctx) from error
+
+
+class SettingsCommand(HintingCommand):
     """A command that takes settings of a run: `--help` shows its own options and the settings that most people need,
     `--help-all` all of them, section by section."""
 

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from psp_ray.cli.options import SettingsCommand
-from psp_ray.cli.study import study_options, study_request
+from psp_ray.cli.study import instead, study_options, study_request
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, instead=instead)
 @click.option("--description-folder", metavar="FOLDER", help="GPT-3 descriptions: descriptors_NAME.json for a data set")
 @study_options
 def reproduce(description_folder: str | None, **given: Any) -> None:

@@ -8,15 +8,20 @@ import click
 
 from psp_ray.cli.options import HIDDEN_KEYS, F, setting_options, track_option
 from psp_ray.config.base import option_name
-from psp_ray.studies.settings import OWN_KEYS, StudySettings
+from psp_ray.studies.settings import CHOSEN, StudySettings
 
 if TYPE_CHECKING:
     from psp_ray.studies.command import Request
 
+_OTHERS = {
+    "config": "give its lines in a --study file, beside datasets and strategies, or as options",
+    "html": "report.html is written for the whole; `psp-ray report RUN` writes that of a run",
+}
+
 
 def study_options(command: F) -> F:
     """Decorator: options of comparisons, and every setting of a run that they don't choose themselves."""
-    command = setting_options(command, hidden=HIDDEN_KEYS | OWN_KEYS)
+    command = setting_options(command, hidden=HIDDEN_KEYS | CHOSEN.keys())
     for key, info in reversed(StudySettings.model_fields.items()):
         default = ",".join(map(str, info.default)) if isinstance(info.default, tuple) else info.default
         shown = f"{info.description}{f' [{default}]' if default else ''}"
@@ -42,6 +47,11 @@ def study_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def instead(key: str) -> str | None:
+    """How a comparison is given what an option of `psp-ray run` says that it lacks; None for any other."""
+    return {**CHOSEN, **_OTHERS}.get(key)
 
 
 def study_request(given: dict[str, Any]) -> Request:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from psp_ray.cli.options import track_option
+from psp_ray.cli.options import HIDDEN_KEYS, HintingCommand, track_option
 from psp_ray.studies.sweep.space import DEFAULT_SPACE
 
 DEFAULTS = ", ".join(f"{key} {values}" for key, values in DEFAULT_SPACE.items())
@@ -35,7 +35,29 @@ class Known(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def instead(key: str) -> str | None:
+    """How a sweep is given what an option of `psp-ray run` says that it lacks; None for any other."""
+    from psp_ray.config.config import RUN_ONLY, fields
+    from psp_ray.studies.sweep.plan import CHOSEN, TOGETHER
+
+    if key in CHOSEN:
+        return CHOSEN[key]
+    if key == "config":
+        return "give its lines by --set KEY=VALUE"
+    if key == "html":
+        return "`psp-ray report DIR` writes the page"
+    if key not in fields() or key in HIDDEN_KEYS:
+        return None
+    return f"give --set {key}=VALUE" + (
+        "" if key in RUN_ONLY.union(TOGETHER) else f", or --vary {key}=VALUES to try several"
+    )
+
+
+@click.command(
+    cls=HintingCommand,
+    instead=instead,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.option(
     "--datasets", required=True, help="data sets, parted by commas: names or folders, each with :key=value of its own"
 )

@@ -16,10 +16,12 @@ from psp_ray.core.files import alone, write_text
 from psp_ray.core.ours import mark
 from psp_ray.core.threads import limit_threads
 from psp_ray.report.progress import Reporter
+from psp_ray.report.tracking import TRACKERS
 from psp_ray.run.folder import finished_summary
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.board import Board
 from psp_ray.studies.collect import CURVES, RESULTS, collect, summary_rounds, write_csv
+from psp_ray.studies.dry_run import DryRun
 from psp_ray.studies.execute import Outcome, encode_features, execute
 from psp_ray.studies.names import with_own
 from psp_ray.studies.plan import STUDY_FILE, Cell, Plan, check_study_out, make_plan, set_aside
@@ -68,7 +70,11 @@ def compare(request: Request, console: Console | None = None) -> int:
     given = {**{key: value for key, value in request.study.items() if value is not None}, **own}
     command = shown_command(study, request.study_file, given)
     if request.dry_run:
-        _say_plan(plan, console)
+        found = DryRun(plan, out, resume, request.replace_changed)
+        check_outlets(request)
+        for line in found.lines():
+            console.print(line, markup=False)
+        console.print(f"{found.sums()}; nothing was started", markup=False)
         return 0
     return carry_out(plan, command, request, resume, console)
 
@@ -84,10 +90,7 @@ def carry_out(
     changed = check_study_out(plan, resume, request.replace_changed)
     where = resolve({key: value for key, value in plan.study.run.items() if key in WHERE})
     limit_threads(where.runtime.threads)
-    if request.report is not None:
-        from psp_ray.studies.report import check_report
-
-        check_report(Path(request.report))
+    check_outlets(request)
     warn = Reporter(where.labels.rounds, console).warn
     tracker = StudyTracker(request.track, plan.out, plan.study.settings.model_dump(mode="json"), warn)
     with alone(plan.out):
@@ -107,6 +110,16 @@ def carry_out(
     return 1 if failed else 0
 
 
+def check_outlets(request: Request) -> None:
+    """Raise a UserError where `--report` can't be written, or `--track` is no tool."""
+    if request.report is not None:
+        from psp_ray.studies.report import check_report
+
+        check_report(Path(request.report))
+    if request.track is not None:
+        TRACKERS.find(request.track)
+
+
 def _track(tracker: StudyTracker, cell: Cell) -> None:
     """A run that has finished, from its own summary; of one that has failed there is nothing to say."""
     summary = finished_summary(cell.folder)
@@ -122,7 +135,8 @@ def _run(plan: Plan, where: Config, parallel: int | None, console: Console, trac
     cells = plan.to_do()
     finished = len(plan.cells) - len(cells)
     already = f", {finished} of them finished earlier" if finished else ""
-    console.print(f"psp-ray: {len(plan.cells)} runs{already} -> {plan.out}", markup=False)
+    runs = "1 run" if len(plan.cells) == 1 else f"{len(plan.cells)} runs"
+    console.print(f"psp-ray: {runs}{already} -> {plan.out}", markup=False)
     if not cells:
         return 0
     encode_features(plan.features, where.runtime.runner, reporter)
@@ -155,15 +169,3 @@ def _write(plan: Plan, command: str, report: str | None, console: Console, extra
     for row in bad.itertuples():
         said = f"{row.status}: {row.dataset} {row.strategy}:{row.self_training} seed {row.seed}: {row.error}"
         console.print(said, style="red", markup=False)
-
-
-def _say_plan(plan: Plan, console: Console) -> None:
-    for cell in plan.cells:
-        labels = (
-            f"{cell.config.labels.rounds} x {cell.config.labels.labels_per_round} labels"
-            if cell.labels_per_class
-            else "reference"
-        )
-        console.print(f"{cell.id}: {labels}, evaluated on {cell.config.data.evaluate_on}", markup=False)
-    runs = "1 run" if len(plan.cells) == 1 else f"{len(plan.cells)} runs"
-    console.print(f"{runs}; nothing was started", markup=False)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
+from psp_ray.config.paths import MAY_BE_PATHS, PATHS
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.paths import is_folder, local_text
 from psp_ray.data.registry import DATASETS
@@ -22,10 +23,11 @@ TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".npz", ".jsonl")
 _HEAD, _TAIL = 34, 18
 
 
-def dataset_names(entries: Sequence[Entry]) -> list[str]:
+def dataset_names(entries: Sequence[Entry], *, whole: bool = False) -> list[str]:
     """A name for each entry: its own, or the last part of its path, without the ending of a table.
 
-    Where two are alike, folders stand in front that tell them apart, and the settings of an entry behind it.
+    Where two are alike, folders stand in front that tell them apart, and the settings of an entry behind it, as
+    `suffixes` has them, or (`whole`) as they were given.
 
     Raises:
         ConfigError: two entries are the same.
@@ -34,11 +36,31 @@ def dataset_names(entries: Sequence[Entry]) -> list[str]:
     shown = {name: "/".join(found[-_depth(name, parts) :]) for name, found in parts.items()}
     names = [shown[entry.name] for entry in entries]
     count = Counter(names)
-    names = [name + (entry.suffix if count[name] > 1 else "") for name, entry in zip(names, entries, strict=True)]
+    behind = [entry.suffix for entry in entries] if whole else suffixes(entries)
+    names = [name + (suffix if count[name] > 1 else "") for name, suffix in zip(names, behind, strict=True)]
     for name, times in Counter(names).items():
         if times > 1:
             raise ConfigError(f"--datasets: {name} is listed twice; leave one of them out")
     return names
+
+
+def suffixes(entries: Sequence[Entry]) -> list[str]:
+    """The settings of each entry as they stand behind its name: of a path the file's name, without its ending.
+
+    Where that would be alike for two that have different ones, they stand as they were given.
+    """
+    short = ["".join(f" {key}={_short(key, value)}" for key, value in entry.settings) for entry in entries]
+    meant = defaultdict(set)
+    for text, entry in zip(short, entries, strict=True):
+        meant[text].add(entry.suffix)
+    return [text if len(meant[text]) == 1 else entry.suffix for text, entry in zip(short, entries, strict=True)]
+
+
+def _short(key: str, value: str) -> str:
+    if key not in PATHS and not (key in MAY_BE_PATHS and "/" in value):
+        return value
+    path = PurePath(local_text(value))
+    return (path.name if is_folder(value) else path.stem) or value
 
 
 def former_names(entries: Sequence[Entry], own: Sequence[str]) -> list[str]:
@@ -71,14 +93,17 @@ def with_own(study: Study, pairs: Sequence[tuple[str, str, str]]) -> Study:
     return replace(study, settings=study.settings.model_copy(update={"datasets": tuple(texts)}))
 
 
-def file_name(text: str) -> str:
-    """A file name that says `text`, unlike that of any other text; a long one lacks its middle."""
-    plain = _plain(text)
-    if plain in (text, text.replace(" ", "-")) and len(plain) <= LONGEST:
+def file_name(text: str, whole: str | None = None) -> str:
+    """A file name that says `text`, unlike that of any other text; a long one lacks its middle.
+
+    `whole`: what `text` is short for, and what the file name is to be unlike others by.
+    """
+    plain, whole = _plain(text), text if whole is None else whole
+    if plain in (whole, whole.replace(" ", "-")) and len(plain) <= LONGEST:
         return plain
     if len(plain) > LONGEST:
         plain = f"{plain[:_HEAD].rstrip('-.')}..{plain[-_TAIL:].lstrip('-.')}"
-    return f"{plain}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
+    return f"{plain}-{hashlib.blake2b(whole.encode(), digest_size=3).hexdigest()}"
 
 
 def former_file_name(text: str) -> str:

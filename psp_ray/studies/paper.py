@@ -15,7 +15,8 @@ from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.load import load_dataset
 from psp_ray.run.resolve import resolve
-from psp_ray.studies.command import Request, carry_out
+from psp_ray.studies.command import Request, carry_out, check_outlets
+from psp_ray.studies.dry_run import DryRun
 from psp_ray.studies.names import with_own
 from psp_ray.studies.plan import make_plan
 from psp_ray.studies.settings import StudySettings, make_study, parse_pair, parse_strategy, shown_command
@@ -216,7 +217,9 @@ def reproduce(request: Request, description_folder: str | None, console: Console
     study = with_own(study, [pair for pair in pairs if pair[0]])
     plan = make_plan(replace(study, name="reproduce"), Path(out or "runs/reproduce"))
     if request.dry_run:
-        console.print(f"{len(plan.cells)} runs on {', '.join(stock.datasets)}; nothing was started", markup=False)
+        sums = DryRun(plan, out, resume, request.replace_changed).sums()
+        check_outlets(request)
+        console.print(f"{sums}, on {', '.join(stock.datasets)}; nothing was started", markup=False)
         return 0
     shown = shown_command(study, None, {}).replace("psp-ray compare", "psp-ray reproduce", 1)
     lines = "\n".join(f"- missing: {line}" for line in missing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from psp_ray.run.folder import RUN_FILE, differences, finished_summary, read_run
 from psp_ray.run.given import check_named
 from psp_ray.run.prepare import Prepared, complete, load_data, prepare
 from psp_ray.run.resolve import resolve
-from psp_ray.studies.names import dataset_names, file_name, former_file_name, former_names
+from psp_ray.studies.folders import Sought, folders_of
+from psp_ray.studies.names import dataset_names, file_name, former_file_name, former_names, suffixes
 from psp_ray.studies.places import placed
 from psp_ray.studies.settings import Entry, Study, parse_dataset, parse_strategy
 
@@ -42,6 +43,10 @@ class Cell:
     """k of k x C labels a round; None for the references, which know no such number."""
     seed: int
     config: Config
+    labels: int
+    """Labels that it buys at most."""
+    former: tuple[str, ...] = ()
+    """Names that its folder had in earlier versions."""
 
     @property
     def folder(self) -> Path:
@@ -56,6 +61,14 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         return self.config.identity()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A name as it is shown, and what it is short for."""
+
+    text: str
+    whole: str
 
 
 @dataclass
@@ -88,7 +101,8 @@ def make_plan(study: Study, out: Path) -> Plan:
     """
     strategies = [parse_strategy(text) for text in study.settings.strategies]
     entries = [parse_dataset(text) for text in study.settings.datasets]
-    names = dataset_names(entries)
+    names = [Shown(*both) for both in zip(dataset_names(entries), dataset_names(entries, whole=True), strict=True)]
+    behind = suffixes(strategies)
     for entry in entries:  # what no data would put right comes before any are read
         for strategy in strategies:
             check_named(resolve(_settings(study, entry, strategy)))
@@ -96,26 +110,31 @@ def make_plan(study: Study, out: Path) -> Plan:
     former = former_names(entries, [dataset.name for dataset in loaded])
     plan = Plan(study, out, [])
     wanted: dict[tuple[Any, ...], Prepared] = {}
-    for entry, dataset, *called in zip(entries, loaded, names, former, strict=True):
+    for entry, dataset, called, before in zip(entries, loaded, names, former, strict=True):
         seen: dict[tuple[str, str], str] = {}
-        for strategy in strategies:
+        for strategy, suffix in zip(strategies, behind, strict=True):
             for times in _times(strategy, study):
                 prepared = _prepare(study, entry, dataset, strategy, times)
-                shown = strategy_name(prepared.config, strategy)
-                place = (shown, prepared.config.selftrain.self_training)
+                plain = prepared.config.policy.shown_strategy
+                shown = Shown(plain + suffix, strategy_name(prepared.config, strategy))
+                place = (shown.text, prepared.config.selftrain.self_training)
                 if seen.setdefault(place, strategy.text) != strategy.text:
                     raise ConfigError(
                         f"--strategies: {strategy.text} and {seen[place]} are the same runs; leave one of them out"
                     )
                 wanted.setdefault(_features_key(prepared.config), prepared)
                 for seed in range(1 if strategy.name == ZERO_SHOT else study.settings.seeds):
-                    plan.cells.append(_cell(out, called, shown, prepared.config, times, seed))
+                    plan.cells.append(_cell(called, before, shown, prepared, times, seed))
         if len(seen) < len(strategies):
             twice = Counter(strategy.text for strategy in strategies).most_common(1)[0][0]
             raise ConfigError(f"--strategies: {twice} is listed twice; leave one of them out")
     # Those with views first: they encode the images as well, for all who go without views.
     plan.features = sorted(wanted.values(), key=lambda item: item.config.selftrain.self_training == "none")
     _check_against(study, plan.cells)
+    sought = [Sought((cell.id, *cell.former), cell.identity()) for cell in plan.cells]
+    plan.cells = [
+        _placed(cell, out, name) for cell, name in zip(plan.cells, folders_of(out / RUNS, sought), strict=True)
+    ]
     return plan
 
 
@@ -177,24 +196,30 @@ def _checked(given: dict[str, Any], dataset: Dataset) -> Prepared:
     return replace(prepare(config.changed(pool_limit=None), dataset), config=complete(config, dataset))
 
 
-def _cell(out: Path, called: Sequence[str], strategy: str, config: Config, times: int | None, seed: int) -> Cell:
-    """`called`: the data set's name, and the one of before, under which the run may have been begun."""
-    name, former = called
-    training = config.selftrain.self_training
-    parts = [strategy, training, *([] if times is None else [f"k{times}"]), f"seed{seed}"]
-    folder = "--".join(map(file_name, (name, *parts)))
-    before = "--".join(map(former_file_name, (former, *parts)))
-    if (out / RUNS / before).is_dir() and not (out / RUNS / folder).is_dir():
-        folder = before
+def _cell(name: Shown, former: str, strategy: Shown, prepared: Prepared, times: int | None, seed: int) -> Cell:
+    """A run that has no folder yet. `former`: what its data set was called before."""
+    config = prepared.config
+    training, rounds, size = config.selftrain.self_training, config.labels.rounds, config.labels.labels_per_round
+    rest = [training, *([] if times is None else [f"k{times}"]), f"seed{seed}"]
+    pool = config.data.pool_limit or prepared.dataset.pool.num_rows
     return Cell(
-        id=folder,
-        dataset=name,
-        strategy=strategy,
+        id="--".join([*(file_name(shown.text, shown.whole) for shown in (name, strategy)), *rest]),
+        dataset=name.text,
+        strategy=strategy.text,
         self_training=training,
         labels_per_class=times,
         seed=seed,
-        config=config.changed(seed=seed, out=str(out / RUNS / folder)),
+        config=config.changed(seed=seed),
+        labels=0 if config.policy.preset == ZERO_SHOT else rounds * (size if isinstance(size, int) else pool),
+        former=(
+            "--".join(map(file_name, (name.whole, strategy.whole, *rest))),
+            "--".join(map(former_file_name, (former, strategy.whole, *rest))),
+        ),
     )
+
+
+def _placed(cell: Cell, out: Path, folder: str) -> Cell:
+    return replace(cell, id=folder, config=cell.config.changed(out=str(out / RUNS / folder)))
 
 
 def _features_key(config: Config) -> tuple[Any, ...]:

@@ -19,20 +19,19 @@ from psp_ray.core.paths import local_path
 from psp_ray.core.words import did_you_mean, masked
 
 DEFAULT_AGAINST = ("random:none", "badge+pcb:none")
-_INSTEAD = {
+CHOSEN = {
     "dataset": "use --datasets",
     "split": "write FOLDER:SPLIT.json in --datasets",
     "strategy": "use --strategies",
     "preset": "use --strategies",
     "self_training": "write STRATEGY:none or STRATEGY:ust in --strategies",
     "seed": "use --seeds",
-    "labels_per_round": "use --labels-per-class",
+    "labels_per_round": "use --labels-per-class K, for K x the number of classes",
     "ledger": "every run keeps a ledger of its own",
     "oracle": "the data sets' own labels answer",
     "suggest_labels": "the data sets' own labels answer",
 }
-OWN_KEYS = frozenset(_INSTEAD)
-"""Settings that a comparison chooses itself, run by run."""
+"""Settings that a comparison chooses itself, run by run, and what to give in their place."""
 _PAIR = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*)=(.*)$")
 _OWNED = re.compile(r"^(?:([^=]+):)?([A-Za-z][A-Za-z0-9_-]*)=(.*)$")
 
@@ -169,8 +168,8 @@ def run_key(key: str, where: str) -> str:
         ConfigError: unknown, or chosen by the comparison itself.
     """
     key = key.replace("-", "_")
-    if key in OWN_KEYS:
-        raise ConfigError(f"{where}: {option_name(key)} is not set for a comparison; {_INSTEAD[key]}")
+    if key in CHOSEN:
+        raise ConfigError(f"{where}: {option_name(key)} is not set for a comparison; {CHOSEN[key]}")
     if key not in fields() or key in ("out", "resume"):
         near = did_you_mean(key, [*fields(), *StudySettings.model_fields])
         raise ConfigError(f"{where}: unknown setting '{key}'{near}")

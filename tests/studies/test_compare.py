@@ -18,6 +18,7 @@ from rich.console import Console
 from psp_ray.acquisition import STRATEGIES
 from psp_ray.acquisition.random import Random
 from psp_ray.cli.main import main
+from psp_ray.config.base import option_name
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import alone
 from psp_ray.data.load import load_dataset
@@ -387,8 +388,57 @@ def test_dry_run_lists_the_runs(call, tmp_path):
     code, out, _ = call("--datasets", "digits", "--strategies", "random,psp", "--seeds", "2", "--dry-run")
     assert code == 0
     assert out.splitlines()[0] == "digits--random--none--k1--seed0: 8 x 10 labels, evaluated on test"
-    assert out.splitlines()[-1] == "4 runs; nothing was started"
+    assert out.splitlines()[-1] == "4 runs, at most 320 labels to buy; nothing was started"
     assert not any(tmp_path.iterdir())
+
+
+def test_a_run_is_found_again_whatever_else_is_listed(start, tmp_path, shades):
+    out = tmp_path / "out"
+    one, two = f"{shades}:rounds=1", f"{shades}:rounds=2"
+
+    def stamps():
+        return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
+
+    assert start(out, datasets=two, strategies="random:none", seeds=1) == 0
+    first = stamps()
+    assert start(out, datasets=f"{one},{two}", strategies="random:none", seeds=1, resume=True) == 0
+    both = stamps()
+    assert len(both) == 2
+    assert first.items() < both.items()
+    results = results_of(out)
+    assert results.dataset.tolist() == ["shades rounds=1", "shades rounds=2"]
+    assert results.labels_used.tolist() == [4, 8]
+    assert start(out, datasets=one, strategies="random:none", seeds=1, resume=True) == 0
+    assert stamps() == both
+    assert results_of(out).labels_used.tolist() == [4]
+
+
+def test_a_dry_run_says_what_the_comparison_would_find(start, call, settings, shades, tmp_path):
+    out = tmp_path / "out"
+    words = ["--datasets", str(shades), "--strategies", "full", "--seeds", "1", "--out", str(out)]
+    words += [word for key, value in settings.items() if key != "pictures" for word in (option_name(key), str(value))]
+    assert start(out, datasets=str(shades), strategies="full", seeds=1) == 0
+    before = sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*"))
+    code, said, _ = call(*words, "--strategies", "full,random:none", "--dry-run", "--resume")
+    assert code == 0
+    assert said.splitlines() == [
+        "shades--full--none--seed0: reference, evaluated on test, finished",
+        "shades--random--none--k1--seed0: 3 x 4 labels, evaluated on test",
+        "2 runs, 1 of them finished, at most 12 labels to buy; nothing was started",
+    ]
+    for more in (
+        ["--track", "wandbb", "--resume"],
+        ["--report", "x.txt", "--resume"],
+        [],
+        ["--resume", "--head", "zero-shot"],
+    ):
+        assert call(*words, *more, "--dry-run") == call(*words, *more)
+    code, _, said = call(*words, *more)
+    assert code == 2
+    assert "1 of 1 runs" in said
+    code, said, _ = call(*words, *more, "--dry-run", "--replace-changed")
+    assert "other settings: to be run again" in said
+    assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before
 
 
 def test_study_settings_refuse_what_they_do_not_know():

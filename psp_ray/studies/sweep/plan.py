@@ -39,7 +39,7 @@ DONE = ("finished", "stopped")
 CHOSEN = {
     "dataset": "use --datasets",
     "evaluate_on": "it judges by val, and leaves test alone",
-    "labels_per_round": "use --labels-per-class",
+    "labels_per_round": "use --labels-per-class K, for K x the number of classes",
     "out": "every trial has a folder of its own",
     "resume": "give --resume to the sweep",
     "runner": "use --runner",
