@@ -41,11 +41,10 @@ def setback(state: RunState, split: str) -> str:
 
 def remedy(config: Config, out: Path) -> str:
     """What may help where there is a `setback` of the run in `out`: what its settings leave to try, at no new label."""
-    other = f"another --head (now {config.learn.head})"
-    if config.selftrain.self_training != "none":
-        other = f"--self-training none or {other}"
+    other = "ust" if config.selftrain.self_training == "none" else "none"
     return (
-        f"look at the classes in report.html, and try {other} in a new run with --initial-labels "
+        f"look at the classes in report.html, and try --self-training {other} or another --head (now "
+        f"{config.learn.head}) in a new run with --initial-labels "
         f"{out / 'labels.parquet'}, which buys no label twice (docs/troubleshooting.md)"
     )
 

@@ -48,7 +48,12 @@ def test_a_run_that_ends_below_zero_shot_says_so(final, told):
             {},
             "try --self-training none or another --head (now auto) in a new run with --initial-labels r/l",
         ),
-        (STILL, 0.001, {"self_training": "none", "head": "gda"}, "try another --head (now gda) in a new run"),
+        (
+            STILL,
+            0.001,
+            {"self_training": "none", "head": "gda"},
+            "try --self-training ust or another --head (now gda) in a new run",
+        ),
         ([0.5, 0.5, 0.7, 0.7], 0.001, {}, "more:    psp-ray continue r --rounds 6"),  # it moves still
         (STILL, 0.3, {}, "more:    psp-ray continue r --rounds 6"),
         ([0.95, 0.95, 0.95, 0.95], 0.001, {}, "more:    psp-ray continue r --rounds 6"),
