@@ -36,11 +36,15 @@ def predict(
 
     The result is a CSV of path (of embeddings: sample_id), class, probability, error.
     """
+    from psp_ray.core.errors import DatasetError
     from psp_ray.data.embedded.layouts import has_embeddings
     from psp_ray.export.classifier import Classifier, Prediction, predictions_csv
     from psp_ray.report.progress import Reporter, counting
 
-    tables = [name for name in images if exists(name) and has_embeddings(name)]
+    for name in images:
+        if not exists(name):
+            raise DatasetError(f"{short(name)}: no such file or folder; give images, folders of them or embeddings")
+    tables = [name for name in images if has_embeddings(name)]
     predictions: Iterable[Prediction]
     if len(tables) == len(images):
         classifier = Classifier.load(run_folder, images=False)

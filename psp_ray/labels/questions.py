@@ -231,6 +231,22 @@ def bought(ledger: Ledger, label_space: str, annotator: str, content_hashes: Seq
     return ledger.transact(lambda connection: _bought(connection, label_space, annotator, content_hashes))
 
 
+def answered(
+    ledger: Ledger, experiment: str, label_space: str, annotator: str, content_hashes: Sequence[str]
+) -> dict[str, int]:
+    """What is known by now of images that `experiment` asks about, {content hash: label}: what is bought, and what
+    people have said since in its book of answers."""
+
+    def read(connection: Connection) -> dict[str, int]:
+        found = _bought(connection, label_space, annotator, content_hashes)
+        if answers in tables_in(connection):
+            said = decide(events_of(connection, experiment))
+            found.update((digest, said[digest].label) for digest in content_hashes if digest in said)
+        return found
+
+    return ledger.transact(read)
+
+
 def waiting_for_people(connection: Connection) -> list[dict[str, Any]]:
     """Runs that wait, as plain JSON values: `experiment`, `round` of `rounds`, images `asked` and `answered`, `since`
     when (seconds since the epoch), and whether they are `silent`."""

@@ -103,7 +103,7 @@ class Explained:
 @dataclass(frozen=True)
 class Explanation:
     """Picks of a run: all of `round`, or one image. `missing`: what could not be said, and why. `open`: the round's
-    images are being asked about now; `next`: another round that is, if any."""
+    images are being asked about now, some perhaps answered already; `next`: another round that is, if any."""
 
     run: str
     strategy: str
@@ -126,12 +126,23 @@ class Explanation:
         """For people."""
         if self.single:
             one = self.picks[0]
-            asked = "is being asked about, in" if self.open else "asked in"
+            asked = "is being asked about, in" if self.open and not one.pick.answer else "asked in"
             found = [f"{one.pick.name}: {asked} round {one.pick.round} of {self.rounds} ({self.strategy})"]
             return [*found, *(f"  - {sentence}" for sentence in one.sentences), *self._left_out()]
-        now = " that are being asked about now" if self.open else ""
-        found = [f"{self.run}: round {self.round} of {self.rounds}, {_count(len(self.picks))}{now} ({self.strategy})"]
+        about = f"{_count(len(self.picks))}{self._asked_now()}"
+        found = [f"{self.run}: round {self.round} of {self.rounds}, {about} ({self.strategy})"]
         return [*found, "", *self._table(), *self._left_out(), *self._hint()]
+
+    def _asked_now(self) -> str:
+        """How many of an open round's images nobody has answered yet, in words."""
+        if not self.open:
+            return ""
+        left = sum(not one.pick.answer for one in self.picks)
+        if left == len(self.picks):
+            return " that are being asked about now"
+        if not left:
+            return f", all answered; psp-ray continue {self.run} learns from them"
+        return f", {left:,} of which {'is' if left == 1 else 'are'} still being asked about"
 
     def _hint(self) -> list[str]:
         if self.next is None:

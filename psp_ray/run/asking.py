@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from psp_ray.config.labels import LabelSettings
 from psp_ray.core.errors import ConfigError
 from psp_ray.labels.annotators.base import ANNOTATORS
@@ -15,6 +18,11 @@ def annotator_name(settings: LabelSettings) -> str:
     if settings.oracle == "ground-truth" and settings.annotators is not None:
         return "simulated"
     return settings.oracle
+
+
+def ledger_of(settings: LabelSettings, out: Path) -> str:
+    """The ledger of the run in `out`, a file or a database's address."""
+    return settings.ledger or os.environ.get("PSP_RAY_LEDGER") or str((out / "ledger.sqlite").resolve())
 
 
 def check_annotators(settings: LabelSettings, n_classes: int | None = None) -> None:

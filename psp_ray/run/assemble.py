@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from psp_ray.features.cache import FeatureCache
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.pool import SplitFeatures
 from psp_ray.features.tower import encoder_spec, view_settings
-from psp_ray.run.asking import answers_from_truth
+from psp_ray.run.asking import answers_from_truth, ledger_of
 from psp_ray.run.inputs import (
     ComponentInputs,
     LearnerInput,
@@ -84,7 +83,7 @@ def oracle_input(
     return OracleInput(
         settings=config.labels,
         classes=list(dataset.classes),
-        ledger=config.labels.ledger or os.environ.get("PSP_RAY_LEDGER") or str((out / "ledger.sqlite").resolve()),
+        ledger=ledger_of(config.labels, out),
         sample_ids=Names.of(dataset.pool["sample_id"]) if sample_ids is None else sample_ids,
         labels=dataset.known_labels("pool"),
         folder=str(out.resolve()) if asks else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +10,17 @@ import numpy as np
 from psp_ray.core.answers import answer_name
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Float32Array, Int64Array
-from psp_ray.core.sealed import DamagedFile
-from psp_ray.core.words import did_you_mean, short
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.neighbors.graph import class_masses, knn_graph
 from psp_ray.report.explanation import Around, Explained, Explanation
 from psp_ray.report.looking import nearest_cosine, share_nearer
-from psp_ray.run.asked import ASKED_NOW, read_asked
-from psp_ray.run.finish import pool_names
-from psp_ray.run.folder import PICKS
 from psp_ray.run.looked_at import LookedAt, look_at
 from psp_ray.run.page_parts import sample_of
 from psp_ray.run.picked import pick_of
+from psp_ray.run.told_rounds import ToldRound, ToldRounds
 
 MOST_SPREAD = 5000
 """Images up to which it is seen how far single labels spread."""
-
-
-@dataclass(frozen=True)
-class _Round:
-    """What is told of one round: its `rows` of picks and where in the pool they are (None: not known).
-
-    `open`: its images are being asked about now, and nobody has said what they are.
-    """
-
-    number: int
-    rows: list[dict[str, Any]]
-    positions: Int64Array | None
-    open: bool = False
 
 
 def explain(out: Path, number: int | None = None, sample_id: str | None = None) -> Explanation:
@@ -49,16 +31,16 @@ def explain(out: Path, number: int | None = None, sample_id: str | None = None) 
         OutputError: no run there, nothing asked yet, no such round, or an image that was not asked about.
     """
     run = look_at(out)
-    rounds = _rounds(run)
-    if not rounds:
+    rounds = ToldRounds.of(run)
+    if not rounds.rounds and rounds.lost and number is None and sample_id is None:
+        raise OutputError(rounds.lost)
+    if not rounds.rounds and not rounds.lost:
         raise OutputError(f"{out}: no round is done yet, so nothing was picked; go on with psp-ray continue {out}")
     if sample_id is not None:
-        number = _round_of(run, rounds, sample_id, number)
+        number = rounds.round_of(sample_id, number)
     elif number is None:
-        number = max((one.number for one in rounds.values() if not one.open), default=max(rounds))
-    elif number not in rounds:
-        raise OutputError(f"--round {number}: {_told_rounds(rounds)} in {out}")
-    told = rounds[number]
+        number = max(rounds.done or rounds.rounds)
+    told = rounds.require(number)
     around = Neighborhood(run, run.data, told) if run.data is not None and told.positions is not None else None
     picks = [
         _explained(run, row, told, k, around)
@@ -72,75 +54,24 @@ def explain(out: Path, number: int | None = None, sample_id: str | None = None) 
         rounds=max(run.config.labels.rounds, number),
         picks=picks,
         single=sample_id is not None,
-        missing=_missing(run, told, picks),
+        missing=_missing(run, told, picks, rounds),
         open=told.open,
-        next=next((one.number for one in rounds.values() if one.open and not told.open), None),
+        next=None if told.open else rounds.open,
     )
 
 
-def _rounds(run: LookedAt) -> dict[int, _Round]:
-    """Every round of which something can be told, by its number."""
-    state, found = run.state, {}
-    if state is not None and run.picks is not None:
-        asked, rows = state.asked[state.asked_in > 0], run.picks.to_pylist()
-        for number in range(1, state.round + 1):
-            mine = [i for i, row in enumerate(rows) if row["round"] == number]
-            found[number] = _Round(number, [rows[i] for i in mine], asked[mine])
-    last = 0 if state is None else state.round
-    table = read_asked(run.out, last + 1)
-    if table is not None:
-        rows = table.to_pylist()
-        places = {} if run.data is None else pool_names(run.data).places([row["sample_id"] for row in rows])
-        whole = len(places) == len(rows) and (state is not None or not run.config.data.initial_labels)
-        at = np.array([places[row["sample_id"]] for row in rows], np.int64) if whole else None
-        found[last + 1] = _Round(last + 1, rows, at, open=True)
-    return found
-
-
-def _explained(run: LookedAt, row: dict[str, Any], told: _Round, k: int, around: Neighborhood | None) -> Explained:
+def _explained(run: LookedAt, row: dict[str, Any], told: ToldRound, k: int, around: Neighborhood | None) -> Explained:
     if around is None or told.positions is None:
         return Explained(pick_of(run, row, None))
     position = int(told.positions[k])
     return Explained(pick_of(run, row, around.farther(position)), around.of(position))
 
 
-def _round_of(run: LookedAt, rounds: dict[int, _Round], sample_id: str, number: int | None) -> int:
-    """The round in which an image was asked about. Raises OutputError."""
-    found = [one.number for one in rounds.values() if any(row["sample_id"] == sample_id for row in one.rows)]
-    if number in found or (found and number is None):
-        return found[0] if number is None else number
-    where = f"--sample-id {short(sample_id)}"
-    if found:
-        raise OutputError(f"{where}: it was asked about in round {found[0]}, not in round {number}; leave out --round")
-    _require_asked(run, rounds)
-    if run.data is not None and pool_names(run.data).places([sample_id]):
-        raise OutputError(
-            f"{where}: in the pool of {run.out}, but never asked about; {run.out / PICKS} has all that was"
-        )
-    known = [row["sample_id"] for one in rounds.values() for row in one.rows]
-    hint = did_you_mean(sample_id, known)
-    raise OutputError(
-        f"{where}: {run.out} asked about no such image{hint or f'; {run.out / PICKS} has all that it did'}"
-    )
-
-
-def _require_asked(run: LookedAt, rounds: dict[int, _Round]) -> None:
-    """Raise a DamagedFile where a query set is waited for, and its file has gone."""
-    waits = run.summary.get("awaiting") or {}
-    if run.summary.get("status") == "awaiting_labels" and waits.get("round") not in rounds:
-        raise DamagedFile(run.out / ASKED_NOW, "is missing")
-
-
-def _told_rounds(rounds: dict[int, _Round]) -> str:
-    done = [one.number for one in rounds.values() if not one.open]
-    said = "" if not done else "round 1 is done" if len(done) == 1 else f"rounds 1 to {done[-1]} are done"
-    now = next((f"round {one.number} is being asked about" for one in rounds.values() if one.open), "")
-    return " and ".join(part for part in (said, now) if part)
-
-
-def _missing(run: LookedAt, told: _Round, picks: list[Explained]) -> list[str]:
+def _missing(run: LookedAt, told: ToldRound, picks: list[Explained], rounds: ToldRounds) -> list[str]:
     """What could not be told, and why."""
-    found = []
+    found = [f"anything of round {rounds.next} ({rounds.lost})"] if rounds.lost else []
+    if told.silent:
+        found.append(f"which images are answered already ({told.silent})")
     if any(not one.pick.by for one in picks):
         found.append("whether plan or policy picked an image, which an older psp-ray did not write down")
     if all(one.pick.doubt is None for one in picks):
@@ -159,7 +90,7 @@ class Neighborhood:
     """What lay around the images of a round when it was over; O(n (d + C rounds)) time and memory for n images, of a
     large pool those of a part. Of images that are being asked about, what lies around them now."""
 
-    def __init__(self, run: LookedAt, data: FeaturizedDataset, told: _Round) -> None:
+    def __init__(self, run: LookedAt, data: FeaturizedDataset, told: ToldRound) -> None:
         assert told.positions is not None
         state, number = run.state, told.number
         self.run, self.data = run, data

@@ -321,7 +321,9 @@ def _not_as_written(out: Path) -> list[str]:
     """Files of a finished run that are damaged or gone, in words."""
     try:
         seals = read_document(out / KEPT / FINISHED, Finished).files
-    except DamagedFile:  # of an older version, or damaged itself: then there is nothing to compare with
+    except DamagedFile as error:  # or of an older version: then there is nothing to compare with
+        if latest_round(out / KEPT):
+            return [f"{KEPT}/{FINISHED} {error.reason}"]  # what can be written anew is, whatever is left of it
         return [f"{name} is missing" for name in (PROMPTS, PREDICTIONS) if not (out / name).exists()]
     now = {name: file_digest(out / name) for name in seals}
     return [

@@ -40,6 +40,11 @@ class LookedAt:
     """As the checkpoint names them; empty before there is one."""
     missing: str = ""
 
+    @property
+    def last(self) -> int:
+        """The newest round that is done, by the checkpoints; 0 before there is one."""
+        return 0 if self.state is None else self.state.round
+
 
 def settings_of(out: Path) -> Config:
     """The settings that a run in `out` was started with, or last continued.

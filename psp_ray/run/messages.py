@@ -18,7 +18,7 @@ from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
 from psp_ray.run.events import Events
 from psp_ray.run.folder import SUMMARY
-from psp_ray.run.standing import MARGIN, REMEDY, setback
+from psp_ray.run.standing import MARGIN, more_is_enough, remedy, setback
 from psp_ray.run.state import PoolNames, RunState
 
 MORE_ROUNDS = 2
@@ -109,13 +109,15 @@ def say_goodbye(
     if summary["stopped"]:
         events.note(f"stopped early: {summary['stopped']}")
     against = setback(state, config.data.evaluate_on)
+    vain = bool(against) and more_is_enough(state)
     if against:
-        events.note(f"mind:    {against}; {REMEDY}")
+        same = "; more of the same will not help" if vain else ""
+        events.note(f"mind:    {against}{same}; {remedy(config, out)}")
     events.note(f"results: {out}/ ({SUMMARY}, rounds.csv, labels.parquet, pool_predictions.parquet, ...)")
     if config.output.pictures:
         events.note(f"picture: {out / 'learning_curve.png'}, {out / 'calibration.png'}")
     more = rounds_to_suggest(config, state, left)
-    if more:
+    if more and not vain:
         events.note(f"more:    psp-ray continue {out} --rounds {more}")
     elif not left:
         events.note("more:    every image of the pool was asked about; nothing is left to label")

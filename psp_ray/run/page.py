@@ -33,7 +33,7 @@ from psp_ray.run.page_parts import (
     pseudo_of,
 )
 from psp_ray.run.picked import picked_of
-from psp_ray.run.standing import REMEDY, setback
+from psp_ray.run.standing import remedy, setback
 from psp_ray.run.state import RunState
 from psp_ray.run.watching import Watched
 
@@ -136,7 +136,7 @@ def answer(run: LookedAt) -> str:
     if status == "finished":
         against = setback(state, run.config.data.evaluate_on)
         ended = f"{text}{f'; stopped early, since {state.stopped}' if state.stopped else ''}."
-        return f"{ended} But {against}: {REMEDY}." if against else ended
+        return f"{ended} But {against}: {remedy(run.config, run.out)}." if against else ended
     rest = f"round {state.round} of {run.config.labels.rounds} is done"
     if status == "awaiting_labels" and awaiting.get("round") == state.round + 1:
         rest += f", and {waits}"

@@ -9,19 +9,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+from psp_ray.config.config import Config
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import percent
 from psp_ray.run.context import RunContext
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.state import RunState
-from psp_ray.run.stopping import NET, RECENT, Expectation, Measure, outlook
+from psp_ray.run.stopping import NET, RECENT, Expectation, Measure, expected_gain, outlook
 
 MARGIN = 0.01
 """Accuracy that is lower by less is not called lower; nor is what lies within a standard error."""
 SURE = 0.7
 """So many standard errors of the accuracy of one round are taken for noise when two rounds are compared."""
-REMEDY = "look at the classes in report.html, and try another --head or --self-training (docs/troubleshooting.md)"
 
 
 def setback(state: RunState, split: str) -> str:
@@ -36,6 +37,25 @@ def setback(state: RunState, split: str) -> str:
     if newest[1].high >= before.low:
         return ""
     return f"pool accuracy, about {percent(newest[1].value)}, is below zero-shot's, about {percent(before.value)}"
+
+
+def remedy(config: Config, out: Path) -> str:
+    """What may help where there is a `setback` of the run in `out`: what its settings leave to try, at no new label."""
+    other = "ust" if config.selftrain.self_training == "none" else "none"
+    return (
+        f"look at the classes in report.html, and try --self-training {other} or another --head (now "
+        f"{config.learn.head}) in a new run with --initial-labels "
+        f"{out / 'labels.parquet'}, which buys no label twice (docs/troubleshooting.md)"
+    )
+
+
+def more_is_enough(state: RunState) -> bool:
+    """Whether rounds like the last ones are expected to bring little more, and accuracy has stopped to move."""
+    expectation = expected_gain([report.predictions_changed for report in state.reports])
+    if expectation is None or not expectation.enough:
+        return False
+    reached = [report.test_accuracy for report in state.reports if report.test_accuracy is not None]
+    return state.zero_shot is None or not reached or not moving(reached, state.zero_shot.n)
 
 
 def fallen(zero_shot: float, accuracies: Sequence[float], n: int, split: str) -> str:

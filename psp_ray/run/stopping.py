@@ -141,7 +141,7 @@ def outlook(expectation: Expectation | None, changed: float, more: int, measure:
     calling it enough where little more is to be gained (`psp_ray.run.standing`). Nothing is called so while the measure
     moves.
     """
-    moved = f"; {100 * changed:.1f} % of predictions changed in this round"
+    moved = f"; {100 * changed:.1f} % of the pool's predictions changed in this round"
     if expectation is None:
         return f"next round: its gain can be foreseen from round {WINDOW} on{moved}"
     if expectation.enough and not measure.moving:

@@ -81,7 +81,8 @@ def make_folder(path, classes=("a", "b"), count=6, broken=False):
         (["--description-file", "absent.json"], "absent.json"),
         (["--label-cap", "5"], "--label-cap"),
         (["runn"], "runn"),
-        (["predict", "--run", "absent", "x.png"], "absent"),
+        (["predict", "--run", "absent", "."], "absent"),
+        (["predict", "--run", ".", "gone.parquet"], "gone.parquet: no such file"),
         (["predict", "x.png"], "--run"),
     ],
 )

@@ -317,7 +317,7 @@ def test_why_an_image_is_asked_about_is_told_before_it_is_answered(tmp_path, two
     assert single.startswith(f"{rows[0]['sample_id']}: is being asked about, in round 2 of 2 (psp)\n")
     assert single.endswith("nobody has said yet what it is\n")
     (out / "asked.parquet").unlink()
-    with pytest.raises(DamagedFile, match=r"asked\.parquet: is missing; .*psp-ray continue"):
+    with pytest.raises(OutputError, match=r"asked\.parquet is missing, .*psp-ray continue"):
         explain(out, sample_id=rows[0]["sample_id"])
     run(resolve({**given, "resume": True}), Silent())
     assert not (out / "asked.parquet").exists()

@@ -23,7 +23,7 @@ OPENING = (
     "continue {}",
     "report {}",
     "explain {}",
-    "predict --run {} photo.png",
+    f"predict --run {{}} {__file__}",
     "export --run {} --csv {}.csv",
     "tasks export --run {}",
     "oracle check --ledger sqlite:///{}.sqlite --run {}",
@@ -110,6 +110,31 @@ def test_what_a_run_has_written_is_written_anew(lacking, finished, tiny_settings
             assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("how", list(WAYS))
+def test_what_a_run_has_written_is_written_anew_without_its_digests(lacking, finished, tiny_settings, how):
+    """Nothing says then which of the other files are whole."""
+    out = lacking("labels.parquet", "pool_predictions.parquet")
+    harm(out / "checkpoints" / "finished.json", WAYS[how])
+    harm(out / "prompts.safetensors", WAYS["emptied"])
+    harm(out / "picks.parquet", WAYS["cut"])
+    where = {key: tiny_settings[key] for key in ("cache", "runner")} | {"pictures": False}
+    run(continued(out, where), Silent(), continuing=True)
+    for name in DERIVED:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    before = (out / "checkpoints" / "finished.json").stat().st_mtime_ns
+    run(continued(out, where), Silent(), continuing=True)
+    assert (out / "checkpoints" / "finished.json").stat().st_mtime_ns == before  # nothing is left to do
+
+
+def test_a_finished_run_without_checkpoints_stays_as_it_is(lacking, tiny_settings):
+    out = lacking()
+    shutil.rmtree(out / "checkpoints")
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    where = {key: tiny_settings[key] for key in ("cache", "runner")} | {"pictures": False}
+    assert run(continued(out, where), Silent(), continuing=True)["status"] == "finished"
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == before
+
+
 def test_what_a_waiting_run_has_written_is_written_anew(tiny_settings, tiny_folder, tmp_path):
     given = {
         **tiny_settings,
@@ -132,7 +157,7 @@ def test_a_folder_of_runs_names_them(tmp_path, capsys):
     for place in ("study/runs/a--seed0", "study/runs/a--seed1", "sweep/trials/0000-ab/digits"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "run.json").write_text("{}")
-    for words in ("explain {}", "continue {}", "predict --run {} x.png", "export --run {} --csv x.csv"):
+    for words in ("explain {}", "continue {}", OPENING[3], "export --run {} --csv x.csv"):
         for name, said in (("study", "2 runs below it"), ("sweep", "1 run below it")):
             code, told = said_by(capsys, words.format(tmp_path / name))
             assert (code, told.count("\n")) == (2, 1)

@@ -19,7 +19,7 @@ from psp_ray.run.looks import alike
 from psp_ray.run.output import newest_estimate
 from psp_ray.run.round import Round
 from psp_ray.run.session.records import Advice, Doubt, doubts_of
-from psp_ray.run.standing import REMEDY, measured, prospect, setback
+from psp_ray.run.standing import measured, prospect, remedy, setback
 from psp_ray.run.state import RunState
 from psp_ray.run.stopping import expected_gain
 from psp_ray.selftrain.records import SoftTargets
@@ -109,7 +109,7 @@ class Beliefs:
         if against and state.stopped:
             text = f"{text}, but {against}"
         if against and (state.stopped or enough):
-            text = f"{text}; {REMEDY}"
+            text = f"{text}; {remedy(self._rounds.config, self._rounds.out)}"
         gain, later = (None, None) if expected is None else (expected.gain, expected.later)
         return Advice(bool(state.stopped) or enough, text, gain, later, accuracy)
 

@@ -1,0 +1,136 @@
+"""What `psp-ray explain` tells of while answers come in, and where files of a round that waits are gone."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from psp_ray.cli.explain import explain as explain_command
+from psp_ray.core.errors import OutputError
+from psp_ray.labels.answer_book import AnswerBook, Said
+from psp_ray.labels.ledger import Ledger
+from psp_ray.run.asked import read_asked
+from psp_ray.run.command import run
+from psp_ray.run.continuing import continued
+from psp_ray.run.events import Silent
+from psp_ray.run.explaining import explain
+from psp_ray.run.folder import read_run
+from psp_ray.run.resolve import resolve
+
+
+def fill_in(out, number, count):
+    """Answer the first `count` images of a round, each with its folder's name; returns all names in the order asked."""
+    table = out / f"round_{number:02d}" / "query.csv"
+    rows = list(csv.DictReader(table.open(newline="")))
+    with table.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        for i, row in enumerate(rows):
+            writer.writerow({**row, "label": row["sample_id"].split("/")[0] if i < count else ""})
+    return [row["sample_id"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def waiting(two_rounds, tmp_path_factory):
+    """A run whose third round waits."""
+    out = tmp_path_factory.mktemp("told") / "run"
+    given = {**two_rounds, "rounds": 4, "labels_per_round": 4, "strategy": "random", "self_training": "none"}
+    run(resolve({**given, "oracle": "file", "out": str(out)}), Silent())
+    for number in (1, 2):
+        fill_in(out, number, 4)
+        run(continued(out, {}), Silent(), continuing=True)
+    return out
+
+
+@pytest.fixture
+def copied(waiting, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(waiting, out)
+    return out
+
+
+def said(out, *words):
+    done = CliRunner().invoke(explain_command, [str(out), *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_answers_are_told_as_they_come_in(copied):
+    names = fill_in(copied, 3, 3)
+    assert "4 images that are being asked about now" in said(copied, "--round", "3")
+    run(continued(copied, {}), Silent(), continuing=True)
+    assert "round 3 of 4, 4 images, 1 of which is still being asked about" in said(copied, "--round", "3")
+    answers = [name.split("/")[0] for name in names]
+    assert [one["answer"] for one in explain(copied, 3).as_json()["picks"]] == [*answers[:3], None]
+    one = said(copied, "--sample-id", names[0])
+    assert one.startswith(f"{names[0]}: asked in round 3 of 4")
+    assert f"it turned out to be {answers[0]}" in one
+    assert "nobody has said yet what it is" in said(copied, "--sample-id", names[3])
+    digest = next(row["content_hash"] for row in read_asked(copied)[1] if row["sample_id"] == names[3])
+    with Ledger(copied / "ledger.sqlite") as ledger:
+        AnswerBook(ledger, read_run(copied).experiment).write("ann", [Said(digest, -1)], "1")
+    assert f"4 images, all answered; psp-ray continue {copied} learns from them" in said(copied, "--round", "3")
+    assert explain(copied, 3).picks[3].pick.answer == "skip"
+    (copied / "ledger.sqlite").unlink()
+    assert "which images are answered already (ledger" in said(copied, "--round", "3")
+    assert not (copied / "ledger.sqlite").exists()
+
+
+@pytest.mark.parametrize(("content", "wrong"), [(None, "is missing"), (b"", "is damaged"), (b"PAR1", "is damaged")])
+def test_without_the_table_of_a_waiting_round_the_others_are_told(copied, waiting, content, wrong):
+    file = copied / "asked.parquet"
+    file.unlink() if content is None else file.write_bytes(content)
+    table = said(copied)
+    assert table.startswith(f"{copied}: round 2 of 4, 4 images (")
+    why = f"{file} {wrong}, which says why images of round 3 are asked about; psp-ray continue {copied} writes it anew"
+    assert f"Not said: anything of round 3 ({why}).\n" in table
+    name = fill_in(copied, 2, 4)[0]
+    assert said(copied, "--sample-id", name).startswith(f"{name}: asked in round 2")
+    with pytest.raises(OutputError) as raised:
+        explain(copied, 3)
+    assert str(raised.value) == f"--round 3: it waits for labels, but {why}"
+    with pytest.raises(OutputError, match="rounds 1 to 2 are done and round 3 is being asked about in"):
+        explain(copied, 4)
+    run(continued(copied, {}), Silent(), continuing=True)
+    assert file.read_bytes() == (waiting / "asked.parquet").read_bytes()
+
+
+def test_a_round_whose_checkpoint_is_lost_is_named(copied):
+    shutil.rmtree(copied / "checkpoints" / "round_002")
+    for number in (2, 3):
+        with pytest.raises(
+            OutputError, match=rf"^--round {number}: the checkpoint of round 2 is lost; psp-ray continue"
+        ):
+            explain(copied, number)
+    assert "Not said: anything of round 2 (the checkpoint of round 2 is lost" in said(copied)
+    shutil.rmtree(copied / "checkpoints" / "round_001")
+    with pytest.raises(OutputError, match=r"^the checkpoints of rounds 1 to 2 are lost; .* does them again"):
+        explain(copied)
+
+
+def test_the_file_that_has_all_that_was_asked_is_named(copied):
+    for sample_id, said_of_it in (("nope", "asked about no such image"), (unasked(copied), "never asked about")):
+        with pytest.raises(OutputError, match=said_of_it) as raised:
+            explain(copied, sample_id=sample_id)
+        assert f"{copied / 'picks.parquet'} and {copied / 'asked.parquet'} have all that" in str(raised.value)
+
+
+def test_before_the_first_round_is_done_that_is_what_is_asked_now(two_rounds, tmp_path):
+    out = tmp_path / "run"
+    run(resolve({**two_rounds, "strategy": "random", "self_training": "none", "oracle": "file", "out": str(out)}))
+    with pytest.raises(OutputError, match="no such image") as raised:
+        explain(out, sample_id="nope")
+    assert str(raised.value).endswith(f"{out / 'asked.parquet'} has all that it did")
+    (out / "asked.parquet").unlink()
+    with pytest.raises(OutputError, match=r"asked.parquet is missing, which says why images of round 1"):
+        explain(out)
+
+
+def unasked(out):
+    """An image of the pool that was not asked about."""
+    asked = {name for number in (1, 2, 3) for name in fill_in(out, number, 0)}
+    folder = min(asked).split("/")[0]
+    return next(name for i in range(20) if (name := f"{folder}/{i:02d}.png") not in asked)
