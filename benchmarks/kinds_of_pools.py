@@ -22,10 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.rounds import Data, choices
+from benchmarks.rounds import Data, played
+from benchmarks.rounds import play as rounds_of
 from psp_ray.core.records import TextState
 from psp_ray.core.threads import limit_threads
-from psp_ray.learn.evaluate import evaluate
 from psp_ray.neighbors.space import unit
 
 Array = NDArray[Any]
@@ -211,10 +211,8 @@ def make(name: str, seed: int) -> Data:
 
 def play(name: str, strategy: str, seed: int, rounds: int, settings: dict[str, Any]) -> list[float]:
     """Test accuracy after zero labels and after each round."""
-    data = make(name, seed)
-    before = evaluate(data.teacher, [data.features[data.test]], data.labels[data.test]).accuracy
     asked = KINDS[name].labels or KINDS[name].classes
-    found = [before, *(accuracy for _, accuracy in choices(data, strategy, seed, rounds, settings, n_query=asked))]
+    found = rounds_of(make(name, seed), strategy, seed, rounds, settings, n_query=asked)
     return [*found, *[found[-1]] * (rounds + 1 - len(found))]
 
 
@@ -280,17 +278,12 @@ def main() -> None:
     limit_threads(1)
     settings = dict(item.split("=", 1) for item in options.set)
     strategies, names = options.strategies.split(","), options.kinds.split(",")
-    known = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=["kind", "strategy", "seed"])
-    done = set(zip(known["kind"], known["strategy"], known["seed"], strict=True))
-    for seed in range(options.seeds):
-        for kind in names:
-            for strategy in strategies:
-                if (kind, strategy, seed) in done:
-                    continue
-                found = " ".join(f"{x:.5f}" for x in play(kind, strategy, seed, options.rounds, settings))
-                row = {"kind": kind, "strategy": strategy, "seed": seed, "accuracies": found}
-                pd.DataFrame([row]).to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
-    results = pd.read_csv(options.out)
+    jobs = [(kind, name, seed) for seed in range(options.seeds) for kind in names for name in strategies]
+
+    def curve_of(kind: str, strategy: str, seed: int) -> list[float]:
+        return play(kind, strategy, seed, options.rounds, settings)
+
+    results = played(options.out, "kind", jobs, curve_of)
     chosen = results["kind"].isin(names) & results["strategy"].isin(strategies) & (results["seed"] < options.seeds)
     print(table(curves(results[chosen]), strategies))
 

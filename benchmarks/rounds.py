@@ -12,7 +12,7 @@ and what is there is not done again; a table of all of it is printed: mean over 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,12 @@ def read(path: str, class_embeddings: str, logit_scale: float | None) -> Data:
     return Data(rows.astype(np.float16), labels, pool, test, table["sample_id"].to_pylist(), teacher)
 
 
-def play(data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, Any]) -> list[float]:
-    """Test accuracy after zero labels and after each round."""
+def play(
+    data: Data, strategy: str, seed: int, rounds: int, settings: dict[str, Any], n_query: int | None = None
+) -> list[float]:
+    """Test accuracy after zero labels and after each round, until the pool is labeled; `n_query` as in `choices`."""
     before = evaluate(data.teacher, [data.features[data.test]], data.labels[data.test]).accuracy
-    return [before, *(accuracy for _, accuracy in choices(data, strategy, seed, rounds, settings))]
+    return [before, *(accuracy for _, accuracy in choices(data, strategy, seed, rounds, settings, n_query=n_query))]
 
 
 def choices(
@@ -122,6 +124,23 @@ def choices(
         yield proposal.positions, evaluate(text, [test], wanted).accuracy
 
 
+Job = tuple[str, str, int]
+"""What is played on, by which strategy, with which seed."""
+
+
+def played(out: Path, what: str, jobs: Iterable[Job], curve_of: Callable[[str, str, int], list[float]]) -> pd.DataFrame:
+    """All rows of `out`, once `curve_of` has made those of `jobs` that it lacks; `what`: the first column's name."""
+    names = [what, "strategy", "seed"]
+    known = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=names)
+    done = set(zip(*(known[name] for name in names), strict=True))
+    for job in jobs:
+        if job in done:
+            continue
+        row = dict(zip(names, job, strict=True)) | {"accuracies": " ".join(f"{x:.5f}" for x in curve_of(*job))}
+        pd.DataFrame([row]).to_csv(out, mode="a", header=not out.exists(), index=False)
+    return pd.read_csv(out)
+
+
 def table(results: pd.DataFrame) -> str:
     """Markdown: per data set and strategy zero-shot, rounds 1, 4 and last, their mean, and the worst gain."""
     lines = [
@@ -154,16 +173,12 @@ def main() -> None:
     data = read(options.data, options.class_embeddings, options.logit_scale)
     settings = dict(item.split("=", 1) for item in options.set)
     name = " ".join([Path(options.class_embeddings).stem, *options.set])
-    known = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=["data", "strategy", "seed"])
-    done = set(zip(known["data"], known["strategy"], known["seed"], strict=True))
-    for seed in range(options.seeds):
-        for strategy in options.strategies.split(","):
-            if (name, strategy, seed) in done:
-                continue
-            curve = play(data, strategy, seed, options.rounds, settings)
-            row = {"data": name, "strategy": strategy, "seed": seed, "accuracies": " ".join(f"{x:.5f}" for x in curve)}
-            pd.DataFrame([row]).to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
-    results = pd.read_csv(options.out)
+    jobs = [(name, strategy, seed) for seed in range(options.seeds) for strategy in options.strategies.split(",")]
+
+    def curve_of(_: str, strategy: str, seed: int) -> list[float]:
+        return play(data, strategy, seed, options.rounds, settings)
+
+    results = played(options.out, "data", jobs, curve_of)
     print(table(results[results["data"] == name]))
 
 
