@@ -25,11 +25,12 @@ def answers_so_far(
     A ledger in a file that isn't there is not made.
     """
     try:
-        url = resolve_ledger_url(ledger_of(config.labels, out))
+        where = ledger_of(config.labels, out)
+        url = resolve_ledger_url(where)
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
             return {}, f"ledger {shown(url)} is not there"
         experiment, space = read_run(out).experiment, label_space_of(classes)
-        with Ledger(ledger_of(config.labels, out)) as ledger:
+        with Ledger(where) as ledger:
             found = answered(ledger, experiment, space, config.labels.oracle, content_hashes)
     except (OracleError, DamagedFile) as error:
         return {}, str(error)

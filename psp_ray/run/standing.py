@@ -29,14 +29,18 @@ def setback(state: RunState, split: str) -> str:
     """What speaks against calling it well that little more is to be gained: the newest classifier is worse than one
     before, on the images of `split` or, without any, by estimates that leave no doubt. Empty where nothing does."""
     if state.zero_shot is not None:
-        accuracies = [report.test_accuracy for report in state.reports if report.test_accuracy is not None]
-        return fallen(state.zero_shot.accuracy, accuracies, state.zero_shot.n, split)
+        return fallen(state.zero_shot.accuracy, reached_by(state), state.zero_shot.n, split)
     newest, before = newest_estimate(state), state.zero_shot_estimate
     if newest is None or not newest[0] or not telling(newest[1]) or not telling(before):
         return ""
     if newest[1].high >= before.low:
         return ""
     return f"pool accuracy, about {percent(newest[1].value)}, is below zero-shot's, about {percent(before.value)}"
+
+
+def reached_by(state: RunState) -> list[float]:
+    """Accuracy (0..1) on the test set after each round that was judged on one."""
+    return [report.test_accuracy for report in state.reports if report.test_accuracy is not None]
 
 
 def remedy(config: Config, out: Path) -> str:
@@ -54,7 +58,7 @@ def more_is_enough(state: RunState) -> bool:
     expectation = expected_gain([report.predictions_changed for report in state.reports])
     if expectation is None or not expectation.enough:
         return False
-    reached = [report.test_accuracy for report in state.reports if report.test_accuracy is not None]
+    reached = reached_by(state)
     return state.zero_shot is None or not reached or not moving(reached, state.zero_shot.n)
 
 
@@ -99,9 +103,8 @@ def measured(run: RunContext, state: RunState) -> Measure:
     measure = Measure(len(run.stop_set), run.config.data.evaluate_on)
     if state.zero_shot is None or state.reports[-1].test_accuracy is None:
         return measure
-    tested = [report for report in state.reports if report.test_accuracy is not None]
-    reached = [report.test_accuracy for report in tested if report.test_accuracy is not None]
-    changed = [report.predictions_changed for report in tested]
+    reached = reached_by(state)
+    changed = [report.predictions_changed for report in state.reports if report.test_accuracy is not None]
     measure = replace(measure, tested=state.zero_shot.n, accuracy=reached[-1])
     return replace(measure, moving=moving(reached, measure.tested), excess=excess(reached, changed, measure))
 
