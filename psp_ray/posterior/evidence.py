@@ -34,6 +34,7 @@ from psp_ray.posterior.opinions import (
     ClassMeans,
     class_means,
     fitted_scale,
+    graph_doubt,
     graph_opinion,
     graph_weight,
     mean_probability,
@@ -43,7 +44,9 @@ from psp_ray.posterior.opinions import (
 )
 
 FACTORS = (0.4, 1.0, 2.5)
-"""Hypotheses: factors on the teacher's weight, and on the graph's."""
+"""Hypotheses: factors on the teacher's weight,"""
+GRAPH_FACTORS = (0.05, *FACTORS)
+"""and on the graph's, which may follow something else than the classes."""
 FACTOR_SPREAD = 0.7
 """Standard deviation of the log of such a factor before any evidence."""
 FIRST_TEMPERATURE = 0.27
@@ -102,6 +105,12 @@ class Judgment:
     temperature: Float64Array
     share: Float64Array
     n_labels: int
+
+    @classmethod
+    def none(cls) -> Judgment:
+        """Before any label came."""
+        count = len(hypotheses())
+        return cls(hypotheses(), np.zeros(count), np.ones(count), share_of(np.zeros(count)), 0)
 
     def weigh(self, base: Weights) -> Weights:
         """Weights before evidence `base`, times the factors that the evidence is for, with its temperature."""
@@ -217,8 +226,7 @@ class Evidence:
         """
         n_classes = len(teacher.features)
         if not len(bought.positions):
-            nothing = Judgment(hypotheses(), np.zeros(9), np.ones(9), share_of(np.zeros(9)), 0)
-            return Posterior(self._source, teacher, Weights(1.0, 0.0, 1.0), nothing, None, None)
+            return Posterior(self._source, teacher, Weights(1.0, 0.0, 1.0), Judgment.none(), None, None)
         judgment = self._judge(bought, teacher)
         base, members, odds = self._prepare(bought, teacher)
         weights = judgment.weigh(base)
@@ -248,7 +256,7 @@ class Evidence:
             self._said[key] = np.stack(
                 [
                     self._settle(members, odds, base.graph * on_graph, said, earlier)[1][rows]
-                    for said, on_graph in product(taught, FACTORS)  # in the order of `hypotheses`
+                    for said, on_graph in product(taught, GRAPH_FACTORS)  # in the order of `hypotheses`
                 ]
             )
             _forget_oldest(self._said, [item.nbytes for item in self._said.values()])
@@ -284,8 +292,19 @@ class Evidence:
         trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
         odds = graph_opinion(masses)
         strength = teacher_strength(logits, bought.labels)
-        on_graph = graph_weight(odds, strength, len(rows))
+        on_graph = graph_weight(odds, strength, len(rows)) * self._doubt(members, odds, bought, teacher, trusted)
         return Weights(trusted, on_graph, 1.0), odds + unheard_odds(bought.labels, n_classes, strength)
+
+    def _doubt(self, members: Members, odds: Float32Array, bought: Bought, teacher: TextState, trusted: float) -> float:
+        """`graph_doubt` by zero-shot, alone and with class means that no label had a say in."""
+        logits, rows = teacher_logits(members.encodings, teacher), members.rows[: len(bought.positions)]
+        means = self._settle(_without(members, 0), odds, 0.0, _taught(logits, trusted), bought.until(0))[1]
+        free = np.ones(len(odds), bool)
+        free[rows] = False
+        said = [part.argmax(axis=1) for part in (logits, means)]
+        sure = float(np.exp(odds.max(axis=1)).mean())
+        heard = odds.argmax(axis=1)[free]
+        return graph_doubt([(part[free], part[rows]) for part in said], heard, bought.labels, bought.rounds, sure)
 
     def _settle(
         self, members: Members, odds: Float32Array, on_graph: float, taught: Taught, bought: Bought
@@ -328,7 +347,7 @@ def _without(members: Members, count: int) -> Members:
 
 def hypotheses() -> Float64Array:
     """Factors (h, 2) on the weights of teacher and graph."""
-    return np.array(list(product(FACTORS, FACTORS)))
+    return np.array(list(product(FACTORS, GRAPH_FACTORS)))
 
 
 def share_of(likelihood: Float64Array) -> Float64Array:

@@ -36,7 +36,6 @@ from psp_ray.posterior.evidence import (
     digest,
     hypotheses,
     judged,
-    share_of,
 )
 from psp_ray.posterior.fused import Heard
 from psp_ray.posterior.members import PlaceSource
@@ -47,6 +46,7 @@ from psp_ray.posterior.opinions import (
     ClassMeans,
     add_sparse,
     fitted_scale,
+    graph_doubt,
     graph_weight_of,
     teacher_logits,
     teacher_strength,
@@ -168,11 +168,8 @@ class LargeEvidence:
     def infer(self, bought: Bought, teacher: TextState) -> LargePosterior:
         """The posterior after purchases, under the zero-shot `teacher`; with nothing bought it is the teacher's own."""
         if not len(bought.positions):
-            nothing = Judgment(hypotheses(), np.zeros(9), np.ones(9), share_of(np.zeros(9)), 0)
-            flat = Weights(1.0, 0.0, 1.0)
-            return LargePosterior(
-                self._source, self.core, teacher, flat, nothing, None, None, self.apart(bought, teacher)
-            )
+            flat, apart = Weights(1.0, 0.0, 1.0), self.apart(bought, teacher)
+            return LargePosterior(self._source, self.core, teacher, flat, Judgment.none(), None, None, apart)
         judgment = self._judge(bought, teacher)
         spoken, base = self._opinions(bought, teacher)
         weights = judgment.weigh(base)
@@ -230,13 +227,41 @@ class LargeEvidence:
     def _opinions(self, bought: Bought, teacher: TextState) -> tuple[Spoken, Weights]:
         """What the graph says from some labels, and the weights before evidence."""
         order = np.argsort(bought.positions, kind="stable")
-        encodings = self._source.read(bought.positions[order])[0][np.argsort(order)]
+        encodings, places = (part[np.argsort(order)] for part in self._source.read(bought.positions[order]))
         logits = teacher_logits(encodings, teacher).astype(np.float64)
         trusted = fitted_scale(logits, bought.labels, 1.0, TEACHER_SPREAD)[0]
         strength = teacher_strength(logits, bought.labels)
         spoken = self.spoken(bought, len(teacher.features), strength)
         a_class = len(bought.labels) / len(teacher.features)
-        return spoken, Weights(trusted, graph_weight_of(spoken.sure, strength, a_class), 1.0)
+        on_graph = graph_weight_of(spoken.sure, strength, a_class)
+        on_graph *= self._doubt(spoken, bought, teacher, trusted, logits.astype(np.float32), places)
+        return spoken, Weights(trusted, on_graph, 1.0)
+
+    def _doubt(
+        self,
+        spoken: Spoken,
+        bought: Bought,
+        teacher: TextState,
+        trusted: float,
+        logits: Float32Array,
+        places: Float32Array,
+    ) -> float:
+        """`graph_doubt` by few members that the graph reaches; `logits` (m, C) and `places` (m, d) of labels."""
+        rows, weights = self.few(len(teacher.features)), Weights(trusted, 0.0, 1.0)
+        rows = rows[~np.isin(self.core.positions[rows], bought.positions)]
+        reached = np.diff(spoken.odds.indptr) > 0
+        rows = rows[reached[rows]]
+        if not len(rows):
+            return 1.0
+        seen = teacher_logits(self.core.encodings[rows], teacher)
+        means = self._means(rows, spoken, weights, bought.until(0), teacher, seen)
+        said = [seen, np.float32(trusted) * seen + means.logits(self.core.places[rows])]
+        told = [logits, np.float32(trusted) * logits + means.logits(places)]
+        teachers = [
+            (of_pool.argmax(axis=1), of_bought.argmax(axis=1)) for of_pool, of_bought in zip(said, told, strict=True)
+        ]
+        heard = np.asarray(spoken.odds[rows].argmax(axis=1)).ravel()
+        return graph_doubt(teachers, heard, bought.labels, bought.rounds, spoken.sure)
 
     def spoken(self, bought: Bought, n_classes: int, strength: float) -> Spoken:
         """Log shares of the masses that labels spread to the members, as `graph_opinion` and `unheard_odds`, but for

@@ -10,13 +10,16 @@ along with the means; nothing assumes them equal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, TextState
+from psp_ray.posterior.accuracy import limits
 
 TEACHER_SPREAD = 0.7
 """Standard deviation of the log of the teacher's weight before any label."""
@@ -28,6 +31,15 @@ GRAPH_WEIGHT = 0.45
 """What the graph's log shares count at one label a class, where it is as sure as the teacher is right."""
 GRAPH_RANGE = (0.5, 2.5)
 """How far that may differ where one of them is much better."""
+SURELY = 0.9
+"""How sure it must be that the teacher is right at least as often as it is taken to be, when it speaks for doubt."""
+TOLD = (0.05, 0.2)
+"""How much more often than by chance the teacher must be right before its word against the graph counts, and counts
+wholly."""
+LEAST_BETTER = 0.02
+"""The graph is never taken to be better than chance by less than this share of what is left to be better."""
+DOUBT_POWER = 4.0
+"""How fast the graph loses its weight where it is right less often than it is sure."""
 BIAS_SHARE = 0.5
 """How much of the teacher's preference for some classes is taken back, in shares of its log."""
 SIZE_PRIOR = 2.0
@@ -124,6 +136,61 @@ def graph_weight_of(sure: float, strength: float, a_class: float) -> float:
     """`graph_weight` by how `sure` the graph is on average, and labels a class."""
     ratio = float(np.clip(sure / max(strength, 1e-6), *GRAPH_RANGE))
     return float(GRAPH_WEIGHT * a_class**0.75 * ratio ** (1.0 / max(a_class, 1.0)))
+
+
+def surely_right(hits: NDArray[np.bool_], rounds: Int64Array) -> float:
+    """Lower limit of the share of images that a teacher names right: `hits` (m,) of labels bought in `rounds` (m,).
+
+    Query sets are drawn to what is hard, later ones more than the first, while the teacher stays the same: so the best
+    counts of the limits that the labels of the first 1, 2, ... rounds give. Each of them holds as often as `SURELY`
+    says, were its labels drawn by chance; the best of many less often.
+    """
+    ends = np.flatnonzero(np.append(np.diff(rounds) != 0, True)) + 1
+    found = np.cumsum(hits)[ends - 1]
+    return max(limits(int(right), int(asked), 2 * SURELY - 1)[0] for right, asked in zip(found, ends, strict=True))
+
+
+def graph_doubt(
+    teachers: Sequence[tuple[Int64Array, Int64Array]],
+    heard: Int64Array,
+    labels: Int32Array,
+    rounds: Int64Array,
+    sure: float,
+) -> float:
+    """A factor in (0, 1] on the graph's weight: below 1 where it agrees with the teacher too seldom to be right.
+
+    The graph is as `sure` as its labels lie apart, be they spread along the classes or along something else that images
+    differ by (a background, a style): then a label a class makes it sure and wrong. Before later labels can tell, the
+    teacher does. If it is right on a share a of the images and the graph on g, c is how often they would agree by
+    chance, and they err apart from each other, they agree on `c + (a - c) k` of them, where `k = (g - c) / (1 - c)` is
+    how much better than chance the graph is (Cohen's kappa, 1960); errors that they have in common only add to that. So
+    k is no more than `(agreed - c) / (a - c)`; a is a lower limit, which speaks for the graph. Where that is less than
+    the graph makes itself out to be, the factor is a power of their ratio; a teacher that isn't surely better than
+    chance has no say (`TOLD`). Ours; docs/method.md.
+
+    Args:
+        teachers: the classes (n,) that each gives to images without a label, and those (m,) that it gives to bought ones
+            without their labels; who is right most surely has the say.
+        heard: (n,) the graph's classes.
+        labels: (m,) of the bought ones, in `rounds` (m,), not falling.
+        sure: how sure the graph is on average.
+    """
+    right, said = max(
+        ((surely_right(told == labels, rounds), said) for said, told in teachers), key=lambda found: found[0]
+    )
+    asked = np.isin(said, labels)  # where no label speaks for the teacher's class, the graph can't agree
+    if not asked.any():
+        return 1.0
+    said, heard = said[asked], heard[asked]
+    n_classes = int(max(said.max(), heard.max())) + 1
+    chance = float(np.bincount(said, minlength=n_classes) @ np.bincount(heard, minlength=n_classes)) / len(said) ** 2
+    trust = float(np.clip((right - chance - TOLD[0]) / (TOLD[1] - TOLD[0]), 0.0, 1.0))
+    if trust == 0.0:
+        return 1.0
+    agreed = float((said == heard).mean())
+    most = max((agreed - chance) / (right - chance), LEAST_BETTER)
+    claimed = max((sure - chance) / (1.0 - chance), LEAST_BETTER)
+    return float(min(most / claimed, 1.0) ** (DOUBT_POWER * trust))
 
 
 @dataclass(frozen=True)

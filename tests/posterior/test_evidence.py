@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
+from benchmarks.kinds_of_pools import make
 from psp_ray.config.selftrain import SelfTrainingSettings
 from psp_ray.core.records import TextState
 from psp_ray.neighbors.graph import class_masses, knn_graph
 from psp_ray.neighbors.space import ImageSpace
+from psp_ray.posterior import evidence as evidence_module
 from psp_ray.posterior.calibration import reliability
 from psp_ray.posterior.evidence import Bought, Evidence
 from psp_ray.posterior.opinions import class_means, fitted_scale, graph_opinion, graph_weight
@@ -65,7 +67,7 @@ class PlainReading:
         said = self.logits[positions]
         confidence = special.softmax(said, axis=1).max(axis=1).mean()
         strength = ((said.argmax(axis=1) == labels).sum() + 2 * confidence) / (len(labels) + 2)
-        weight = graph_weight(opinion, strength, len(positions))
+        weight = graph_weight(opinion, strength, len(positions)) * self.doubt(positions, labels, trusted, opinion)
         unheard = np.setdiff1d(np.arange(n_classes), labels)
         if len(unheard) and len(positions) > n_classes:
             kept = 2.0 * strength**2 * (1 - n_classes / len(positions)) / len(unheard)
@@ -74,10 +76,42 @@ class PlainReading:
         options = {"sharpness": 40.0, "label_weight": 3.0, "steps": 5}
         return class_means(prior, teacher, self.places, positions, labels, **options)[1]
 
+    def limits(self, said, positions, labels):
+        """Of how often a teacher is surely right, by the labels of the first 1, 2, ... rounds."""
+        found = []
+        for number in np.unique(self.rounds[positions]):
+            upto = self.rounds[positions] <= number
+            hits = int((said[positions] == labels)[upto].sum())
+            test = stats.binomtest(hits, int(upto.sum()), alternative="greater")
+            found.append(test.proportion_ci(0.9, method="exact").low)
+        return found
+
+    def doubt(self, positions, labels, trusted, opinion):
+        """What the graph loses where it agrees with zero-shot, alone or with label-free means, less than it claims."""
+        teacher = (trusted * self.logits).astype(np.float32)
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int32)
+        options = {"sharpness": 40.0, "label_weight": 3.0, "steps": 5}
+        means = class_means(teacher, teacher, self.places, *nothing, **options)[1]
+        alone, together = self.logits.argmax(axis=1), means.argmax(axis=1)
+        said = max((alone, together), key=lambda part: max(self.limits(part, positions, labels)))
+        rest = [i for i in range(len(said)) if i not in positions and said[i] in labels]
+        heard = opinion.argmax(axis=1)
+        agreed = np.mean([said[i] == heard[i] for i in rest])
+        chance = sum(np.mean(said[rest] == c) * np.mean(heard[rest] == c) for c in range(len(self.text.features)))
+        limits = self.limits(said, positions, labels)
+        trust = min(max((max(limits) - chance - 0.05) / 0.15, 0.0), 1.0)
+        if trust == 0.0:
+            return 1.0
+        most = max((agreed - chance) / (max(limits) - chance), 0.02)
+        claimed = max((np.exp(opinion.max(axis=1)).mean() - chance) / (1 - chance), 0.02)
+        return min(most / claimed, 1.0) ** (4.0 * trust)
+
     def posterior(self, bought):
         """Table (n, C), and the share of each pair of factors."""
         rounds = np.unique(bought.rounds)
-        factors = [(a, b) for a in (0.4, 1.0, 2.5) for b in (0.4, 1.0, 2.5)]
+        self.rounds = np.zeros(len(self.features), np.int64)
+        self.rounds[bought.positions] = bought.rounds
+        factors = [(a, b) for a in (0.4, 1.0, 2.5) for b in (0.05, 0.4, 1.0, 2.5)]
         weight, temperature = [], []
         for pair in factors:
             said, answers = [], []
@@ -254,3 +288,36 @@ def test_what_is_forgotten_is_found_again(monkeypatch):
     forgetful = evidence(pool)
     for count, table in zip((12, 24, 12), whole, strict=True):
         np.testing.assert_array_equal(forgetful.infer(bought.until(count), text).table(), table)
+
+
+def background_world(seed):
+    """Images lie together by four backgrounds that have nothing to do with their classes, which the teacher knows."""
+    data = make("backgrounds and a strong teacher", seed)
+    return ArrayPool(data.features[data.pool], block_size=256), data.teacher, data.labels[data.pool]
+
+
+def test_a_graph_of_something_else_than_the_classes_does_not_drown_the_teacher(monkeypatch):
+    gains = []
+    for seed in range(5):
+        pool, text, truth = background_world(seed)
+        bought = purchases(truth, 1, 20, seed=seed)
+        features = np.concatenate([pool.block(i).features for i in range(pool.n_blocks)]).astype(np.float32)
+        alone = accuracy(features @ text.features.T, truth, bought)
+        found = accuracy(evidence(pool).infer(bought, text).table(), truth, bought)
+        with monkeypatch.context() as patch:
+            patch.setattr(evidence_module, "graph_doubt", lambda *opinions: 1.0)
+            gains.append(found - accuracy(evidence(pool).infer(bought, text).table(), truth, bought))
+        assert found > alone + 0.05
+    assert np.mean(gains) > 0.1
+
+
+def test_a_plain_reading_of_a_doubted_graph():
+    pool, text, truth = background_world(1)
+    bought = purchases(truth, 2, 12)
+    plain = PlainReading(pool, text)
+    table, share = plain.posterior(bought)
+    opinion = graph_opinion(class_masses(plain.graph, bought.positions, bought.labels, 10))
+    assert plain.doubt(bought.positions, bought.labels, 1.0, opinion) < 0.8
+    got = evidence(pool).infer(bought, text)
+    np.testing.assert_allclose(got.judgment.share, share, atol=5e-3)
+    np.testing.assert_allclose(got.table(), table, atol=2e-2)

@@ -21,7 +21,7 @@ from psp_ray.posterior.sweep import LEAST, SLACK
 from psp_ray.selftrain.records import KnownLabels, ScoreRequest
 from psp_ray.selftrain.service import PseudoLabeler
 from tests.helpers import ArrayPool
-from tests.posterior.test_evidence import accuracy, evidence, make_world, purchases
+from tests.posterior.test_evidence import accuracy, background_world, evidence, make_world, purchases
 from tests.selftrain.conftest import unit
 
 FEW = SelfTrainingSettings(graph_limit=400)
@@ -242,3 +242,13 @@ def test_memory_does_not_hold_a_table_of_the_pool(small_bounds, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / (16_384 - 4_096) < 300
+
+
+def test_a_graph_of_something_else_than_the_classes_is_doubted_in_a_large_pool_too(small_bounds):
+    pool, text, truth = background_world(1)
+    bought = purchases(truth, 1, 20, seed=1)
+    everyone = SelfTrainingSettings(graph_limit=1000)
+    small, large = evidence(pool).infer(bought, text), LargeEvidence(pool, everyone).infer(bought, text)
+    assert small.weights.graph < 0.2
+    assert large.weights.graph < 0.2
+    assert accuracy(large.table(), truth, bought) > 0.8

@@ -11,9 +11,11 @@ from psp_ray.neighbors.space import oracle_shrinkage
 from psp_ray.posterior.opinions import (
     class_means,
     fitted_scale,
+    graph_doubt,
     graph_opinion,
     graph_weight,
     log_likelihood,
+    surely_right,
     teacher_strength,
     unheard_odds,
 )
@@ -164,3 +166,62 @@ def test_shrinkage_is_that_of_scikit_learn_in_many_dimensions():
     _, expected = oas(samples, assume_centered=True)
     assert oracle_shrinkage(covariance, 150) == pytest.approx(expected, abs=0.01)
     assert oracle_shrinkage(np.eye(7), 30) == 1.0
+
+
+def opinions_of(right, sure, n=4000, n_classes=8, n_labels=40, seed=0):
+    """A teacher that is right on a share of the images, and a graph on another, whose mistakes come apart."""
+    draw = np.random.default_rng(seed)
+    truth = draw.integers(n_classes, size=n + n_labels)
+
+    def guess(share):
+        missed = (truth + draw.integers(1, n_classes, size=len(truth))) % n_classes
+        return np.where(draw.random(len(truth)) < share, truth, missed)
+
+    said, heard = guess(right), guess(sure)
+    rounds = np.repeat(np.arange(1, n_labels // n_classes + 1), n_classes)
+    return [(said[:n], said[n:])], heard[:n], truth[n:].astype(np.int32), rounds
+
+
+@pytest.mark.parametrize("right", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_graph_that_is_right_as_often_as_it_is_sure_is_not_doubted(right, share):
+    found = [graph_doubt(*opinions_of(right, share, seed=seed), share) for seed in range(8)]
+    assert np.mean(found) > 0.8
+    assert np.median(found) == 1.0
+
+
+def test_a_graph_that_is_surer_than_right_is_doubted_the_more_it_is():
+    found = [graph_doubt(*opinions_of(0.8, share), 0.7) for share in (0.15, 0.3, 0.5)]
+    assert found == sorted(found)
+    assert found[0] < 0.1
+    assert found[2] < 0.9
+
+
+def test_a_teacher_at_chance_has_no_say_about_the_graph():
+    teachers, heard, labels, rounds = opinions_of(1 / 8, 1 / 8)
+    assert graph_doubt(teachers, heard, labels, rounds, 0.9) == 1.0
+    assert graph_doubt([(teachers[0][0], (labels + 1) % 8)], heard, labels, rounds, 0.9) == 1.0
+
+
+def test_the_teacher_who_is_right_most_surely_has_the_say():
+    teachers, heard, labels, rounds = opinions_of(0.8, 0.2)
+    poor = opinions_of(0.2, 0.2)[0]
+    assert graph_doubt([*poor, *teachers], heard, labels, rounds, 0.7) == graph_doubt(
+        teachers, heard, labels, rounds, 0.7
+    )
+
+
+def test_where_no_label_speaks_for_what_the_teacher_says_nothing_is_said_of_the_graph():
+    labels = np.array([0, 0], np.int32)
+    none = np.full(5, 3)
+    teachers = [(none, np.array([0, 0]))]
+    assert graph_doubt(teachers, np.zeros(5, np.int64), labels, np.array([1, 1]), 0.9) == 1.0
+
+
+def test_the_limit_of_a_share_holds_and_hard_later_labels_do_not_lower_it():
+    draw = np.random.default_rng(0)
+    rounds = np.repeat(np.arange(1, 4), 10)
+    found = np.array([surely_right(draw.random(30) < 0.7, np.ones(30, np.int64)) for _ in range(2000)])
+    assert np.mean(found <= 0.7) > 0.9
+    first = np.ones(10, bool)
+    assert surely_right(np.append(first, np.zeros(20, bool)), rounds) == surely_right(first, rounds[:10])
