@@ -169,8 +169,8 @@ def graph_doubt(
     chance has no say (`TOLD`). Ours; docs/method.md.
 
     Args:
-        teachers: the classes (n,) that each gives to images without a label, and those (m,) that it gives to bought ones
-            without their labels; who is right most surely has the say.
+        teachers: the classes (n,) that each gives to images without a label, and those (m,) of bought ones, given
+            without a look at their labels; who is right most surely has the say.
         heard: (n,) the graph's classes.
         labels: (m,) of the bought ones, in `rounds` (m,), not falling.
         sure: how sure the graph is on average.
