@@ -62,7 +62,9 @@ def instead(key: str) -> str | None:
     "--datasets", required=True, help="data sets, parted by commas: names or folders, each with :key=value of its own"
 )
 @click.option("--labels-per-class", default="1", show_default=True, help="budgets k: k x C labels a round")
-@click.option("--space", metavar="FILE", help=f"YAML file of settings and their values [{DEFAULTS}]")
+@click.option(
+    "--space", metavar="FILE", help=f"YAML file of settings and their values; if nothing is named: {DEFAULTS}"
+)
 @click.option("--beta", metavar="VALUES", help="values or an interval of beta")
 @click.option("--tau", metavar="VALUES", help="the same for tau")
 @click.option("--gamma", metavar="VALUES", help="the same for gamma")
@@ -120,6 +122,8 @@ def sweep(
     **given: Any,
 ) -> None:
     """Try settings across data sets, several trials at a time.
+
+    Varied is what --space, --beta, --tau, --gamma and --vary name, and nothing else.
 
     Exit codes: 0, 1 (no trial succeeded), 2 (a setting is wrong), 130 (interrupted: --resume).
     """

@@ -262,7 +262,7 @@ def check_study_out(plan: Plan, resume: bool, replace_changed: bool) -> list[Cel
     entries = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
     if entries and STUDY_FILE not in entries:
         raise OutputError(f"--out {out}: the folder holds something else than a comparison; choose another one")
-    if entries and not resume:
+    if RUNS in entries and not resume:
         raise OutputError(f"--out {out}: a comparison is in it; add --resume to go on with it, or choose another one")
     changed = [(cell, words) for cell in plan.cells if (words := _changed(cell))]
     if changed and not replace_changed:

@@ -12,6 +12,7 @@ from psp_ray.studies.sweep.plan import (
     listed_points,
     load_trials,
     trial_name,
+    varied,
     with_former_names,
 )
 from psp_ray.studies.sweep.space import BUDGET, Point, told
@@ -27,10 +28,9 @@ def planned(plan: Plan, out: Path, resume: bool, num_samples: int) -> Iterator[s
     check_sweep_out(out, plan, resume)
     done = {trial.name for trial in load_trials(out) if trial.status in DONE}
     if plan.searcher == "optuna":
-        space = " ".join(f"{key}={values}" for key, values in plan.space.items())
         budgets = ",".join(map(str, plan.labels_per_class))
         yield f"{num_samples} trials that Optuna chooses one after the other, judged on val; nothing was started"
-        yield f"space: {space} {BUDGET}={budgets}"
+        yield f"varied: {varied(plan)} {BUDGET}={budgets}"
         return
     ahead = 0
     for number, point in enumerate(listed_points(plan, num_samples)):

@@ -30,6 +30,7 @@ from psp_ray.core.words import did_you_mean
 from psp_ray.core.writing import writing
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.names import file_name, owner_of
+from psp_ray.studies.sweep.differences import difference
 from psp_ray.studies.sweep.space import BUDGET, Dimension, Point, grid_points, parse_value, random_points
 
 PLAN = "sweep.json"
@@ -122,7 +123,7 @@ def place_of(folder: Path, dataset: str, ending: str = "") -> Path:
 
 def with_former_names(folder: Path, plan: Plan) -> Plan:
     """`plan` whose data sets are called as in the sweep in `folder`, where they are the same."""
-    if not (folder / PLAN).is_file():
+    if not is_begun(folder):
         return plan
     former = load_plan(folder).datasets
     if list(former) == list(plan.datasets) or list(former.values()) != list(plan.datasets.values()):
@@ -131,35 +132,34 @@ def with_former_names(folder: Path, plan: Plan) -> Plan:
     return replace(plan, datasets=former, classes={called[name]: count for name, count in plan.classes.items()})
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a sweep in `folder` has trials or reference runs: one that was ended before them holds nothing to keep."""
+    return (folder / PLAN).exists() and any((folder / name).exists() for name in ("references", "trials"))
+
+
 def check_sweep_out(folder: Path, plan: Plan, resume: bool) -> None:
     """See whether a sweep can be run in `folder`. Touches nothing. Raises OutputError as `save_plan`."""
-    path = folder / PLAN
-    if path.exists():
+    if is_begun(folder):
         if not resume:
             raise OutputError(f"--out {folder}: holds a sweep; add --resume to go on with it, or choose another folder")
-        old = asdict(load_plan(folder))
-        new = json.loads(json.dumps(asdict(plan)))
-        changed = [key for key in new if key not in ("grace_rounds", "keep_one_of") and old[key] != new[key]]
-        if changed:
-            key = changed[0]
-            name = f"{LEDGER_VARIABLE} set:" if key == "ledger_from_environment" else option_name(key)
-            raise OutputError(
-                f"--resume: {folder} was begun with {name} {json.dumps(old[key])}, now it is "
-                f"{json.dumps(new[key])}; give the same options, or another --out"
-            )
+        found = difference(load_plan(folder), plan, LEDGER_VARIABLE)
+        if found:
+            raise OutputError(f"--resume: {folder} was {found}; give the same options, or another --out")
+        return
+    if (folder / PLAN).exists():
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"--out {folder}: is not an empty folder; choose another one")
 
 
 def save_plan(folder: Path, plan: Plan, resume: bool) -> None:
-    """Write the plan into a fresh folder, or check that the folder's plan is the same.
+    """Write the plan into a folder without a sweep that has begun, or check that the sweep's plan is the same.
 
     Raises:
         OutputError: the folder is used and not resumed, holds something else, or another sweep.
     """
     check_sweep_out(folder, plan, resume)
-    if (folder / PLAN).exists():
+    if is_begun(folder):
         return
     with writing(f"--out {folder}", "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +187,11 @@ def listed_points(plan: Plan, num_samples: int) -> list[Point]:
     if plan.searcher == "grid":
         return grid_points(plan.dimensions, plan.labels_per_class)
     return random_points(plan.dimensions, plan.labels_per_class, num_samples, plan.seed)
+
+
+def varied(plan: Plan) -> str:
+    """What a plan varies, in the form of `--vary`."""
+    return " ".join(f"{key}={values}" for key, values in plan.space.items()) or "nothing but the budget"
 
 
 def trial_name(number: int, point: Point) -> str:

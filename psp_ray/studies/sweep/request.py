@@ -18,7 +18,7 @@ from psp_ray.run.prepare import load_data, prepare
 from psp_ray.studies.names import dataset_names
 from psp_ray.studies.settings import parse_dataset
 from psp_ray.studies.sweep.plan import CHOSEN, LEDGER_VARIABLE, TOGETHER, Plan, parse_settings, settable
-from psp_ray.studies.sweep.space import BUDGET, DEFAULT_SPACE, Dimension, parse_value
+from psp_ray.studies.sweep.space import BUDGET, DEFAULT_SPACE, Dimension, grid_points, parse_value
 
 NOT_VARIED = (*CHOSEN, *TOGETHER)
 
@@ -32,7 +32,7 @@ class SweepRequest:
     labels_per_class: str = "1"
     """Budgets, parted by commas."""
     space: str | None = None
-    """A YAML file of settings and their values, in place of `DEFAULT_SPACE`."""
+    """A YAML file of settings and their values."""
     beta: str | None = None
     tau: str | None = None
     gamma: str | None = None
@@ -82,6 +82,8 @@ def make_plan(request: SweepRequest) -> Plan:
         ledger_from_environment="ledger" not in settings and bool(os.environ.get(LEDGER_VARIABLE)),
         keep_one_of=request.keep_one_of,
     )
+    if plan.searcher == "grid":
+        grid_points(plan.dimensions, plan.labels_per_class)
     return _checked(plan)
 
 
@@ -117,14 +119,14 @@ def _budgets(text: str) -> list[int]:
 
 
 def _space(request: SweepRequest) -> dict[str, str]:
-    """Every varied setting and its values as `Dimension.parse` reads them."""
-    space = dict(DEFAULT_SPACE) if request.space is None else read_space(request.space)
+    """Every varied setting and its values as `Dimension.parse` reads them: what was named, else `DEFAULT_SPACE`."""
+    space = {} if request.space is None else read_space(request.space)
     given = {"beta": request.beta, "tau": request.tau, "gamma": request.gamma}
     space |= {key: text for key, text in given.items() if text}
     for item in request.vary:
         key, _, text = item.partition("=")
         space[_varied(key, text, f"--vary {key}")] = text
-    return space
+    return space or dict(DEFAULT_SPACE)
 
 
 def read_space(path: str | Path) -> dict[str, str]:

@@ -24,9 +24,11 @@ from psp_ray.studies.sweep.plan import (
     DONE,
     Plan,
     TrialResult,
+    check_sweep_out,
     listed_points,
     load_trials,
     save_plan,
+    varied,
     with_former_names,
 )
 from psp_ray.studies.sweep.progress import TrialLines
@@ -49,20 +51,21 @@ def run_sweep(
     tracker: StudyTracker | None = None,
 ) -> int:
     """Run or resume a sweep; returns the exit code: 0, or 1 where no trial succeeded."""
+    plan = with_former_names(out, plan)
+    check_sweep_out(out, plan, resume)
+    earlier = load_trials(out)
+    source, pending = _source(plan, num_samples, earlier)
     started_here = start_ray(address)
     catch_sigterm()  # again: Ray put a handler of its own in its place
     try:
         bundles = trial_bundles(plan, resources)
         room = check_trial_fits(bundles)
-        plan = with_former_names(out, plan)
         save_plan(out, plan, resume)
-        earlier = load_trials(out)
-        source, pending = _source(plan, num_samples, earlier)
         kept = sum(trial.status in DONE for trial in earlier)
         together = min(concurrent or room, room, max(pending, 1))
         click.echo(
             f"sweep of {', '.join(plan.datasets)} in {out}: {pending} trials to run, {kept} done before, "
-            f"{together} at a time ({_needs(bundles)} each)"
+            f"{together} at a time ({_needs(bundles)} each); varied: {varied(plan)}"
         )
         if pending:
             _prepare_shared(plan, out, resources)

@@ -5,10 +5,11 @@ import pytest
 from click.testing import CliRunner
 
 from psp_ray.cli.sweep import sweep as sweep_command
-from psp_ray.core.errors import ConfigError, DatasetError
-from psp_ray.studies.sweep.plan import Plan, save_plan, trial_name, with_former_names
+from psp_ray.core.errors import ConfigError, DatasetError, OutputError
+from psp_ray.studies.sweep.plan import Plan, load_plan, save_plan, trial_name, with_former_names
 from psp_ray.studies.sweep.references import References
 from psp_ray.studies.sweep.request import SweepRequest, make_plan, name_datasets
+from psp_ray.studies.sweep.run import run_sweep
 from tests.conftest import paint
 
 
@@ -30,6 +31,7 @@ def test_data_sets_get_names_of_their_own(tmp_path):
         ({"fixed": ("evaluate_on=test",)}, "it judges by val"),
         ({"fixed": ("labels_per_round=3",)}, "use --labels-per-class"),
         ({"vary": ("head=auto,nope",)}, "unknown head"),
+        ({"beta": "0.2,0.8", "tau": "0.1..0.2", "searcher": "grid"}, "tau=0.1..0.2 is an interval"),
     ],
 )
 def test_mistakes_are_told_before_any_data_are_read(monkeypatch, given, said):
@@ -69,10 +71,69 @@ def test_a_dry_run_lists_what_would_be_tried(tmp_path):
 def test_data_sets_of_a_sweep_begun_under_other_names_keep_them(tmp_path):
     begun = Plan({"rows.parquet": {"dataset": "/a/rows.parquet"}}, [1], {}, {"rounds": 2}, classes={"rows.parquet": 3})
     save_plan(tmp_path / "sweep", begun, False)
+    (tmp_path / "sweep" / "trials").mkdir()
     now = Plan({"rows": {"dataset": "/a/rows.parquet"}}, [1], {}, {"rounds": 2}, classes={"rows": 3})
     assert with_former_names(tmp_path / "sweep", now) == begun
     other = Plan({"rows": {"dataset": "/b/rows.parquet"}}, [1], {}, {"rounds": 2}, classes={"rows": 3})
     assert with_former_names(tmp_path / "sweep", other) == other
+
+
+@pytest.mark.parametrize(
+    ("given", "varied"),
+    [
+        ({"vary": ("beta=0.2,0.8",)}, ["beta"]),
+        ({"tau": "0.1,0.2"}, ["tau"]),
+        ({"vary": ("head=auto,gda",), "fixed": ("beta=0.5",)}, ["head"]),
+        ({}, ["beta", "tau", "gamma"]),
+        ({"fixed": ("beta=0.5",)}, ["tau", "gamma"]),
+    ],
+)
+def test_only_what_is_named_is_varied(given, varied):
+    assert list(make_plan(SweepRequest(datasets="digits", **given)).space) == varied
+
+
+def plan_with(**changed):
+    settings = {"datasets": {"a": {"dataset": "/a", "kappa": 1}}, "space": {"beta": "0.2,0.8"}, "classes": {"a": 2}}
+    return Plan(**{**settings, "labels_per_class": [1], "settings": {"rounds": 2}, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"space": {"beta": "0.3"}}, "begun with --vary beta=0.2,0.8, now it is 0.3;"),
+        ({"space": {}}, "begun with --vary beta=0.2,0.8, now without;"),
+        ({"settings": {"rounds": 2, "head": "gda"}}, "begun without --set head=gda;"),
+        ({"labels_per_class": [1, 2]}, "begun with --labels-per-class 1, now it is 1,2;"),
+        ({"datasets": {"a": {"dataset": "/b", "kappa": 1}}}, "begun with a at /a, now it is /b;"),
+        ({"datasets": {"a": {"dataset": "/a"}}}, "begun with --set a:kappa=1, now without;"),
+        ({"datasets": {"b": {}}, "seed": 3, "space": {}}, "--datasets a, now it is b; with --vary beta=0.2,0.8, now w"),
+        ({"seed": 3, "space": {}, "searcher": "optuna", "settings": {"rounds": 3}}, "; 1 more differs;"),
+    ],
+)
+def test_a_sweep_that_was_begun_otherwise_is_told_apart_in_the_words_of_its_options(tmp_path, changed, said):
+    save_plan(tmp_path / "sweep", plan_with(), False)
+    (tmp_path / "sweep" / "references").mkdir()
+    with pytest.raises(OutputError) as error:
+        save_plan(tmp_path / "sweep", plan_with(**changed), True)
+    assert said in str(error.value)
+    save_plan(tmp_path / "sweep", plan_with(grace_rounds=5), True)
+
+
+def test_a_sweep_that_ended_before_its_first_trial_keeps_nobody_from_the_corrected_one(tmp_path):
+    save_plan(tmp_path / "sweep", plan_with(), False)
+    save_plan(tmp_path / "sweep", plan_with(seed=3), False)
+    assert load_plan(tmp_path / "sweep").seed == 3
+    (tmp_path / "sweep" / "trials").mkdir()
+    with pytest.raises(OutputError, match="add --resume"):
+        save_plan(tmp_path / "sweep", plan_with(seed=4), False)
+
+
+def test_what_a_search_refuses_is_told_before_ray_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("psp_ray.studies.sweep.run.start_ray", lambda address: pytest.fail("started"))
+    grid = plan_with(space={"tau": "0.1..0.2"}, searcher="grid")
+    with pytest.raises(ConfigError, match="is an interval"):
+        run_sweep(grid, tmp_path / "sweep", False, 1, {"CPU": 1.0}, None, None)
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize("full", [0.4, 0.5, 0.505, 0.51, 0.9])

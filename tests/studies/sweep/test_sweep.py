@@ -134,6 +134,7 @@ def test_what_cannot_work_fails_before_anything_is_written(local_ray, given, tmp
 
 def test_a_resumed_sweep_must_be_the_same(given, tmp_path):
     save_plan(tmp_path / "sweep", plan_of(given), False)
+    (tmp_path / "sweep" / "trials").mkdir()
     with pytest.raises(OutputError, match="--seed 0, now it is 1"):
         save_plan(tmp_path / "sweep", plan_of(given | {"seed": 1}), True)
 
@@ -146,6 +147,7 @@ def test_the_ledger_of_the_environment_is_used_on_every_node_and_not_written_dow
     assert named.ledger(tmp_path) == f"{tmp_path}/mine.sqlite"
     plan = plan_of(given)
     save_plan(tmp_path / "sweep", plan, False)
+    (tmp_path / "sweep" / "trials").mkdir()
     assert plan.ledger(tmp_path) is None, "a run looks at the variable itself"
     assert "secret" not in (tmp_path / "sweep" / "sweep.json").read_text()
     monkeypatch.delenv("PSP_RAY_LEDGER")
