@@ -62,9 +62,7 @@ def instead(key: str) -> str | None:
     "--datasets", required=True, help="data sets, parted by commas: names or folders, each with :key=value of its own"
 )
 @click.option("--labels-per-class", default="1", show_default=True, help="budgets k: k x C labels a round")
-@click.option(
-    "--space", metavar="FILE", help=f"YAML file of settings and their values; if nothing is named: {DEFAULTS}"
-)
+@click.option("--space", metavar="FILE", help=f"YAML file of settings and values; if nothing is named: {DEFAULTS}")
 @click.option("--beta", metavar="VALUES", help="values or an interval of beta")
 @click.option("--tau", metavar="VALUES", help="the same for tau")
 @click.option("--gamma", metavar="VALUES", help="the same for gamma")

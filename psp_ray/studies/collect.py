@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from psp_ray.core.files import write_text
+from psp_ray.core.sealed import DamagedFile
 from psp_ray.core.tables import cell, plain_cell
 from psp_ray.run.folder import SUMMARY, read_summary
 from psp_ray.studies.execute import error_of
-from psp_ray.studies.plan import Cell, Plan
+from psp_ray.studies.plan import RUNS, Cell, Plan
 
 RESULTS = "results.csv"
 CURVES = "curves.csv"
@@ -58,6 +60,32 @@ def collect(plan: Plan, waiting: str = "waiting") -> tuple[pd.DataFrame, pd.Data
         results.append({**keys, **row})
         curves += [{**keys, **item} for item in rounds]
     return _frame(results, RESULT_COLUMNS), _frame(curves, CURVE_COLUMNS)
+
+
+def unlisted(out: Path, listed: Collection[str]) -> list[str]:
+    """Names of folders in `out`/runs whose runs have finished and are not among those `listed`."""
+    runs = out / RUNS
+    others = (path for path in sorted(runs.iterdir()) if path.name not in listed) if runs.is_dir() else ()
+    return [path.name for path in others if _has_finished(path)]
+
+
+def unlisted_text(names: Sequence[str]) -> str:
+    """Which finished runs the tables lack, and why; empty where they lack none."""
+    if not names:
+        return ""
+    runs = "1 finished run" if len(names) == 1 else f"{len(names):,} finished runs"
+    them = "it" if len(names) == 1 else "them"
+    return (
+        f"The tables lack {runs} of this folder that the command doesn't list ({RUNS}/{names[0]}"
+        f"{', ...' if names[1:] else ''}): list {them} again, with --resume, to have {them} in."
+    )
+
+
+def _has_finished(folder: Path) -> bool:
+    try:
+        return (folder / SUMMARY).is_file() and read_summary(folder)["status"] == "finished"
+    except DamagedFile:
+        return False
 
 
 def write_csv(out: Path, results: pd.DataFrame, curves: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from psp_ray.report.tracking import TRACKERS
 from psp_ray.run.folder import finished_summary
 from psp_ray.run.resolve import resolve
 from psp_ray.studies.board import Board
-from psp_ray.studies.collect import CURVES, RESULTS, collect, summary_rounds, write_csv
+from psp_ray.studies.collect import CURVES, RESULTS, collect, summary_rounds, unlisted, unlisted_text, write_csv
 from psp_ray.studies.dry_run import DryRun
 from psp_ray.studies.execute import Outcome, encode_features, execute
 from psp_ray.studies.names import with_own
@@ -74,6 +74,9 @@ def compare(request: Request, console: Console | None = None) -> int:
         check_outlets(request)
         for line in found.lines():
             console.print(line, markup=False)
+        left_out = unlisted_text(unlisted(plan.out, {cell.id for cell in plan.cells})) if out is not None else ""
+        if left_out:
+            console.print(left_out, markup=False)
         console.print(f"{found.sums()}; nothing was started", markup=False)
         return 0
     return carry_out(plan, command, request, resume, console)
@@ -165,6 +168,9 @@ def _write(plan: Plan, command: str, report: str | None, console: Console, extra
         from psp_ray.studies.page import write_comparison_page
 
         console.print(f"report: {write_comparison_page(plan.out)}", markup=False)
+    left_out = unlisted_text(unlisted(plan.out, {cell.id for cell in plan.cells}))
+    if left_out:
+        console.print(left_out, markup=False)
     bad = results[results.status != "finished"]
     for row in bad.itertuples():
         said = f"{row.status}: {row.dataset} {row.strategy}:{row.self_training} seed {row.seed}: {row.error}"

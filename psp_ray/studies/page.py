@@ -17,7 +17,7 @@ from psp_ray.run.folder import has_run
 from psp_ray.run.page import PAGE, write_page
 from psp_ray.run.remains import nothing_there
 from psp_ray.studies import tables
-from psp_ray.studies.collect import RESULTS, read_csv
+from psp_ray.studies.collect import RESULTS, read_csv, unlisted
 from psp_ray.studies.pictures import draw_curves, picture_name
 from psp_ray.studies.plan import STUDY_FILE
 from psp_ray.studies.statistics import paired_difference, spread
@@ -55,7 +55,10 @@ def write_comparison_page(folder: Path) -> Path:
     study: Mapping[str, Any] = read_yaml(folder / STUDY_FILE, "--out") or {}
     against = study.get("against") or ("random:none",)
     title = f"psp-ray · {study.get('title') or 'comparison'} · {folder.name}"
-    state = f"{len(done)} of {len(results)} runs finished · {folder}"
+    state = f"{len(done)} of {len(results)} runs finished"
+    more = len(unlisted(folder, ())) - len(done)
+    state += f", {more:,} more in the folder that the command doesn't list" if more > 0 else ""
+    state += f" · {folder}"
     text = document_page(title, answer(results, curves), state, _parts(folder, results, curves, tuple(against)))
     write_text(folder / PAGE, text)
     return folder / PAGE

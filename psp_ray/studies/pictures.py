@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from psp_ray.core.files import save_figure
+from psp_ray.core.writing import writing
 from psp_ray.studies.names import file_name
 from psp_ray.studies.tables import Key, Panel, is_reference, labels_title, panel
 
@@ -25,6 +27,14 @@ RANDOM: Key = ("random", "none")
 
 def picture_name(dataset: str) -> str:
     return f"curves_{file_name(dataset)}.png"
+
+
+def drop_others(folder: Path, names: Collection[str]) -> None:
+    """Remove learning curves in `folder` that are not among `names`: of data sets that the tables no longer show."""
+    for path in folder.glob("curves_*.png"):
+        if path.name not in names:
+            with writing(path):
+                path.unlink()
 
 
 def draw_curves(path: Path, results: pd.DataFrame, curves: pd.DataFrame, dataset: str, split: str) -> None:

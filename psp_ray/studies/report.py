@@ -14,7 +14,8 @@ from psp_ray.core.files import write_bytes, write_text
 from psp_ray.core.writing import writing
 from psp_ray.run.folder import read_summary
 from psp_ray.studies import tables
-from psp_ray.studies.pictures import draw_curves, picture_name
+from psp_ray.studies.collect import unlisted, unlisted_text
+from psp_ray.studies.pictures import draw_curves, drop_others, picture_name
 from psp_ray.studies.plan import Plan
 
 TABLE = "table.md"
@@ -43,6 +44,9 @@ def document(
     parts.append("\n".join(f"- {line}" for line in facts))
     parts.append(f"```\n{command}\n```")
     parts += extra
+    left_out = unlisted_text(unlisted(plan.out, {cell.id for cell in plan.cells}))
+    if left_out:
+        parts.append(left_out)
     lines = tables.failures(results)
     if lines:
         parts += [f"**{len(lines)} of {len(results)} runs are without a result:**", "\n".join(lines)]
@@ -72,6 +76,7 @@ def write_documents(
         draw_curves(plan.out / pictures[name], mine, rounds, name, split)
         written.append(plan.out / pictures[name])
     write_text(plan.out / TABLE, document(plan, results, curves, command, pictures, extra=extra))
+    drop_others(plan.out, pictures.values())
     if report is not None:
         folder = report.parent / report.stem
         study = plan.study.name or "comparison"
@@ -81,6 +86,7 @@ def write_documents(
             (folder / study).mkdir(parents=True, exist_ok=True)
             for file in [*pictures.values(), "results.csv"]:
                 write_bytes(folder / study / file, (plan.out / file).read_bytes())
+            drop_others(folder / study, pictures.values())
             write_text(report, with_section(_read(report), study, text))
         written.append(report)
     return written

@@ -40,9 +40,10 @@ def start(settings, tiny_folder, shades):
 
     def run(out, strategies="random:none,psp", seeds=2, datasets=None, study=None, **more):
         request_keys = ("study_file", "pairs", "parallel", "replace_changed", "report", "dry_run")
+        console = more.pop("console", None) or Console(quiet=True)
         extra = {key: more.pop(key) for key in request_keys if key in more}
         own = {"datasets": datasets or f"{tiny_folder},{shades}", "strategies": strategies, "seeds": seeds}
         request = Request({**own, **(study or {})}, {**settings, **more, "out": str(out)}, **extra)
-        return compare(request, Console(quiet=True))
+        return compare(request, console)
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -100,6 +101,27 @@ def test_finished_runs_are_not_repeated_and_new_ones_join(finished, start, tmp_p
     merged = new[new.strategy != "vssp"].reset_index(drop=True)
     pd.testing.assert_frame_equal(merged, old, check_dtype=False)
     assert (out / "runs" / "shades--psp--ust--k1--seed1" / "run.json").stat().st_mtime == 1
+
+
+def test_a_shorter_list_says_what_its_tables_lack(finished, start, shades, tmp_path):
+    out = tmp_path / "less"
+    shutil.copytree(finished, out)
+    assert len(list(out.glob("curves_*.png"))) == 2
+    heard = io.StringIO()
+    console = Console(file=heard, soft_wrap=True)
+    assert start(out, datasets=str(shades), strategies="random:none", resume=True, console=console) == 0
+    assert len(results_of(out)) == 2
+    said = "The tables lack 6 finished runs of this folder that the command doesn't list"
+    assert said in heard.getvalue()
+    assert said in (out / "table.md").read_text()
+    assert "2 of 2 runs finished, 6 more in the folder" in (out / "report.html").read_text()
+    assert [path.name for path in out.glob("curves_*.png")] == ["curves_shades.png"]
+    assert start(out, resume=True) == 0
+    pd.testing.assert_frame_equal(results_of(out), results_of(finished))
+    assert "The tables lack" not in (out / "table.md").read_text()
+    assert len(list(out.glob("curves_*.png"))) == 2
+    shutil.rmtree(out / "runs")
+    assert start(out, datasets=str(shades), strategies="zero-shot") == 0, "no run is in the folder"
 
 
 class Crash(BaseException):

@@ -133,7 +133,7 @@ def with_former_names(folder: Path, plan: Plan) -> Plan:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a sweep in `folder` has trials or reference runs: one that was ended before them holds nothing to keep."""
+    """Whether a sweep in `folder` has trials or reference runs: one that ended before them holds nothing to keep."""
     return (folder / PLAN).exists() and any((folder / name).exists() for name in ("references", "trials"))
 
 
