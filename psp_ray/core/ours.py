@@ -9,6 +9,7 @@ from pathlib import Path
 from psp_ray.core.files import write_text
 
 MARK = ".psp-ray"
+_COPIES = "checkpoints"
 _TEXT = "psp-ray wrote this folder; it is left out where a folder above it is read as a data set.\n"
 
 
@@ -24,7 +25,13 @@ def is_ours(folder: str | os.PathLike[str], names: Collection[str] | None = None
     def has(name: str) -> bool:
         return os.path.exists(os.path.join(folder, name)) if names is None else name in names
 
-    return has(MARK) or (has("run.json") and (has("config.yaml") or has("checkpoints")))
+    return has(MARK) or (has("run.json") and (has("config.yaml") or has(_COPIES)))
+
+
+def run_above(path: Path) -> Path | None:
+    """The folder of the run that `path` lies in; None where it lies in no run's."""
+    above = [folder for folder in path.parents if folder.name != _COPIES]
+    return next((folder for folder in above if any((folder / name).exists() for name in ("run.json", _COPIES))), None)
 
 
 def below_ours(path: Path, root: Path) -> bool:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import plain, write_json
+from psp_ray.core.ours import run_above
 from psp_ray.core.words import reason_of
 
 CHECKSUM = "checksum"
@@ -24,10 +25,9 @@ class DamagedFile(OutputError):
     """A file that psp-ray wrote is not what it wrote: `path`, and `reason` without the path."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(
-            f"{path}: {reason}; restore it, or have it written anew: psp-ray continue DIR, or the same comparison or "
-            "sweep with --resume"
-        )
+        run = run_above(path)
+        anew = "by the same comparison or sweep with --resume" if run is None else f"by: psp-ray continue {run}"
+        super().__init__(f"{path}: {reason}; restore it, or have it written anew {anew}")
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -11,6 +11,8 @@ from psp_ray.labels.annotators.base import ANNOTATORS
 
 ASKED = ("people", "file")
 """Annotators whose runs people can label by hand: in the browser, or through `psp_ray.Session`."""
+LEDGER = "ledger.sqlite"
+"""A run's own ledger, in its folder, where the settings name no other one."""
 
 
 def annotator_name(settings: LabelSettings) -> str:
@@ -22,7 +24,7 @@ def annotator_name(settings: LabelSettings) -> str:
 
 def ledger_of(settings: LabelSettings, out: Path) -> str:
     """The ledger of the run in `out`, a file or a database's address."""
-    return settings.ledger or os.environ.get("PSP_RAY_LEDGER") or str((out / "ledger.sqlite").resolve())
+    return settings.ledger or os.environ.get("PSP_RAY_LEDGER") or str((out / LEDGER).resolve())
 
 
 def check_annotators(settings: LabelSettings, n_classes: int | None = None) -> None:

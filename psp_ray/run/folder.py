@@ -14,7 +14,7 @@ from pydantic import Field
 
 from psp_ray.acquisition import unread
 from psp_ray.config.base import option_name
-from psp_ray.config.config import RESUMABLE, Config
+from psp_ray.config.config import RESUMABLE, RUN_ONLY, Config, fields
 from psp_ray.core.errors import OutputError, UserError
 from psp_ray.core.files import LOCK, make_folder, write_lines, write_text
 from psp_ray.core.ours import mark
@@ -27,7 +27,9 @@ from psp_ray.core.sealed import (
     read_object,
     write_sealed,
 )
+from psp_ray.core.words import masked
 from psp_ray.core.writing import writing
+from psp_ray.run.asking import LEDGER
 from psp_ray.run.checkpoint import latest_round, newest
 
 RUN_FILE = "run.json"
@@ -97,11 +99,18 @@ def has_run(out: Path) -> bool:
 
 class RunRecord(Document):
     """`run.json`: whose folder it is. `experiment`: its name in the ledger, for ever; `folder`: where it was started,
-    which relative paths are seen from."""
+    which relative paths are seen from; `where`: the other settings, of where and how it is executed, as in
+    `config.yaml`."""
 
     experiment: str = Field(min_length=1)
     identity: dict[str, Any]
     folder: str = ""
+    where: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that is known here of the run's settings, those of them that there still are."""
+        return {key: value for key, value in {**self.where, **self.identity}.items() if key in fields()}
 
 
 def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda text: None) -> str:
@@ -115,25 +124,35 @@ def open_out(config: Config, out: Path, warn: Callable[[str], None] = lambda tex
         try:
             record = read_run(out, warn)
         except DamagedFile as error:
-            record = _run_of_checkpoint(config, out, error)
+            record, source = _run_again(config, out)
             _write_run(out, record)
-            warn(f"{error.path} {error.reason}; written anew from the newest checkpoint and the settings given now")
+            warn(f"{error.path} {error.reason}; written anew {source}")
         changed = differences(record.identity, {**config.identity(), **_free(record.identity)})
         if changed:
             raise OutputError(f"--resume: {out} was started with {changed}; give the same settings, or another --out")
-        if record.identity != config.identity():
-            record = record.model_copy(update={"identity": config.identity()})
-            _write_run(out, record)
-        _mend_config(config, out, warn)
+        where = _where(_mend_config(config, out, record, warn))
+        if (record.identity, record.where) != (config.identity(), where):
+            _write_run(out, record.model_copy(update={"identity": config.identity(), "where": where}))
         return record.experiment
-    # Unique for ever, and readable in the ledger's account.
-    experiment = f"{out.absolute().name[:20]}-{uuid.uuid4().hex[:12]}"
+    experiment = _new_experiment(out)
     make_folder(out)
     mark(out)
     # First what makes the folder a run: killed after it, the run can be resumed.
-    _write_run(out, RunRecord(experiment=experiment, identity=config.identity(), folder=os.getcwd()))
+    identity = config.identity()
+    _write_run(out, RunRecord(experiment=experiment, identity=identity, folder=os.getcwd(), where=_where(config)))
     write_text(out / CONFIG, config.to_yaml())
     return experiment
+
+
+def _new_experiment(out: Path) -> str:
+    """Unique for ever, and readable in the ledger's account."""
+    return f"{out.absolute().name[:20]}-{uuid.uuid4().hex[:12]}"
+
+
+def _where(config: Config) -> dict[str, Any]:
+    """Where and how a run is executed, without what every command says anew; passwords masked."""
+    kept = {key: value for key, value in config.flat().items() if key in RUN_ONLY and key not in ("out", "resume")}
+    return {key: masked(value) if isinstance(value, str) else value for key, value in kept.items()}
 
 
 def _free(identity: dict[str, Any]) -> dict[str, Any]:
@@ -188,36 +207,66 @@ def change_identity(out: Path, changes: dict[str, Any], config: Config) -> None:
     is written when the folder is opened."""
     with suppress(DamagedFile):
         record = read_run(out)
-        _write_run(out, record.model_copy(update={"identity": {**record.identity, **changes}}))
+        now = {"identity": {**record.identity, **changes}, "where": _where(config)}
+        _write_run(out, record.model_copy(update=now))
     write_text(out / CONFIG, config.to_yaml())
 
 
-def _run_of_checkpoint(config: Config, out: Path, damaged: DamagedFile) -> RunRecord:
-    """Whose run it is as its newest checkpoint says. Raises `damaged` where none does."""
+def _run_again(config: Config, out: Path) -> tuple[RunRecord, str]:
+    """Whose run it is where `run.json` is lost, and what says so: the newest checkpoint, or the run's own ledger.
+
+    Without either it is a new one: what was bought before costs nothing.
+    """
     checkpoint = newest(out / KEPT)
     experiment = checkpoint.state.get("experiment_id") if checkpoint is not None else None
+    source = "from the newest checkpoint and the settings given now"
     if not isinstance(experiment, str):
-        raise damaged
-    return RunRecord(experiment=experiment, identity=config.identity())
+        experiment, source = _only_experiment(out / LEDGER), f"from {LEDGER} and the settings given now"
+    if experiment is None:
+        experiment = _new_experiment(out)
+        source = "with the settings given now, under a new name in the ledger (labels in it are not paid again)"
+    return RunRecord(experiment=experiment, identity=config.identity(), where=_where(config)), source
 
 
-def _mend_config(config: Config, out: Path, warn: Callable[[str], None]) -> None:
-    """`config.yaml`, where it doesn't say any more what the run was started with."""
+def _only_experiment(ledger: Path) -> str | None:
+    """The experiment of a ledger that holds no other one."""
+    if not ledger.is_file():
+        return None
+    from psp_ray.labels import Ledger
+
+    try:
+        with Ledger(ledger) as opened:
+            found = [str(row["experiment"]) for row in opened.status()["experiments"]]
+    except UserError:  # whoever needs the ledger says what is wrong with it
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def _mend_config(config: Config, out: Path, record: RunRecord, warn: Callable[[str], None]) -> Config:
+    """`config.yaml`, written anew where it doesn't say any more what the run was started with; returns what it says."""
     path = out / CONFIG
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and Config(**content).identity() == config.identity():
-            return
-        reason = "says something else than the run"
+        if isinstance(content, dict):
+            found = Config(**content)
+            if found.identity() == config.identity() and content.keys() >= record.settings.keys():
+                return found
+        reason = "says something else than the run" if content else "is empty"
     except FileNotFoundError:
         reason = "is missing"
     except (OSError, ValueError, TypeError, yaml.YAMLError, UserError):
         reason = "is damaged"
-    write_text(path, config.to_yaml())
-    warn(
-        f"{path} {reason}; written anew: what the result hangs on from {RUN_FILE}, and where and how it is run "
-        f"(--runner {config.runtime.runner}, --cache, --ledger, ...) as given now"
-    )
+    known = {key: value for key, value in record.where.items() if key in RUN_ONLY and key in fields()}
+    now = config.changed(**known)
+    write_text(path, now.to_yaml())
+    source = f" from {RUN_FILE}"
+    if not known:  # of an older version
+        source = (
+            f": what the result hangs on from {RUN_FILE}, and where and how it is run (--runner "
+            f"{config.runtime.runner}, --cache, --ledger, ...) as given now"
+        )
+    warn(f"{path} {reason}; written anew{source}")
+    return now
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -36,13 +36,13 @@ from psp_ray.labels.ledger import Ledger
 from psp_ray.labels.merge import merge
 from psp_ray.labels.query import CORRECTIONS, QUERY
 from psp_ray.run.answer_desk import AnswerDesk
+from psp_ray.run.asking import LEDGER
 from psp_ray.run.checkpoint import MARKER, latest_round
 from psp_ray.run.folder import KEPT, RUN_FILE, RunRecord, differences, has_run, read_run
 from psp_ray.storage.generations import Generation, Generations
 from psp_ray.storage.remote import Storage
 
 STATE = ".mirror.json"
-LEDGER = "ledger.sqlite"
 _LOGS = ("-wal", "-shm", "-journal")
 
 

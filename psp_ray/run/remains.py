@@ -1,7 +1,7 @@
 """What of a run's folder is there, and what can be done where not all of it is: one place for all who open one.
 
-A run needs little of its folder: the settings are in `config.yaml`, and those of the result in `run.json`, in its copy
-beside the checkpoints and in `prompts.safetensors`, too; what a run writes at its end it writes anew.
+A run needs little of its folder: the settings are in `config.yaml`, in `run.json`, in its copy beside the checkpoints,
+and those of the result in `prompts.safetensors`, too; what a run writes at its end it writes anew.
 """
 
 from __future__ import annotations
@@ -47,32 +47,46 @@ def nothing_there(folder: Path, kinds: str) -> OutputError:
 
 
 def settings_in(out: Path) -> dict[str, Any]:
-    """The settings of the run in `out` by key: all in `config.yaml`, or, where that is gone, those of the result alone.
+    """The settings of the run in `out` by key: those of `config.yaml`, with what it lacks from `run.json`; where it
+    was cut short, is damaged or gone, those of `run.json`, and else those of the result alone.
 
-    What only says where and how the run is executed (`RUN_ONLY`) has its default then.
+    What only says where and how the run is executed (`RUN_ONLY`) has its default where no file says it.
 
     Raises:
-        OutputError: no run there, or no file is left that says its settings. ConfigError: `config.yaml` is there and
-            can't be read.
+        OutputError: no run there, or no file is left that says its settings. ConfigError: `config.yaml` can't be read,
+            and no other file says them.
     """
     require_run(out)
-    if is_file(out / CONFIG):
-        remedy = f"put it right, or remove it: {RUN_FILE} knows the settings, too"
-        given = read_yaml(out / CONFIG, "", remedy, remedy)
-        if not isinstance(given, dict) and given is not None:
-            raise ConfigError(f"{out / CONFIG}: expected lines of 'key: value'; put it right, or remove it")
-        if given:  # what a file that was cut short lacks, the other one knows
-            known = {key: value for key, value in (_of_record(out) or {}).items() if key in fields()}
-            return known | {str(key).replace("-", "_"): value for key, value in given.items()}
-    for kept in (_of_record, _of_prompts):
-        found = kept(out)
-        if found:
-            return {key: value for key, value in found.items() if key in fields()}
+    known = _of_record(out)
+    given: dict[str, Any] = {}
+    try:
+        given = _of_config(out)
+    except ConfigError:
+        known = known or _of_prompts(out)
+        if not known:
+            raise
+    if given and known:  # where it was cut, its last line may have been, too
+        whole = given.keys() >= known.keys()
+        return {**known, **given} if whole else {**given, **known}
+    found = given or known or _of_prompts(out)
+    if found:
+        return found
     done = latest_round(out / KEPT)
     raise OutputError(
         f"{out}: {CONFIG} and {RUN_FILE} are gone, which say how the run was started; put one of them back, or say its "
         f"settings again: psp-ray run --out {out} --resume --dataset ... ({done} rounds and all labels are there)"
     )
+
+
+def _of_config(out: Path) -> dict[str, Any]:
+    """What `config.yaml` says; nothing where it is gone or empty. Raises ConfigError where it can't be read."""
+    if not is_file(out / CONFIG):
+        return {}
+    remedy = "put it right: no other file says the settings of the run"
+    given = read_yaml(out / CONFIG, "", remedy, remedy)
+    if not isinstance(given, dict) and given is not None:
+        raise ConfigError(f"{out / CONFIG}: expected lines of 'key: value'; {remedy}")
+    return {str(key).replace("-", "_"): value for key, value in (given or {}).items()}
 
 
 def written_by(out: Path, name: str) -> Path:
@@ -109,7 +123,7 @@ def _summary(out: Path) -> dict[str, Any]:
 
 def _of_record(out: Path) -> dict[str, Any] | None:
     try:
-        return read_run(out).identity
+        return read_run(out).settings
     except DamagedFile:
         return None
 
@@ -120,4 +134,4 @@ def _of_prompts(out: Path) -> dict[str, Any] | None:
             told = json.loads((file.metadata() or {})["provenance"])["config"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    return told if isinstance(told, dict) else None
+    return {key: value for key, value in told.items() if key in fields()} if isinstance(told, dict) else None

@@ -7,13 +7,15 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from psp_ray.cli.main import main
 from psp_ray.core.errors import ConfigError, OutputError
+from psp_ray.core.sealed import DamagedFile
 from psp_ray.run.command import run
 from psp_ray.run.continuing import continued
 from psp_ray.run.events import Silent
-from psp_ray.run.folder import FILES
+from psp_ray.run.folder import FILES, open_out
 from psp_ray.run.remains import written_by
 from psp_ray.run.resolve import resolve
 
@@ -101,13 +103,85 @@ def test_what_a_run_has_written_is_written_anew(lacking, finished, tiny_settings
     assert [{**row, **dict.fromkeys(timed)} for row in one] == [{**row, **dict.fromkeys(timed)} for row in other]
     for name in NOTED:
         harm(out / name, WAYS[how])
-        if (name, how) == ("config.yaml", "cut"):
-            with pytest.raises(ConfigError, match=r"config.yaml: not valid YAML .*; put it right, or remove it"):
-                continued(out, where)
-            (out / name).unlink()
         run(continued(out, where), Silent(), continuing=True)
         if name != "config.yaml":  # it says how the run was gone on with, too
             assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+CUTS = (0, 0.2, 0.5, 0.9, 0.97)
+
+
+@pytest.mark.parametrize("share", CUTS)
+def test_run_json_knows_all_that_a_cut_config_yaml_lacks(lacking, share):
+    """Also where and how the run is executed; whatever the cut left of the last line."""
+    out = lacking()
+    change = {"out": str(out), "pictures": False}
+    whole, text = continued(out, change), (out / "config.yaml").read_bytes()
+    assert whole.runtime.runner == "inline", "which is not the default"
+    for more in range(12):
+        (out / "config.yaml").write_bytes(text[: int(share * len(text)) + more])
+        assert continued(out, change) == whole
+    heard = []
+    open_out(whole, out, heard.append)
+    assert len(heard) == 1
+    assert "config.yaml" in heard[0]
+    assert "written anew from run.json" in heard[0]
+    one, other = yaml.safe_load((out / "config.yaml").read_bytes()), yaml.safe_load(text)
+    assert {**one, "out": None, "resume": None} == {**other, "out": None, "resume": None}
+    open_out(whole, out, heard.append)
+    assert len(heard) == 1
+
+
+def test_a_damaged_config_yaml_of_an_older_version_says_so(lacking):
+    """Its run.json didn't say where the run is executed."""
+    out = lacking()
+    for name in SETTINGS[1:]:
+        record = json.loads((out / name).read_text())
+        del record["where"], record["checksum"]
+        (out / name).write_text(json.dumps(record))
+    whole = continued(out, {})
+    open_out(whole, out)
+    assert "where" in json.loads((out / "run.json").read_text()), "now it does"
+    for name in SETTINGS[1:]:
+        (out / name).write_text("")
+    (out / "prompts.safetensors").unlink()
+    (out / "config.yaml").write_text("dataset: x\nrounds: 2\nsee")
+    with pytest.raises(ConfigError, match=r"config.yaml: not valid YAML .*; put it right: no other file says"):
+        continued(out, {})
+
+
+@pytest.mark.parametrize("way", ["gone", "emptied"])
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_that_has_done_no_round_goes_on_from_config_yaml(tiny_settings, tiny_folder, tmp_path, way, asked):
+    given = {**tiny_settings, "dataset": str(tiny_folder), "labels_per_round": 3, "strategy": "random"}
+    given |= {"self_training": "none", "pictures": False, "out": str(tmp_path / "run"), "resume": True}
+    out = tmp_path / "run"
+    config = resolve({**given, "oracle": "file"})
+    if asked:
+        run(config, Silent())
+    else:
+        open_out(config, out)
+    before = json.loads((out / "run.json").read_text())
+    for name in SETTINGS[1:]:
+        harm(out / name, WAYS["emptied"])
+    if way == "gone":
+        (out / "run.json").unlink()
+    heard = []
+    open_out(continued(out, {}), out, heard.append)
+    after = json.loads((out / "run.json").read_text())
+    assert len(heard) == 1
+    assert "run.json is " in heard[0]
+    assert (after["identity"], after["where"]) == (before["identity"], before["where"])
+    assert (after["experiment"] == before["experiment"]) == asked
+    assert ("under a new name in the ledger" in heard[0]) == (not asked)
+
+
+@pytest.mark.parametrize("how", list(WAYS))
+def test_what_is_damaged_names_the_folder(lacking, tmp_path, how):
+    out = lacking()
+    for name in ("summary.json", "checkpoints/finished.json", "checkpoints/round_002/COMPLETE"):
+        assert str(DamagedFile(out / name, how)).endswith(f"written anew by: psp-ray continue {out}")
+    assert "the same comparison or sweep with --resume" in str(DamagedFile(tmp_path / "sweep.json", how))
 
 
 @pytest.mark.parametrize("how", list(WAYS))
