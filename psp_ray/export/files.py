@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from psp_ray.clip.spec import offline
 from psp_ray.config.config import default_of
 from psp_ray.config.paths import seen_from
-from psp_ray.core.errors import ConfigError, OutputError, UserError
+from psp_ray.core.errors import ConfigError, ModelError, OutputError, UserError
 from psp_ray.core.files import (
     write_bytes,
     write_json,
@@ -37,13 +37,14 @@ from psp_ray.data.dataset import Dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.export.scripts import ONNX_SCRIPT, OPEN_CLIP_SCRIPT, write_script
 from psp_ray.run.classes import classes_of
-from psp_ray.run.folder import PREDICTIONS, PROMPTS, home_of, read_run, require_as_written
+from psp_ray.run.folder import PREDICTIONS, PROMPTS, home_of, read_run, read_summary, require_as_written
 from psp_ray.run.prompts import read_prompts
 from psp_ray.run.remains import settings_in, written_by
 
 _OF_DATA = ("dataset", "data_root", "split", "classes", "test", "exclude", "allow_remote")
 """The settings that say which images a run is about."""
 _COLUMNS = ("sample_id", "path", "class", "probability", "source")
+_CSV_INSTEAD = "--csv FILE gives their classes as a table"
 UNSURE, NO_CLASS = "_unsure", "_none"
 
 
@@ -109,11 +110,14 @@ def export_folders(
     hash of the whole name behind them.
 
     Raises:
-        OutputError: no finished run there; or the folder is used or can't be written.
+        OutputError: no finished run there, no image is left of it, or it was about embeddings; or the folder is used or
+            can't be written.
     """
     rows = list(_predictions(run))
-    target = _fresh(folder)
     pictures = _bytes_of(run) if any(row["path"] is None for row in rows) else {}
+    if all(row["path"] is None and not pictures.get(row["sample_id"]) for row in rows):
+        raise OutputError(f"--folders {folder}: {run} was run on embeddings, whose rows have no images; {_CSV_INSTEAD}")
+    target = _fresh(folder)
     counts: Counter[str] = Counter()
     classes = _folder_names(sorted({row["class"] for row in rows if row["class"] is not None}), (UNSURE, NO_CLASS))
     places = []
@@ -135,6 +139,10 @@ def export_folders(
             counts[place] += 1
         elif gone is not None:
             gone.append(row["sample_id"])
+    if not counts:
+        with writing(target):
+            shutil.rmtree(target)
+        raise OutputError(f"--folders {folder}: none of the {len(rows):,} images of {run} is there; {_CSV_INSTEAD}")
     return dict(sorted(counts.items()))
 
 
@@ -238,7 +246,12 @@ def caution_of_run(run: str | os.PathLike[str]) -> str:
     try:
         return read_prompts(run).caution
     except UserError:
+        pass
+    try:
+        found = read_summary(local_path(run)).get("calibration") or {}
+    except DamagedFile:
         return ""
+    return str(found.get("caution") or "")
 
 
 def classes_of_run(run: str | os.PathLike[str]) -> list[str]:
@@ -271,8 +284,10 @@ def export_onnx(
     `features` (n, d), L2-normalized, and `probabilities` (n, C).
 
     Raises:
-        ConfigError: the packages of `psp-ray[export]` are missing. ModelError: no prompts. OutputError: a used folder.
+        ConfigError: the packages of `psp-ray[export]` are missing. ModelError: no prompts, or no tower to them.
+        OutputError: a used folder.
     """
+    _require_tower(run, "--onnx")
     try:
         import onnx
         import onnxscript  # noqa: F401  (what torch exports with)
@@ -316,6 +331,16 @@ def export_onnx(
     return file
 
 
+def _require_tower(run: str | os.PathLike[str], option: str) -> None:
+    """Raise a ModelError where `option` is to export the tower of a run that had none."""
+    learned = read_prompts(run)
+    if not learned.has_tower:
+        raise ModelError(
+            f"{option}: {learned.path} was learned from embeddings and class embeddings alone, so there is no image "
+            f"tower to export; `psp-ray predict --run {run} TABLE` classifies new embeddings"
+        )
+
+
 def _graph(tower: Any, classifier: Classifier) -> Any:
     """A torch module from uint8 pixels to features and probabilities, with nothing but the frozen tower inside."""
     import torch
@@ -353,11 +378,12 @@ def export_open_clip(
     """Write the model in open_clip's form, the class embeddings and prompts beside it, and a script of ten lines.
 
     Raises:
-        ModelError: no prompts there, or their weights are not found. OutputError: a used folder.
+        ModelError: no prompts there, no tower to them, or its weights are not found. OutputError: a used folder.
     """
     from psp_ray.clip.backbone import build_model
     from psp_ray.core.files import read_tensors
 
+    _require_tower(run, "--open-clip")
     classifier = Classifier.load(
         run, device="cpu", checkpoint=checkpoint, allow_hub=allow_hub
     )  # checks the weights' hash too

@@ -182,6 +182,21 @@ def test_folders_lose_no_image_whose_name_flattens_like_another(tmp_path, copy):
     assert found["plain y.png"] == tmp_path / "out" / "plain" / "y.png", "other names stay as they are"
 
 
+def test_folders_of_images_that_are_gone_are_refused(tmp_path):
+    """Some may be gone; where all are, nothing is made."""
+    row = {"class": "cat", "probability": 0.9, "source": "predicted"}
+    rows = [{**row, "sample_id": name, "path": str(tmp_path / name)} for name in ("a.png", "b.png")]
+    (tmp_path / "run").mkdir()
+    pd.DataFrame(rows).to_parquet(tmp_path / "run" / "pool_predictions.parquet")
+    with pytest.raises(OutputError, match=r"none of the 2 images of .* is there; --csv FILE"):
+        export_folders(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "b.png").write_text("b")
+    gone = []
+    assert export_folders(tmp_path / "run", tmp_path / "out", gone=gone) == {"cat": 1}
+    assert gone == ["a.png"]
+
+
 def command(*words):
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from psp_ray.cli.main import cli
-from psp_ray.core.errors import ConfigError, DatasetError, ModelError
+from psp_ray.core.errors import ConfigError, DatasetError, ModelError, UserError
 from psp_ray.data.load import load_dataset
 from psp_ray.export.classifier import Classifier
 from psp_ray.features.cache import FeatureCache
@@ -199,6 +199,26 @@ def test_new_embeddings_are_classified_as_the_pool_was(files, tmp_path):
     narrow = Classifier(None, replace(classifier.text, features=np.eye(3, 5, dtype=np.float32)), NAMES)
     with pytest.raises(DatasetError, match="have 8 numbers but the run's"):
         list(narrow.predict_embeddings(tmp_path / "new.parquet"))
+    exports_what_there_is(tmp_path)
+
+
+def exports_what_there_is(folder):
+    """Of a run on embeddings that is the table; the note on its probabilities outlives the prompts."""
+    words = ["export", "--run", str(folder / "run")]
+    for more, said in (
+        (["--folders", str(folder / "sorted")], "whose rows have no images; --csv FILE gives their classes"),
+        (["--onnx", str(folder / "sorted")], "no image tower to export; `psp-ray predict --run"),
+        (["--open-clip", str(folder / "sorted")], "--open-clip: "),
+    ):
+        error = CliRunner().invoke(cli, [*words, *more]).exception
+        assert isinstance(error, UserError)
+        assert said in str(error)
+        assert not (folder / "sorted").exists()
+    for _ in range(2):
+        done = CliRunner().invoke(cli, [*words, "--csv", str(folder / "found.csv")])
+        assert done.exit_code == 0, done.output
+        assert "12 labels alone" in done.stderr
+        (folder / "run" / "prompts.safetensors").unlink(missing_ok=True)
 
 
 def test_check_data_counts_all_rows_that_cannot_be_used(files, tmp_path):
