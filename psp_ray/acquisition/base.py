@@ -14,13 +14,14 @@ are imported in its methods. Wrappers take the strategy they go around and are n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from psp_ray.config.acquisition import AuditSettings, SamplerSettings
-from psp_ray.config.base import Settings
+from psp_ray.config.base import Settings, option_name
 from psp_ray.core.errors import ConfigError, UserError
 from psp_ray.core.pool import class_embeddings
 from psp_ray.core.records import Feedback, Float64Array, Observation, PoolReader, PoolState, Proposal, StateDict
@@ -123,8 +124,18 @@ def settings_of(name: str, settings: Settings | None) -> list[Settings | None]:
             parts.append(None if kind is None else settings)
             continue
         values = {**given, **extra}
-        parts.append(kind(**{key: values[key] for key in kind.model_fields if key in values}))
+        try:
+            parts.append(kind(**{key: values[key] for key in kind.model_fields if key in values}))
+        except ConfigError as error:
+            raise ConfigError(_as_given(str(error), extra)) from None
     return parts
+
+
+def _as_given(text: str, extra: Mapping[str, Any]) -> str:
+    """What a settings class says of its keys, where those of `extra` are no options of their own."""
+    for key in extra:
+        text = re.sub(rf"(^|; ){re.escape(option_name(key))} ", rf"\1--strategy-settings {key}=", text)
+    return text
 
 
 def unread(name: str) -> frozenset[str]:

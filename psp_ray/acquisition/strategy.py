@@ -14,6 +14,7 @@ import numpy as np
 from psp_ray.acquisition.base import AcquisitionFunction, validate_state
 from psp_ray.config.base import Settings
 from psp_ray.core import noise
+from psp_ray.core.errors import UserError
 from psp_ray.core.pool import Block, class_embeddings, read_blocks
 from psp_ray.core.records import (
     Feedback,
@@ -73,7 +74,7 @@ class Strategy:
         return top.result()[2]
 
     def score(self, block: Block, state: PoolState) -> Float64Array:
-        """How much each sample of a block is worth asking about, (m,): the larger, the sooner."""
+        """How much each sample of a block is worth asking about, (m,): the larger, the sooner; -inf: last; no NaN."""
         raise NotImplementedError
 
     def utilities(self, state: PoolState) -> Float64Array | None:
@@ -88,7 +89,27 @@ class Strategy:
 
     def _scored(self, state: PoolState) -> Iterator[tuple[Block, Float64Array]]:
         for block in read_blocks(self.pool, state.unlabeled):
-            yield block, np.asarray(self.score(block, state), np.float64)
+            yield block, self._checked(self.score(block, state), block)
+
+    def _checked(self, given: Any, block: Block) -> Float64Array:
+        """What `score` gave for a block (m,). Raises UserError where it isn't a number for each sample."""
+        mine = f"strategy {self.name or type(self).__name__}"
+        try:
+            scores = np.asarray(given, np.float64)
+        except (TypeError, ValueError):
+            raise UserError(f"{mine}: score gave no numbers ({type(given).__name__}); mend it") from None
+        if scores.shape != block.positions.shape:
+            raise UserError(
+                f"{mine}: score gave an array of shape {scores.shape} for the {len(block.positions):,} "
+                "samples of a block; give one number for each"
+            )
+        missing = np.isnan(scores)
+        if missing.any():
+            raise UserError(
+                f"{mine}: score gave no number (NaN) for {missing.sum():,} of {len(scores):,} samples, "
+                f"first for sample {block.positions[missing][0]} of the pool; give each a number (-inf: last)"
+            )
+        return scores
 
     def observe(self, feedback: Feedback) -> Observation:
         """Nothing to learn."""

@@ -6,6 +6,8 @@ with exit code 2, before anything is bought. Anything else that escapes is a bug
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UserError(Exception):
     """Base of all errors that the command line turns into one line and exit code 2."""
@@ -41,6 +43,17 @@ class OutputError(UserError):
 
 class ResourceError(UserError):
     """The cluster can't satisfy what the run needs, or an actor did not answer in time."""
+
+
+class OthersError(UserError):
+    """What another package added (a strategy, a head, ...) failed; `details` is the traceback."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.details)
 
 
 class Interrupted(BaseException):

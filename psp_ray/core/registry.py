@@ -27,6 +27,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from psp_ray.core.errors import ConfigError
+from psp_ray.core.others import note_others
 from psp_ray.core.words import did_you_mean
 
 T = TypeVar("T")
@@ -192,6 +193,7 @@ class Registry(Generic[T]):
         except Exception as error:
             self._broken[point.name] = Broken(point.name, f"entry point {point.value}", _one_line(error))
             return
+        note_others(point.module, point.attr, f"{self.kind} {point.name!r}")
         if point.name not in self._entries:  # the module may have registered it itself
             self.register(point.name)(value)
 

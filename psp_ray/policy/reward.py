@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 
 from psp_ray.config.kinds import INDICATORS, REWARDS
 from psp_ray.config.policy import PolicySettings
+from psp_ray.core.errors import UserError
+from psp_ray.core.others import is_others
 from psp_ray.core.records import Float64Array, LearnOutcome, Proposal
 
 
@@ -63,17 +65,24 @@ def indicator_factor(proposal: Proposal, n: int, settings: PolicySettings) -> fl
     return min(raw, 0.0) / size if size > 1e-12 else -1.0
 
 
+def _fault(worth: Worth, settings: PolicySettings, reason: str) -> Exception:
+    """The error for what a reward gave: the user's to mend where another package has it."""
+    return UserError(f"reward {settings.reward_gap!r}: {reason}; mend it") if is_others(worth) else ValueError(reason)
+
+
 def reward(proposal: Proposal, n: int, outcome: LearnOutcome, settings: PolicySettings) -> Reward:
     """The reward of buying `proposal` out of `n` unlabeled samples, given what the student learned.
 
-    Raises ValueError where the outcome's gaps don't belong to the proposal or are not finite.
+    Raises ValueError where the outcome's gaps don't belong to the proposal or are not finite (UserError: those of
+    another package's reward).
     """
-    worths = REWARDS.find(settings.reward_gap)(outcome)
+    worth = REWARDS.find(settings.reward_gap)
+    worths = worth(outcome)
     new, pseudo = np.asarray(worths.new, np.float64), np.asarray(worths.pseudo, np.float64)
     if len(new) != len(proposal.positions):
-        raise ValueError(f"{len(new)} gaps for {len(proposal.positions)} bought samples")
+        raise _fault(worth, settings, f"{len(new)} gaps for {len(proposal.positions)} bought samples")
     if not (np.isfinite(new).all() and np.isfinite(pseudo).all()):
-        raise ValueError("the student's gaps are not finite")
+        raise _fault(worth, settings, "the student's gaps are not finite")
     factor = indicator_factor(proposal, n, settings)
     if worths.gains:
         factor = 2.0 / (1.0 + abs(factor))

@@ -10,6 +10,8 @@ from typing import TextIO
 
 from rich.console import Console
 
+from psp_ray.core.errors import OthersError
+from psp_ray.core.others import fault_of
 from psp_ray.core.records import Evaluation
 from psp_ray.core.version import __version__
 from psp_ray.posterior.accuracy import Estimate
@@ -108,7 +110,7 @@ class Logged:
 @contextmanager
 def logbook(out: Path, title: str, events: Events, rounds: int) -> Iterator[Events]:
     """Events that are also written to `run.log` of an output folder, below `title` and the version; what ends the run
-    by an error is its last line."""
+    by an error is its last line; where another package's strategy, head or the like failed, the traceback follows."""
     try:
         file = (out / LOG).open("a", encoding="utf-8")
     except OSError as error:
@@ -124,4 +126,9 @@ def logbook(out: Path, title: str, events: Events, rounds: int) -> Iterator[Even
             yield Logged(events, log)
         except BaseException as error:
             log.note(f"ended by {type(error).__name__}: {error}".rstrip(": "))
+            fault = error if isinstance(error, OthersError) else fault_of(error)
+            if fault is not None:
+                for line in fault.details.splitlines():
+                    log.note(line)
+                error.add_note(f"(traceback: {out / LOG})")
             raise

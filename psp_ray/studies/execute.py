@@ -11,8 +11,9 @@ from functools import partial
 from psp_ray.actors.opening import open_runtime
 from psp_ray.config.config import Config
 from psp_ray.config.presets import ZERO_SHOT
-from psp_ray.core.errors import UserError
+from psp_ray.core.errors import OthersError, UserError
 from psp_ray.core.files import make_folder, write_text
+from psp_ray.core.others import fault_of
 from psp_ray.features.encoder import ChunkResult, ChunkTask
 from psp_ray.report.progress import Reporter
 from psp_ray.report.round_report import Next, RoundReport
@@ -53,9 +54,10 @@ def run_one(settings: str, on_round: Callable[[], None] | None = None) -> Outcom
         else:
             run(config, Silent(after_round), LINGER, open_runtime)
     except UserError as error:
-        return Outcome(" ".join(str(error).split()))
+        return Outcome(" ".join(str(error).split()), error.details if isinstance(error, OthersError) else "")
     except Exception as error:
-        return Outcome(first_line(error), traceback.format_exc())
+        found = fault_of(error)
+        return Outcome(first_line(error) if found is None else str(found), traceback.format_exc())
     return Outcome()
 
 

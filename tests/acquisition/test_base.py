@@ -150,7 +150,7 @@ def test_settings_of_ones_own_strategy_are_given_and_checked(registries):
     assert SamplerSettings(strategy_settings="reach=0.5, on=true").strategy_settings == {"reach": 0.5, "on": True}
     with pytest.raises(ConfigError, match=r"--strategy-settings reech: strategy far has no such setting; did you mean"):
         create("far", pool, settings(reech=2))
-    with pytest.raises(ConfigError, match=r"--reach -1: "):
+    with pytest.raises(ConfigError, match=r"^--strategy-settings reach=-1: "):
         create("far", pool, settings(reach=-1))
     STRATEGIES.register("first")(First)
     with pytest.raises(ConfigError, match="strategy first has no such setting; it has none of its own"):

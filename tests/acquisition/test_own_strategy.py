@@ -50,7 +50,7 @@ def test_the_documented_strategy_runs_from_the_command_line(installed, tiny_mode
     assert unknown.returncode == 2
     assert "did you mean 'farthest-from-text'" in unknown.stderr
     assert refused.returncode == 2
-    assert "--far-weight -1" in refused.stderr
+    assert "--strategy-settings far_weight=-1: " in refused.stderr
 
 
 def test_it_is_what_it_says(installed, monkeypatch):

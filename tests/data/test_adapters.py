@@ -334,6 +334,7 @@ def test_a_name_can_be_taken_once():
 
 def test_entry_points_of_other_packages_are_found(monkeypatch):
     point = EntryPoint("elsewhere", "tests.data.test_adapters:load_elsewhere", "psp_ray.data.adapters")
+    monkeypatch.setattr(registry, "note_others", lambda *others: None)  # the tests are no other package
     monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
     monkeypatch.setattr(load, "DATASETS", registry.Registry("data set", "psp_ray.data.adapters", option="--dataset"))
     assert load_dataset("elsewhere").name == "elsewhere"

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from psp_ray.config.kinds import HEADS
 from psp_ray.config.learn import LearnSettings
-from psp_ray.core.errors import ConfigError
+from psp_ray.core.errors import ConfigError, UserError
+from psp_ray.core.others import is_others
 from psp_ray.core.records import Float32Array, Float64Array, Int32Array, Int64Array, Moments, TextState
 from psp_ray.learn.solvers import Affine, classifier, fit_scale, telling
 
@@ -147,7 +148,20 @@ def fit(head: str, request: FitRequest, settings: LearnSettings) -> TextState:
         ConfigError: an unknown head, or nothing to learn from.
     """
     request.check()
-    return HEADS.find(head)(request, settings)
+    make = HEADS.find(head)
+    text = make(request, settings)
+    if is_others(make):
+        _check_made(head, text, request)
+    return text
+
+
+def _check_made(head: str, text: TextState, request: FitRequest) -> None:
+    """Raise a UserError where a head of another package made no classifier for the request."""
+    shape = request.zero_shot.features.shape
+    if np.shape(text.features) != shape:
+        raise UserError(f"head {head!r} made class vectors of shape {np.shape(text.features)}, not {shape}; mend it")
+    if not (np.isfinite(text.features).all() and np.isfinite(text.offset).all() and np.isfinite(text.logit_scale)):
+        raise UserError(f"head {head!r} made class vectors, biases or a scale that are no numbers (NaN, inf); mend it")
 
 
 def as_sure(found: Affine, request: FitRequest) -> Affine:
