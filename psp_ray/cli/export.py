@@ -33,6 +33,7 @@ def export(
 ) -> None:
     """Hand a finished run's results to other programs: sorted folders, a CSV, ONNX, open_clip."""
     from psp_ray.export import files as to
+    from psp_ray.export import models
 
     if not any((folders, csv_file, onnx, open_clip)):
         raise click.UsageError("say what to export: --folders DIR, --csv FILE, --onnx DIR or --open-clip DIR")
@@ -46,10 +47,10 @@ def export(
             what = "1 image is" if len(gone) == 1 else f"{len(gone):,} images are"
             click.echo(f"warning: {what} not there any more, and left out, such as {short(gone[0])}", err=True)
     if onnx:
-        file = to.export_onnx(run_folder, onnx, checkpoint=checkpoint, allow_hub=allow_hub)
+        file = models.export_onnx(run_folder, onnx, checkpoint=checkpoint, allow_hub=allow_hub)
         click.echo(f"{file}; try: python {Path(onnx)}/predict.py IMAGE")
     if open_clip:
-        to.export_open_clip(run_folder, open_clip, checkpoint=checkpoint, allow_hub=allow_hub)
+        models.export_open_clip(run_folder, open_clip, checkpoint=checkpoint, allow_hub=allow_hub)
         click.echo(f"{open_clip}; try: python {Path(open_clip)}/predict.py IMAGE")
     shows_probabilities = csv_file or onnx or open_clip or min_probability
     caution = to.caution_of_run(run_folder) if shows_probabilities else ""

@@ -16,7 +16,8 @@ from rich.console import Console
 from psp_ray import Classifier
 from psp_ray.cli.main import main
 from psp_ray.core.errors import OutputError
-from psp_ray.export.files import export_csv, export_folders, export_onnx, export_open_clip
+from psp_ray.export.files import export_csv, export_folders
+from psp_ray.export.models import export_onnx, export_open_clip
 from psp_ray.features.quota import entries
 from psp_ray.report.progress import Reporter
 from psp_ray.run.check_data import _judged

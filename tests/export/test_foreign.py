@@ -15,7 +15,8 @@ from psp_ray.cli.main import main
 from psp_ray.clip.spec import BackboneSpec, resolve
 from psp_ray.core.errors import ConfigError, ModelError
 from psp_ray.core.sealed import DamagedFile
-from psp_ray.export.files import export_csv, export_open_clip
+from psp_ray.export.files import export_csv
+from psp_ray.export.models import export_open_clip
 from psp_ray.report.progress import Reporter
 from psp_ray.report.run_page import run_page
 from psp_ray.run import prepare
