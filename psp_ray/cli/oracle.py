@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -212,7 +212,8 @@ def backup_command(name: str | None, ledger: str | None, ray_address: str | None
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="does the ledger have every answer that DIR's checkpoints know? (default: of the run that --ledger lies in)",
+    help="does the ledger have every answer that DIR's checkpoints know? (default: of the run "
+    "that --ledger lies in; without --ledger: that of DIR)",
 )
 def check_command(name: str | None, ledger: str | None, ray_address: str | None, runs: tuple[Path, ...]) -> None:
     """Look whether the ledger is whole: its file, and what its tables say of each other and of runs.
@@ -224,10 +225,10 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None,
     from psp_ray.run.ledger_check import lost_answers
     from psp_ray.run.remains import require_run
 
-    if runs and ledger is None:
-        raise ConfigError("--run: give --ledger, too: the ledger that the run uses")
     for run in runs:
         require_run(run)
+    if runs and ledger is None and name is None:
+        ledger = _ledger_of_runs(runs)
     with _accounting(name, ledger, ray_address) as accounting:
         lines, found = accounting.check(), accounting.status()
     if ledger is not None:
@@ -249,6 +250,23 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None,
         f"ledger {found['ledger']}: whole ({found['labels_bought'] + found['labels_imported']:,} labels, "
         f"{count:,} experiment{'s'[: count != 1]})"
     )
+
+
+def _ledger_of_runs(runs: Sequence[Path]) -> str:
+    """The one ledger that runs use. Raises ConfigError where there are several, or its address lacks a password."""
+    from psp_ray.core.words import MASK
+    from psp_ray.run.asking import ledger_of
+    from psp_ray.run.remains import settings_in
+    from psp_ray.run.resolve import resolve
+
+    found = {ledger_of(resolve({}, settings_in(run)).labels, run): run for run in runs}
+    if len(found) > 1:
+        one, other = list(found.values())[:2]
+        raise ConfigError(f"--run: {one} and {other} use different ledgers; give --ledger, or one run at a time")
+    ledger = next(iter(found))
+    if MASK in ledger:
+        raise ConfigError(f"--run {runs[0]}: its ledger is {ledger}; give --ledger, with the password")
+    return ledger
 
 
 @oracle.command("page")

@@ -123,13 +123,11 @@ class ToldRounds:
             )
         if self.lost:
             raise OutputError(f"{where}: in no round that can be told of, but {self.lost}")
-        files = [run.out / PICKS] if self.done else []
-        files += [run.out / ASKED_NOW] if self.open is not None else []
-        has = f"{' and '.join(map(str, files))} {'have' if files[1:] else 'has'}"
+        listed = f"psp-ray explain {run.out} --round N lists those of a round ({self.shown()})"
         if run.data is not None and pool_names(run.data).places([sample_id]):
-            raise OutputError(f"{where}: in the pool of {run.out}, but never asked about; {has} all that was")
+            raise OutputError(f"{where}: in the pool of {run.out}, but never asked about; {listed}")
         hint = did_you_mean(sample_id, [row["sample_id"] for one in rounds for row in one.rows])
-        raise OutputError(f"{where}: {run.out} asked about no such image{hint or f'; {has} all that it did'}")
+        raise OutputError(f"{where}: {run.out} asked about no such image{hint or f'; {listed}'}")
 
     def shown(self) -> str:
         """Which rounds there are, in words."""

@@ -207,6 +207,10 @@ def make_study(given: Mapping[str, Any], run: Mapping[str, Any], file: str | Pat
     own = {key: value for key, value in found.items() if key in StudySettings.model_fields}
     own.update({key: value for key, value in given.items() if value is not None})
     settings = StudySettings(**own)
+    for text in settings.datasets:  # what is wrong with what was given comes before what is missing
+        parse_dataset(text)
+    for text in settings.strategies:
+        parse_strategy(text)
     for key, example in (("datasets", "digits,path/to/folder"), ("strategies", "random:none,psp")):
         if not getattr(settings, key):
             raise ConfigError(f"{option_name(key)} is missing; give a list such as {option_name(key)} {example}")

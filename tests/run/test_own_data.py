@@ -169,6 +169,8 @@ def test_skip_ignore_and_corrections(options, tmp_path):
     # A ledger that lost what the checkpoints know is not called whole.
     file = str(out / "ledger.sqlite")
     assert f"ledger {file}: whole (8 labels" in check_ledger(file).output.replace("\n", " ")
+    alone = CliRunner().invoke(cli, ["oracle", "check", "--run", str(out)])
+    assert f"ledger {file}: whole (8 labels" in alone.output.replace("\n", " "), "the run's own"
     (tmp_path / "other.sqlite").touch()
     lost = check_ledger(str(tmp_path / "other.sqlite"), "--run", str(out))
     assert "8 of 8 answers that the checkpoints of" in lost.output

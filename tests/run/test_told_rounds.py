@@ -111,11 +111,12 @@ def test_a_round_whose_checkpoint_is_lost_is_named(copied):
         explain(copied)
 
 
-def test_the_file_that_has_all_that_was_asked_is_named(copied):
+def test_for_another_image_it_says_how_to_list_those_that_were_asked(copied):
     for sample_id, said_of_it in (("nope", "asked about no such image"), (unasked(copied), "never asked about")):
         with pytest.raises(OutputError, match=said_of_it) as raised:
             explain(copied, sample_id=sample_id)
-        assert f"{copied / 'picks.parquet'} and {copied / 'asked.parquet'} have all that" in str(raised.value)
+        rounds = "rounds 1 to 2 are done and round 3 is being asked about"
+        assert str(raised.value).endswith(f"; psp-ray explain {copied} --round N lists those of a round ({rounds})")
 
 
 def test_before_the_first_round_is_done_that_is_what_is_asked_now(two_rounds, tmp_path):
@@ -123,7 +124,7 @@ def test_before_the_first_round_is_done_that_is_what_is_asked_now(two_rounds, tm
     run(resolve({**two_rounds, "strategy": "random", "self_training": "none", "oracle": "file", "out": str(out)}))
     with pytest.raises(OutputError, match="no such image") as raised:
         explain(out, sample_id="nope")
-    assert str(raised.value).endswith(f"{out / 'asked.parquet'} has all that it did")
+    assert str(raised.value).endswith("--round N lists those of a round (round 1 is being asked about)")
     (out / "asked.parquet").unlink()
     with pytest.raises(OutputError, match=r"asked.parquet is missing, which says why images of round 1"):
         explain(out)

@@ -312,6 +312,8 @@ GOOD = {"--datasets": "digits", "--strategies": "random", "--out": "o"}
         ({"--datasets": "digits,digitz"}, "digitz"),
         ({"--datasets": "digits,digits"}, "digits is listed twice"),
         ({"--datasets": "digits:kapa=1"}, "did you mean 'kappa'"),
+        ({"--datasets": "digits:kapa=1", "--strategies": None}, "did you mean 'kappa'"),
+        ({"--strategies": None}, "--strategies is missing"),
         ({"--strategies": "random,vsp"}, "did you mean 'vssp'"),
         ({"--strategies": "random,random"}, "random is listed twice"),
         ({"--strategies": "random,random:none"}, "the same runs"),
