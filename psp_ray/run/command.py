@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ from psp_ray.run.runtime import OpenRuntime, Runtime, inline
 from psp_ray.run.state import PoolNames, RunState
 from psp_ray.run.waiting import WaitingLabelSource
 from psp_ray.run.watching import Watched, Watcher
+from psp_ray.run.withdrawal import withdrawn
 
 
 def run(
@@ -120,8 +121,12 @@ def run(
             return finished
         unseal_finished(out)
         try:
-            with logbook(out, title, events, config.labels.rounds) as heard, _opened(config, heard, open_runtime) as at:
-                return made_ready(prepared, at, out, experiment_id, heard, started, watchers=watchers).go()
+            with ExitStack() as stack:
+                with withdrawn(out, begun):
+                    heard = stack.enter_context(logbook(out, title, events, config.labels.rounds))
+                    runtime = stack.enter_context(_opened(config, heard, open_runtime))
+                    rounds = made_ready(prepared, runtime, out, experiment_id, heard, started, watchers=watchers)
+                return rounds.go()
         finally:
             events.stop()
 

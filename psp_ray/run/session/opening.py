@@ -25,6 +25,7 @@ from psp_ray.run.resolve import resolve
 from psp_ray.run.runtime import OpenRuntime
 from psp_ray.run.session.sources import Keeper, as_class_embeddings, as_classes, as_dataset
 from psp_ray.run.watching import Watcher
+from psp_ray.run.withdrawal import withdrawn
 
 
 def open_rounds(
@@ -52,8 +53,9 @@ def open_rounds(
     prepared = settled(prepared)
     with ExitStack() as stack:
         experiment_id = stack.enter_context(entered(prepared, out, mirror, events, continuing=begun))
-        runtime = stack.enter_context(open_runtime(prepared.config))
-        rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True, watchers=watchers)
+        with withdrawn(out, begun):
+            runtime = stack.enter_context(open_runtime(prepared.config))
+            rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True, watchers=watchers)
         if rounds.people is not None:
             stack.callback(rounds.people.close)
         rounds.experiment.begin()

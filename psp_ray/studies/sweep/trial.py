@@ -10,8 +10,9 @@ from typing import Any
 from ray import tune
 
 from psp_ray.config.config import Config
-from psp_ray.core.errors import Interrupted, UserError
+from psp_ray.core.errors import Interrupted, OthersError, UserError
 from psp_ray.core.files import write_text
+from psp_ray.core.others import fault_of
 from psp_ray.studies.sweep.plan import TrialResult, load_plan, load_trial, place_of
 from psp_ray.studies.sweep.references import References, load_references
 from psp_ray.studies.sweep.stepwise import StepwiseRun
@@ -51,7 +52,7 @@ class SweepTrial(tune.Trainable):
             self._result.status = "failed"
             self._result.error = one_line(error)
             self._result.save(self._folder)
-            write_text(self._folder / "trials" / self._result.name / "error.txt", traceback.format_exc())
+            write_text(self._folder / "trials" / self._result.name / "error.txt", details_of(error))
             raise
 
     def _step(self) -> dict[str, Any]:
@@ -94,6 +95,12 @@ def score_of(accuracy: dict[str, float], references: dict[str, References]) -> f
     return sum(references[name].normalized(value) for name, value in accuracy.items()) / len(accuracy)
 
 
+def details_of(error: BaseException) -> str:
+    """The traceback; of what another package did in another process, the one from there."""
+    return error.details if isinstance(error, OthersError) else "".join(traceback.format_exception(error))
+
+
 def one_line(error: BaseException) -> str:
+    error = fault_of(error) or error
     text = " ".join(str(error).split())
     return (text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")[:500]
