@@ -150,6 +150,15 @@ def test_a_damaged_config_yaml_of_an_older_version_says_so(lacking):
         continued(out, {})
 
 
+def test_no_password_is_kept(two_rounds, tmp_path):
+    given = {**two_rounds, "out": str(tmp_path / "run"), "ledger": "postgresql://me:geheim@db/labels?password=geheim"}
+    for _ in range(2):
+        open_out(resolve({**given, "resume": True}), tmp_path / "run")
+        texts = [(tmp_path / "run" / name).read_text() for name in SETTINGS]
+        assert all("me:***@db" in text and "geheim" not in text for text in texts)
+        (tmp_path / "run" / "config.yaml").unlink()
+
+
 @pytest.mark.parametrize("way", ["gone", "emptied"])
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_run_that_has_done_no_round_goes_on_from_config_yaml(tiny_settings, tiny_folder, tmp_path, way, asked):
