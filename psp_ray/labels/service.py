@@ -132,6 +132,8 @@ class Oracle:
             order = self.ledger.place(order)
         hints = _hints(request)
         with self._lock:
+            if isinstance(self.annotator, RevisingAnnotator):
+                self.annotator.begin(order.round, order.sample_ids)
             self._revise(order)
             self._take_up(order)
             answer = self._buy(order, hints)

@@ -99,6 +99,10 @@ class Annotator(ABC):
 class RevisingAnnotator(Annotator):
     """An annotator that may change its mind: asked before each request about what it answered in earlier ones."""
 
+    def begin(self, round: int, asked: Sequence[str]) -> None:
+        """A request for all of `asked` begins, known or not: whatever else is open in this round or a later one is not
+        asked any more. Raises OracleError or OutputError where that can't be shown."""
+
     @abstractmethod
     def revisions(self, told: Mapping[str, int]) -> Mapping[str, int]:
         """Given {sample_id: answer} of all earlier requests: the answers that are different now."""
