@@ -100,8 +100,10 @@ class RevisingAnnotator(Annotator):
     """An annotator that may change its mind: asked before each request about what it answered in earlier ones."""
 
     def begin(self, round: int, asked: Sequence[str]) -> None:
-        """A request for all of `asked` begins, known or not: whatever else is open in this round or a later one is not
-        asked any more. Raises OracleError or OutputError where that can't be shown."""
+        """A request for all of `asked` begins, known or not: what else is open in the round is not asked any more.
+
+        Raises OracleError or OutputError where that can't be shown.
+        """
 
     @abstractmethod
     def revisions(self, told: Mapping[str, int]) -> Mapping[str, int]:

@@ -15,7 +15,7 @@ nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -81,12 +81,11 @@ class FileAnnotator(RevisingAnnotator):
         return cls(given.folder, given.classes, given.pool, content_hashes=given.content_hashes, former=given.former)
 
     def begin(self, round: int, asked: Sequence[str]) -> None:
-        """Empty lines of what is not asked any more go, in the tables of this round and of later ones."""
+        """Empty lines of what the round doesn't ask about any more go."""
         self._asked = frozenset(asked)
-        for file in query_files(self._folder):
-            number = number_of(file.parent)
-            if number >= round:
-                keep_to(file.parent, self._asked if number == round else (), self._meant(file, self._names))
+        file = round_folder(self._folder, round) / QUERY
+        if file.exists():
+            self._keep_to(file, self._asked)
 
     def answer(self, items: Sequence[Item]) -> list[int | None]:
         """Answers that are filled in; lays the query set out where that has not been done.
@@ -100,6 +99,9 @@ class FileAnnotator(RevisingAnnotator):
         # An older table may hold the answer, or `corrections.csv` another word.
         said = {sample: line.label for sample, line in self._said().items()}
         left = [item for item in items if said.get(item.sample_id) is None]
+        for later in query_files(self._folder) if left else ():
+            if number_of(later.parent) > number:  # of rounds that were lost with their checkpoints
+                self._keep_to(later, ())
         if left and not file.exists():
             self._layout.write(folder, left)
         elif left:
@@ -187,6 +189,9 @@ class FileAnnotator(RevisingAnnotator):
     def _read(self, file: Path, names: SampleNames) -> list[Line]:
         """Answers in a file, for what its table asks, else for samples of `names`."""
         return read_answers(file, self._classes, self._meant(file, names), self._former)
+
+    def _keep_to(self, file: Path, asked: Collection[str]) -> None:
+        keep_to(file.parent, asked, self._meant(file, self._names))
 
     @staticmethod
     def _meant(file: Path, names: SampleNames) -> SampleNames:
