@@ -79,7 +79,8 @@ class LabelResponse:
     the request's round, so that a repeated request repeats its whole answer. Skips are in none of these counts.
     `corrected_ids`, `corrected_labels` (k,): what samples of this and earlier rounds are now, whose labels were
     corrected at any time. `left_ids`, `left_labels` (l,): what was answered in this round for other samples, which an
-    earlier query set of it asked for (the pool changed in between).
+    earlier query set of it asked for (the pool changed in between), or nobody; `left_rounds` (l,): the round whose
+    query set had asked for each, 0 where none had.
     """
 
     sample_ids: tuple[str, ...]
@@ -91,6 +92,7 @@ class LabelResponse:
     corrected_labels: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
     left_ids: tuple[str, ...] = ()
     left_labels: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    left_rounds: tuple[int, ...] = ()
 
 
 class Oracle:
@@ -151,6 +153,7 @@ class Oracle:
             np.array(list(corrected.values()), dtype=np.int32),
             tuple(left),
             np.array(list(left.values()), dtype=np.int32),
+            tuple(self._asked_in(order.round, list(left))),
         )
 
     def restore(self, known: KnownAnswers) -> LedgerRepair:
@@ -246,6 +249,11 @@ class Oracle:
         bought = [(item.content_hash, answers[item.content_hash]) for item in progress.to_buy]
         self.ledger.store(extra, [(digest, label) for digest, label in bought if label is not None])
         self.ledger.advance(extra)
+
+    def _asked_in(self, round: int, samples: Sequence[str]) -> Sequence[int]:
+        if not isinstance(self.annotator, RevisingAnnotator):
+            return [round] * len(samples)
+        return self.annotator.asked_in(round, samples)
 
     def _buy(self, order: Order, hints: Mapping[str, tuple[str, float]]) -> dict[str, int]:
         progress = self.ledger.advance(order)  # refuses before anything is claimed, hence outside the try

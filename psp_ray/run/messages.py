@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels, answer_name
+from psp_ray.core.words import counted, short
 from psp_ray.labels.annotators.people import PLACE
 from psp_ray.labels.layout import IMAGES
+from psp_ray.labels.query import CORRECTIONS
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
@@ -83,8 +86,19 @@ def tell_corrections(events: Events, before: RunState, after: RunState, names: P
         for row in changed[:MOST_SHOWN]
     ]
     more = f" and {len(changed) - MOST_SHOWN:,} more" if len(changed) > MOST_SHOWN else ""
-    labels = "1 corrected label" if len(changed) == 1 else f"{len(changed):,} corrected labels"
-    events.note(f"took up {labels} of earlier rounds: {'; '.join(shown)}{more}")
+    events.note(f"took up {counted(len(changed), 'corrected label')} of earlier rounds: {'; '.join(shown)}{more}")
+
+
+def tell_unasked(events: Events, samples: Sequence[str], rounds: Sequence[int]) -> None:
+    """Which answers to `samples` (k,) are taken as known though the query set doesn't ask for them; `rounds` (k,):
+    whose query sets once did, 0: none."""
+    for number in sorted(set(rounds)):
+        named = [sample for sample, asked in zip(samples, rounds, strict=True) if asked == number]
+        where = f"to an earlier query set of round {number}" if number else f"that nobody asked for ({CORRECTIONS})"
+        more = f" and {len(named) - MOST_SHOWN:,} more" if len(named) > MOST_SHOWN else ""
+        verb = "is" if len(named) == 1 else "are"
+        shown = f"{', '.join(short(sample, 40) for sample in named[:MOST_SHOWN])}{more}"
+        events.note(f"{counted(len(named), 'answer')} {where} {verb} taken as known: {shown}")
 
 
 def rounds_to_suggest(config: Config, state: RunState, left: int) -> int:

@@ -22,6 +22,7 @@ from psp_ray.labels.ledger import Ledger
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
 from psp_ray.run.events import Silent
+from psp_ray.run.explaining import explain
 from psp_ray.run.resolve import resolve
 
 ROUNDS = 3
@@ -205,6 +206,9 @@ def test_answers_ahead_come_in_with_the_next_round_also_after_a_kill(session, ti
         volunteered = np.isnan(again.state.log_prob) & ~again.state.by_chance
         assert sorted(names[i] for i in again.state.asked[volunteered]) == sorted(ahead.ids)
         assert again.state.labels_used == 4 + 3 + 4
+        assert (again.reports[-1].labels_new, again.reports[-1].labels_unasked) == (4, 3)
+        told = {one.pick.name: one.pick.by for one in explain(again.out, 2).picks}
+        assert {name for name, by in told.items() if by == "ahead"} == set(ahead.ids)
         assert again.state.labels_paid == 11
         again.propose()
         answer(again)

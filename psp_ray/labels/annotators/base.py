@@ -116,6 +116,11 @@ class RevisingAnnotator(Annotator):
         """
         return []
 
+    def asked_in(self, round: int, samples: Sequence[str]) -> Sequence[int]:
+        """The rounds (k,) whose query sets had asked for `samples`, which were answered in `round` beside what it asks
+        for; 0: none had, somebody said it unasked."""
+        return [round] * len(samples)
+
     def waiting(self, told: Mapping[str, int]) -> int:
         """How many samples have an answer that was never `told`, counted without their contents. Raises OracleError as
         `volunteered`."""

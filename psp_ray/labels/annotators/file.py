@@ -159,6 +159,11 @@ class FileAnnotator(RevisingAnnotator):
             found.append((Item(line.sample_id, content, number), line.label))
         return found
 
+    def asked_in(self, round: int, samples: Sequence[str]) -> list[int]:
+        """By the tables of all rounds, the newest one that asked. Raises OracleError."""
+        found = {name: number_of(file.parent) for file in query_files(self._folder) for name in self._asked_by(file)}
+        return [found.get(sample, 0) for sample in samples]
+
     def waiting(self, told: Mapping[str, int]) -> int:
         lines = [line for line in self._said(told).values() if line.sample_id not in told]
         for line in lines:
@@ -189,6 +194,10 @@ class FileAnnotator(RevisingAnnotator):
     def _read(self, file: Path, names: SampleNames) -> list[Line]:
         """Answers in a file, for what its table asks, else for samples of `names`."""
         return read_answers(file, self._classes, self._meant(file, names), self._former)
+
+    def _asked_by(self, file: Path) -> list[str]:
+        """What a table ever asked for; where we have no record of it, what it holds now."""
+        return asked_for(file.parent) or [line.sample_id for line in self._read(file, self._names)]
 
     def _keep_to(self, file: Path, asked: Collection[str]) -> None:
         keep_to(file.parent, asked, self._meant(file, self._names))
