@@ -43,6 +43,7 @@ from psp_ray.run.folder import (
 )
 from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.given import check_named
+from psp_ray.run.left_out import tell_left_out, tell_left_out_before
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import Experiment, InitialLabels
@@ -118,6 +119,7 @@ def run(
         finished = finished_summary(out, events.warn)
         if finished is not None and not taken_up_again(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
+            tell_left_out_before(events, config, out, experiment_id)
             return finished
         unseal_finished(out)
         try:
@@ -332,7 +334,14 @@ class Rounds:
         self._copy()
         left = self.context.n_pool - len(state.asked)
         say_goodbye(self.events, config, summary, state, out, left, images=self.data.dataset.embeddings is None)
+        self.tell_left_out()
         return summary
+
+    def tell_left_out(self) -> None:
+        """How many answers the result doesn't hold."""
+        state = self.experiment.state
+        assert state is not None
+        tell_left_out(self.events, self.config, self.data.dataset, self.out, self.experiment_id, state, self.names)
 
     def _saved(self, state: RunState) -> None:
         self._write_round(state)

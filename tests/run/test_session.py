@@ -21,6 +21,7 @@ from psp_ray.core.errors import ConfigError, OutputError, UserError
 from psp_ray.labels.ledger import Ledger
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
+from psp_ray.run.continuing import continued
 from psp_ray.run.events import Silent
 from psp_ray.run.explaining import explain
 from psp_ray.run.resolve import resolve
@@ -214,6 +215,39 @@ def test_answers_ahead_come_in_with_the_next_round_also_after_a_kill(session, ti
         answer(again)
         again.learn()
         assert names.index(late) in again.state.asked.tolist()
+
+
+class Hearing(Silent):
+    """Keeps what a run says."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def note(self, text):
+        self.heard.append(text)
+
+
+def test_answers_that_the_result_does_not_hold_are_told_and_come_in_with_another_round(tmp_path, tiny_folder, settings):
+    events, out = Hearing(), tmp_path / "run"
+    given = {**settings, "rounds": 1}
+    with psp_ray.Session(tiny_folder, out=out, events=events, **given) as session:
+        answer(session)
+        late = session.ahead(2).ids
+        session.label({name: truth(name) for name in late})
+        session.learn()
+        told = f"2 answers are not in this result; psp-ray label {out} --rounds 2 takes them in, with one more round"
+        assert events.heard[-1] == told
+    events.heard.clear()
+    assert run(continued(out, {}), events, continuing=True)["status"] == "finished"
+    assert events.heard[-1] == told
+    with psp_ray.Session.load(out, events=events, rounds=2) as again:
+        answer(again)
+        events.heard.clear()
+        again.learn()
+        ids = again.rounds.names.sample_ids
+        assert set(late) <= {ids[i] for i in again.state.asked}
+    assert not [text for text in events.heard if "not in this result" in text]
 
 
 def test_predictions(by_hand, tiny_folder):

@@ -59,6 +59,8 @@ def open_rounds(
         if rounds.people is not None:
             stack.callback(rounds.people.close)
         rounds.experiment.begin()
+        if rounds.experiment.over:
+            rounds.tell_left_out()
         return rounds, stack.pop_all()
 
 
