@@ -47,7 +47,7 @@ from psp_ray.run.left_out import tell_left_out, tell_left_out_before
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import Experiment, InitialLabels
-from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye, where_text
+from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye, title_of, where_text
 from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
 from psp_ray.run.people import People, hand_classes
@@ -100,10 +100,7 @@ def run(
         check_named(config)
     mirror = mirror_of(config.output.storage, out, events.note)
     config = with_size_of_run(config, out)
-    title = (
-        f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
-        f"seed {config.runtime.seed} -> {out}"
-    )
+    title = title_of(config, out)
     events.note(title)
     events.note(where_text(config))
     dataset, classes = (None, None) if loaded is None else loaded

@@ -30,6 +30,14 @@ MOST_SHOWN = 5
 """Corrections that are named."""
 
 
+def title_of(config: Config, out: Path) -> str:
+    """What is run, and where to."""
+    return (
+        f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, "
+        f"{counted(config.labels.rounds, 'round')}, seed {config.runtime.seed} -> {out}"
+    )
+
+
 def where_text(config: Config) -> str:
     """Where the components of a run live, and what said so."""
     if config.runtime.runner == "inline":

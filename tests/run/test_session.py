@@ -238,6 +238,10 @@ def test_answers_that_the_result_does_not_hold_are_told_and_come_in_with_another
         session.learn()
         told = f"2 answers are not in this result; psp-ray label {out} --rounds 2 takes them in, with one more round"
         assert events.heard[-1] == told
+    log = [line[20:] for line in (out / "run.log").read_text().splitlines()]
+    assert log[0].startswith(f"psp-ray: psp on {tiny_folder}, 1 round, seed 0 -> {out} (version")
+    assert [line.startswith("round 1/1: 4 labels") for line in log].count(True) == 1
+    assert log[-1] == told, "the log of a session is that of any run"
     events.heard.clear()
     assert run(continued(out, {}), events, continuing=True)["status"] == "finished"
     assert events.heard[-1] == told
