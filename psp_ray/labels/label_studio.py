@@ -23,7 +23,7 @@ from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_json, write_text
 from psp_ray.core.paths import local_path
 from psp_ray.core.tables import read_text
-from psp_ray.core.words import printable, same_text, short
+from psp_ray.core.words import counted, printable, same_text, short
 from psp_ray.core.writing import writing
 from psp_ray.labels.agreement import nominal_alpha
 from psp_ray.labels.annotations import CANCELLED, CONTROL, Export, Unreadable, read_export
@@ -124,7 +124,7 @@ def export_tasks(
         write_json(file, tasks)
         write_text(file.with_name(INTERFACE), interface(classes))
     return [
-        f"{len(tasks):,} tasks in {file}",
+        f"{counted(len(tasks), 'task')} in {file}",
         f"the labeling interface, to paste into the project's settings: {file.with_name(INTERFACE)}",
         f"then export as JSON and run: psp-ray tasks import --run {run} EXPORT.json",
     ]
@@ -177,16 +177,21 @@ def take_in(
         raise OracleError(f"{annotations}: {error}") from None
     if export.empty and not export.choices:
         raise OracleError(
-            f"{annotations}: {export.empty:,} annotations, but none chose a class; annotate with the interface that "
-            "psp-ray tasks export wrote"
+            f"{annotations}: {counted(export.empty, 'annotation')}, but none chose a class; "
+            "annotate with the interface "
+            "that psp-ray tasks export wrote"
         )
     answers, open_again = _texts(export, classes, annotations)
     changed = _fill(local_path(run), run, answers, annotations)
-    told = [f"{len(answers):,} annotations, {changed:,} labels written; go on with: psp-ray continue {run}"]
+    told = [
+        f"{counted(len(answers), 'annotation')}, {counted(changed, 'label')} written; go on with: "
+        f"psp-ray continue {run}"
+    ]
     if open_again:
-        told.append(f"{open_again:,} tasks were skipped, but a class is called skip: they stay open")
+        skipped = counted(open_again, "task was skipped", "tasks were skipped")
+        told.append(f"{skipped}, but a class is called skip: {'it stays' if open_again == 1 else 'they stay'} open")
     if export.empty:
-        told.append(f"{export.empty:,} annotations chose nothing, and were passed over")
+        told.append(f"{counted(export.empty, 'annotation')} passed over, where nothing was chosen")
     return told + _agreement(export)
 
 
@@ -198,7 +203,7 @@ def _agreement(export: Export) -> list[str]:
     alpha = nominal_alpha([choice.value for choice in said] for said in several.values())
     people = len({choice.person for said in several.values() for choice in said})
     told = [
-        f"{len(several):,} images were annotated by several of {people} people"
+        f"{counted(len(several), 'image was', 'images were')} annotated by several of {people} people"
         + ("" if alpha is None else f", Krippendorff's alpha {alpha:.2f} (1: always the same, 0: as by chance)")
     ]
     differ = [sample for sample, said in several.items() if len({choice.value for choice in said}) > 1]

@@ -77,7 +77,7 @@ def push(
             client.projects.import_tasks(known.project, request=part)
         known = known.model_copy(update={"tasks": [*known.tasks, *(_id(task) for task in part)]})
         write_sealed(folder / FILE, known.model_dump())
-    told = f"{len(new):,} tasks in {masked(place)}/projects/{known.project}"
+    told = f"{counted(len(new), 'task')} in {masked(place)}/projects/{known.project}"
     if len(new) < len(tasks):
         told += f", {len(tasks) - len(new):,} were there already"
     return [told, *_not_asked(folder, known), f"when they are annotated: psp-ray tasks pull --run {run}"]

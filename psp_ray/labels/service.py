@@ -17,6 +17,7 @@ from psp_ray.config.base import Settings
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import OracleError
 from psp_ray.core.records import Int32Array
+from psp_ray.core.words import counted
 from psp_ray.labels.annotators.base import Annotator, Item, RevisingAnnotator
 from psp_ray.labels.desk import Desk, alive
 from psp_ray.labels.ledger import Ledger
@@ -289,12 +290,8 @@ class Oracle:
 
     def _awaiting(self, missing: int, asked: int) -> AwaitingLabels:
         place = self.annotator.place or self.annotator.name
-        return AwaitingLabels(
-            f"waiting for {missing} of {asked} labels: {place}; answer, then run the same command with --resume",
-            missing,
-            asked,
-            place,
-        )
+        said = f"waiting for {missing} of {counted(asked, 'label')}: {place}; answer"
+        return AwaitingLabels(f"{said}, then run the same command with --resume", missing, asked, place)
 
 
 def _hints(request: LabelRequest) -> dict[str, tuple[str, float]]:

@@ -15,6 +15,7 @@ from psp_ray.core.errors import Interrupted
 from psp_ray.core.files import alone
 from psp_ray.core.records import Proposal
 from psp_ray.core.threads import limit_threads
+from psp_ray.core.words import counted
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, readable
 from psp_ray.features.featurize import FeaturizedDataset, write_broken
@@ -194,7 +195,7 @@ def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) 
     data = featurize_prepared(prepared, runtime, events)
     if data.broken:
         write_broken(out / BROKEN, data.broken)
-        what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
+        what = counted(len(data.broken), "image")
         events.warn(f"left out {what} that can't be read; see {out / BROKEN}")
         begun = latest_round(out / CHECKPOINTS) > 0
         check_budget(prepared.config, data.dataset, begun, prepared.dataset)
@@ -207,7 +208,7 @@ def _initial_labels(config: Config, dataset: Dataset, left: Dataset, events: Eve
         return InitialLabels.none()
     initial, gone = readable(initial_labels(dataset, config.data.initial_labels), dataset, left)
     if gone:
-        what = "1 initial label: its image" if len(gone) == 1 else f"{len(gone):,} initial labels: their images"
+        what = counted(len(gone), "initial label: its image", "initial labels: their images")
         events.warn(f"left out {what} can't be read ({gone[0]}{', ...' if len(gone) > 1 else ''})")
     return InitialLabels(*initial)
 

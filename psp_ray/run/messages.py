@@ -52,7 +52,10 @@ def where_text(config: Config) -> str:
 def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels, elsewhere: bool = False) -> None:
     """Where people are to label round `number`, and how the run goes on; `elsewhere`: on the ledger's page."""
     if error.place == PLACE:
-        events.note(f"round {number}: {error.missing:,} of {error.asked:,} images are not labeled yet")
+        events.note(
+            f"round {number}: {error.missing:,} of {counted(error.asked, 'image')} "
+            f"{'is' if error.missing == 1 else 'are'} not labeled yet"
+        )
         if elsewhere:
             events.note("the page goes on asking for them; wait again with the same command and --resume")
             return
@@ -64,10 +67,12 @@ def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels, el
     folder = file.parent
     if error.missing < error.asked:
         answered = error.asked - error.missing
-        events.note(f"round {number}: {answered:,} of {error.asked:,} answers taken up, {error.missing:,} missing")
+        events.note(
+            f"round {number}: {answered:,} of {counted(error.asked, 'answer')} taken up, {error.missing:,} missing"
+        )
     events.note(
-        f"round {number}: please label {error.missing:,} images: write a class, skip (can't tell) or ignore (none of "
-        f"the classes) into the column 'label' of\n  {file}"
+        f"round {number}: please label {counted(error.missing, 'image')}: write a class, skip (can't "
+        f"tell) or ignore (none of the classes) into the column 'label' of\n  {file}"
     )
     events.note(f"  {shown_in(folder)}")
     events.note(f"then: psp-ray continue {out}")
@@ -125,7 +130,7 @@ def say_goodbye(
     asked about; `images`: the pool is of images."""
     events.finished(state.reports, config.data.evaluate_on)
     events.note(
-        f"\n{accuracy_text(summary, config)} with {len(state.labeled):,} labels ({labels_text(state)}), "
+        f"\n{accuracy_text(summary, config)} with {counted(len(state.labeled), 'label')} ({labels_text(state)}), "
         f"{duration(summary['wall_seconds'])}"
     )
     if summary["stopped"]:
@@ -152,7 +157,7 @@ def labels_text(state: RunState) -> str:
     initial = int(((state.asked_in == 0) & state.has_class).sum())
     bought = {"ignored": int((state.answers == IGNORE).sum()), "skipped": int((state.answers == SKIP).sum())}
     parts = [f"{initial:,} known beforehand"] if initial else []
-    parts += [f"{state.labels_paid:,} answers paid in this run"]
+    parts += [f"{counted(state.labels_paid, 'answer')} paid in this run"]
     return ", ".join([*parts, *(f"{count:,} {word}" for word, count in bought.items() if count)])
 
 
