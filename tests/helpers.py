@@ -61,6 +61,7 @@ def report_of(**given):
         "round": 1,
         "labels_new": 10,
         "labels_total": 10,
+        "labels_unasked": 0,
         "skipped": 0,
         "ignored": 0,
         "pseudo_labels": 0,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from psp_ray.cli.options import checkpoint_option, hub_option, run_option
-from psp_ray.core.words import printable, short
+from psp_ray.core.words import counted, printable, short
 
 
 @click.command()
@@ -44,7 +44,7 @@ def export(
         counts = to.export_folders(run_folder, folders, min_probability=min_probability, copy=copy, gone=gone)
         click.echo("\n".join(printable(f"{count:7,}  {Path(folders) / name}") for name, count in counts.items()))
         if gone:
-            what = "1 image is" if len(gone) == 1 else f"{len(gone):,} images are"
+            what = counted(len(gone), "image is", "images are")
             click.echo(f"warning: {what} not there any more, and left out, such as {short(gone[0])}", err=True)
     if onnx:
         file = models.export_onnx(run_folder, onnx, checkpoint=checkpoint, allow_hub=allow_hub)

@@ -15,7 +15,7 @@ import click
 from psp_ray.cli.oracle_tables import each_label, each_round, shown
 from psp_ray.cli.pages import page_options
 from psp_ray.core.errors import ConfigError
-from psp_ray.core.words import printable
+from psp_ray.core.words import counted, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -187,7 +187,7 @@ def correct_command(name: str | None, ledger: str | None, ray_address: str | Non
     table: pa.Table = read_account(file)
     with _accounting(name, ledger, ray_address) as accounting:
         changed, right = accounting.correct_labels(table, file.name, by)
-    click.echo(f"corrected {changed:,} of {changed + right:,} labels, the others were so already")
+    click.echo(f"corrected {changed:,} of {counted(changed + right, 'label')}, the others were so already")
 
 
 @oracle.command("backup")
@@ -247,7 +247,7 @@ def check_command(name: str | None, ledger: str | None, ray_address: str | None,
         click.echo(f"ledger {found['ledger']}: empty; where it held labels, put a backup in its place")
         return
     click.echo(
-        f"ledger {found['ledger']}: whole ({found['labels_bought'] + found['labels_imported']:,} labels, "
+        f"ledger {found['ledger']}: whole ({counted(found['labels_bought'] + found['labels_imported'], 'label')}, "
         f"{count:,} experiment{'s'[: count != 1]})"
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from psp_ray.core.words import counted
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -47,7 +49,7 @@ def shown(found: dict[str, Any]) -> str:
     caps = [f"{key} {found[key]:g}" for key in ("label_cap", "cost_cap") if found.get(key) is not None]
     lines = [
         f"ledger   {found['ledger']}",
-        f"bought   {found['labels_bought']:,} labels for {found['cost']:g}"
+        f"bought   {counted(found['labels_bought'], 'label')} for {found['cost']:g}"
         + (f", {found['labels_claimed']:,} being bought" if found["labels_claimed"] else "")
         + (f", {found['labels_imported']:,} more imported" if found["labels_imported"] else ""),
         f"caps     {', '.join(caps) or 'none'} (all experiments together)",

@@ -111,6 +111,11 @@ class PoolState:
     doubt: Float32Array | None = None
 
 
+CAME = ("asked", "ahead", "unasked", "earlier")
+"""How an answer came that wasn't known before the first round, by number: the query set asked for it; people gave it
+ahead of being asked, or unasked; an earlier query set had asked for it, in whose place another one is."""
+
+
 @dataclass(frozen=True)
 class Grounds:
     """Why each of k samples was asked about, (k,) float64 each, NaN where nobody knows.
@@ -118,7 +123,7 @@ class Grounds:
     `behind_plan`: 0 for a first choice of the policy's plan, log odds below those for its reserve, infinite for what it
     did not name. `policy_weight`: how many times as much as uniform the policy itself weighed it. `doubt`: one minus
     the probability of its likeliest class under the posterior of the time. `pseudo_class`, `pseudo_confidence`: what
-    self-training had taken it for, `NOBODY` for a sample without a pseudo-label.
+    self-training had taken it for, `NOBODY` for a sample without a pseudo-label. `came`: which of `CAME`, by number.
     """
 
     behind_plan: Float64Array
@@ -126,6 +131,7 @@ class Grounds:
     doubt: Float64Array
     pseudo_class: Float64Array
     pseudo_confidence: Float64Array
+    came: Float64Array
 
     @classmethod
     def unknown(cls, count: int) -> Grounds:

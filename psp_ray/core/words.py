@@ -47,6 +47,11 @@ def short(name: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit - limit // 2 - 1) :]}"
 
 
+def counted(number: int, thing: str, several: str = "") -> str:
+    """A count and what is counted: `1 label`, `2,000 labels`; `several`: the plural, where no `s` makes it."""
+    return f"1 {thing}" if number == 1 else f"{number:,} {several or f'{thing}s'}"
+
+
 def reason_of(error: BaseException, limit: int = 200) -> str:
     """What an error says, on one line of at most `limit` characters; its kind where it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Int32Array
-from psp_ray.core.words import is_utf8
+from psp_ray.core.words import counted, is_utf8
 from psp_ray.data.embedded.source import EmbeddingSource
 
 PARTS = ("pool", "val", "test")
@@ -102,7 +102,10 @@ class Dataset:
         labels = self.known_labels(split)
         unknown = int((labels < 0).sum())
         if unknown:
-            raise DatasetError(f"{self.name}: {unknown} images of {split} have no true label; add them")
+            raise DatasetError(
+                f"{self.name}: "
+                f"{counted(unknown, f'image of {split} has', f'images of {split} have')} no true label; add it"
+            )
         return labels
 
     def known_labels(self, split: str) -> Int32Array:

@@ -15,7 +15,7 @@ from itertools import repeat
 from typing import Any
 
 from psp_ray.core.answers import AnswerReader, UnknownLabel
-from psp_ray.core.words import short
+from psp_ray.core.words import counted, short
 
 MISSING = frozenset(
     ("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL")
@@ -111,16 +111,17 @@ def names_of(texts: Iterable[str], times: Iterable[int] | None = None) -> tuple[
     Names stand in alphabetical order, numbers behind them in theirs. `times`: how often each text is there; default:
     once.
     """
-    counted: Counter[str] = Counter()
+    words: Counter[str] = Counter()
     for text, count in zip(texts, repeat(1) if times is None else times, strict=times is not None):
         if text:
-            counted[_as_whole(text)] += count
-    missing = {word: count for word, count in counted.items() if word in MISSING}
+            words[_as_whole(text)] += count
+    missing = {word: count for word, count in words.items() if word in MISSING}
     notes = [
-        f"{count:,} labels {word!r} count as no label; if it is a class, name the classes with --classes"
+        f"{counted(count, f'label {word!r} counts', f'labels {word!r} count')} as no label; if it "
+        "is a class, name the classes with --classes"
         for word, count in sorted(missing.items())
     ]
-    found = sorted(set(counted) - set(missing), key=lambda text: (int(text), "") if text.isdecimal() else (-1, text))
+    found = sorted(set(words) - set(missing), key=lambda text: (int(text), "") if text.isdecimal() else (-1, text))
     return found, notes
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.paths import exists, is_folder, local_path
-from psp_ray.core.words import did_you_mean
+from psp_ray.core.words import counted, did_you_mean
 from psp_ray.data.adapters.embedded import load_embedded, with_test_rows
 from psp_ray.data.adapters.folder import load_folder
 from psp_ray.data.adapters.listed import load_listed
@@ -121,7 +121,10 @@ def _with_addresses(dataset: Dataset, allow_remote: bool) -> Dataset:
         return dataset  # of a form that nobody reads: it costs this image
     kept = pc.if_else(remote, pa.scalar(None, pa.string()), paths)
     manifest = dataset.manifest.set_column(1, "path", kept)
-    note = f"{pc.sum(remote).as_py():,} rows have images at addresses, which are not shown without --allow-remote"
+    note = (
+        f"{counted(pc.sum(remote).as_py(), 'row has an image', 'rows have images')} at "
+        "addresses, which are not shown without --allow-remote"
+    )
     return replace(dataset, manifest=manifest, notes=(*dataset.notes, note))
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from psp_ray.core.errors import DatasetError
 from psp_ray.core.records import Float16Array, Int64Array
+from psp_ray.core.words import counted
 from psp_ray.data.images import ViewSettings
 from psp_ray.features.encoder import TASK_SCHEMA, ChunkEncoder, ChunkTask
 from psp_ray.features.segments import HashArray
@@ -55,7 +56,7 @@ class FreshViews:
             digest, reason = result.broken[0]
             first = next(i for i, row in enumerate(self.hashes[rows]) if row.tobytes().hex() == digest)
             raise DatasetError(
-                f"{len(result.broken)} pool images can't be read any more (the first: "
+                f"{counted(len(result.broken), 'pool image')} can't be read any more (the first: "
                 f"{part['sample_id'][first].as_py()}, {reason}); restore them or use --views cached"
             )
         width = result.views.shape[1] // self.settings.count

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from psp_ray.core.errors import OutputError
+from psp_ray.core.words import counted
 from psp_ray.features.cache import FeatureCache
 
 DAY = 86_400.0
@@ -85,7 +86,7 @@ def show(found: list[Entry]) -> list[str]:
         for entry in found
     ]
     total = sum(entry.bytes for entry in found)
-    return [*lines, f"{total / 2**20:10.1f} MiB in {len(found)} parts"]
+    return [*lines, f"{total / 2**20:10.1f} MiB in {counted(len(found), 'part')}"]
 
 
 def prune(

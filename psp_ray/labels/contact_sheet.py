@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from psp_ray.core.files import write_with
+from psp_ray.core.writing import writing
 from psp_ray.data.images import ImageError, decode, read_file
 
 CELL = 160
@@ -16,16 +17,24 @@ CELL = 160
 CAPTION = 22
 COLUMNS = 8
 PER_SHEET = 200
+SHEET = "contact_sheet"
+"""What the files' names begin with."""
 
 
 def write_contact_sheets(folder: Path, pictures: Sequence[tuple[str, Path]]) -> list[Path]:
-    """Write `contact_sheet.png`, and `contact_sheet_2.png` ... where (caption, image file) pairs fill more than one."""
+    """Write `contact_sheet.png`, and `contact_sheet_2.png` ... where (caption, image file) pairs fill more than one.
+
+    Other sheets that lie there, of what was asked before, are removed. Raises OutputError.
+    """
     sheets = []
     for start in range(0, len(pictures), PER_SHEET):
-        name = "contact_sheet.png" if not start else f"contact_sheet_{start // PER_SHEET + 1}.png"
+        name = f"{SHEET}.png" if not start else f"{SHEET}_{start // PER_SHEET + 1}.png"
         sheet = _sheet(pictures[start : start + PER_SHEET])
         write_with(folder / name, partial(sheet.save, format="png"))
         sheets.append(folder / name)
+    for old in set(folder.glob(f"{SHEET}*.png")) - set(sheets):
+        with writing(old):
+            old.unlink(missing_ok=True)
     return sheets
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from psp_ray.core.errors import OracleError
 from psp_ray.core.words import normalize_name
-from psp_ray.labels.query import CORRECTIONS, QUERY, SampleNames, query_files, read_table, write_table
+from psp_ray.labels.layout import asked_for
+from psp_ray.labels.query import CORRECTIONS, QUERY, SampleNames, line_of, query_files, read_table, write_table
 
 Cells = dict[str, str]
 """{sample_id: what stands in column `label`}."""
@@ -57,14 +58,18 @@ def take_up(
     delimiter, header, records = read_table(file)
     place, answer = header.index("sample_id"), header.index("label")
     rows = {record[place]: (number, record) for number, record in records if place < len(record)}
-    names = SampleNames(rows)
+    names, once = SampleNames(rows), SampleNames(asked_for(file.parent))
     done = 0
     for cell, text in changes.items():
         sample = names.find(cell)
+        if sample is None and not text:
+            continue
         if sample is None:
-            if table != CORRECTIONS:
+            # What is not asked any more may have been answered there: no answer is dropped.
+            meant = cell if table == CORRECTIONS else once.find(cell)
+            if meant is None:
                 raise OracleError(f"{origin}: an answer for {cell!r}, which {file} doesn't ask for; clear it there")
-            records.append((0, [cell if at == place else text if at == answer else "" for at in range(len(header))]))
+            records.append((0, line_of(header, meant, text)))
             done += 1
             continue
         number, record = rows[sample]

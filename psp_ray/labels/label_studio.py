@@ -23,12 +23,13 @@ from psp_ray.core.errors import OracleError
 from psp_ray.core.files import write_json, write_text
 from psp_ray.core.paths import local_path
 from psp_ray.core.tables import read_text
-from psp_ray.core.words import printable, same_text, short
+from psp_ray.core.words import counted, printable, same_text, short
 from psp_ray.core.writing import writing
 from psp_ray.labels.agreement import nominal_alpha
 from psp_ray.labels.annotations import CANCELLED, CONTROL, Export, Unreadable, read_export
+from psp_ray.labels.asked_anew import dropped
 from psp_ray.labels.layout import laid_out, scores_of
-from psp_ray.labels.query import QUERY, query_files, read_table, write_table
+from psp_ray.labels.query import QUERY, line_of, query_files, read_table, write_table
 
 TASKS = "label_studio_tasks.json"
 INTERFACE = "label_studio_interface.xml"
@@ -50,7 +51,7 @@ def interface(classes: Sequence[str]) -> str:
 
 
 def open_query(run: Path) -> Path:
-    """The newest round's query.csv.
+    """The query.csv of the newest round that has an open line, or of the newest one.
 
     Raises:
         OracleError: no run with labels by file there.
@@ -58,7 +59,12 @@ def open_query(run: Path) -> Path:
     files = query_files(run)
     if not files:
         raise OracleError(f"--run {run}: no round_*/{QUERY} there; run with --oracle file first")
-    return files[-1]
+    # Where checkpoints were lost, a round is asked again that tables of later ones lie behind.
+    return next((file for file in reversed(files) if any(map(_is_open, _rows(file)))), files[-1])
+
+
+def _is_open(row: dict[str, str]) -> bool:
+    return not (row.get("label") or "").strip()
 
 
 def open_tasks(run: str | os.PathLike[str], *, url: str | None = None, name: str = "") -> list[dict[str, Any]]:
@@ -76,7 +82,7 @@ def open_tasks(run: str | os.PathLike[str], *, url: str | None = None, name: str
     shown, scores = laid_out(query.parent), scores_of(query.parent)
     version = "/".join(part for part in ("psp-ray", name, query.parent.name) if part)
     for row in _rows(query):
-        if (row.get("label") or "").strip():
+        if not _is_open(row):
             continue
         # Not what the table says, which people sent back, but what was laid out under this name.
         image = shown.get(row["sample_id"])
@@ -118,7 +124,7 @@ def export_tasks(
         write_json(file, tasks)
         write_text(file.with_name(INTERFACE), interface(classes))
     return [
-        f"{len(tasks):,} tasks in {file}",
+        f"{counted(len(tasks), 'task')} in {file}",
         f"the labeling interface, to paste into the project's settings: {file.with_name(INTERFACE)}",
         f"then export as JSON and run: psp-ray tasks import --run {run} EXPORT.json",
     ]
@@ -171,16 +177,21 @@ def take_in(
         raise OracleError(f"{annotations}: {error}") from None
     if export.empty and not export.choices:
         raise OracleError(
-            f"{annotations}: {export.empty:,} annotations, but none chose a class; annotate with the interface that "
-            "psp-ray tasks export wrote"
+            f"{annotations}: {counted(export.empty, 'annotation')}, but none chose a class; "
+            "annotate with the interface "
+            "that psp-ray tasks export wrote"
         )
     answers, open_again = _texts(export, classes, annotations)
     changed = _fill(local_path(run), run, answers, annotations)
-    told = [f"{len(answers):,} annotations, {changed:,} labels written; go on with: psp-ray continue {run}"]
+    told = [
+        f"{counted(len(answers), 'annotation')}, {counted(changed, 'label')} written; go on with: "
+        f"psp-ray continue {run}"
+    ]
     if open_again:
-        told.append(f"{open_again:,} tasks were skipped, but a class is called skip: they stay open")
+        skipped = counted(open_again, "task was skipped", "tasks were skipped")
+        told.append(f"{skipped}, but a class is called skip: {'it stays' if open_again == 1 else 'they stay'} open")
     if export.empty:
-        told.append(f"{export.empty:,} annotations chose nothing, and were passed over")
+        told.append(f"{counted(export.empty, 'annotation')} passed over, where nothing was chosen")
     return told + _agreement(export)
 
 
@@ -192,7 +203,7 @@ def _agreement(export: Export) -> list[str]:
     alpha = nominal_alpha([choice.value for choice in said] for said in several.values())
     people = len({choice.person for said in several.values() for choice in said})
     told = [
-        f"{len(several):,} images were annotated by several of {people} people"
+        f"{counted(len(several), 'image was', 'images were')} annotated by several of {people} people"
         + ("" if alpha is None else f", Krippendorff's alpha {alpha:.2f} (1: always the same, 0: as by chance)")
     ]
     differ = [sample for sample, said in several.items() if len({choice.value for choice in said}) > 1]
@@ -231,28 +242,39 @@ def _fill(folder: Path, run: str | os.PathLike[str], answers: dict[str, str], an
     alike = {same_text(sample): sample for sample in answers}
     known: set[str] = set()
     changed = 0
-    tables = []
+    tables = {}
     for query in query_files(folder):
         delimiter, header, records = read_table(query)
         place, label = header.index("sample_id"), header.index("label")
-        touched = False
-        for _, record in records:
-            record += [""] * (len(header) - len(record))
+        rows = [record + [""] * (len(header) - len(record)) for _, record in records]
+        before = changed
+        for record in rows:
             cell = record[place]
             sample = cell if cell in answers else alike.get(same_text(cell), cell)
             known.add(sample)
             if sample in answers and record[label] != answers[sample]:
-                record[label], touched = answers[sample], True
+                record[label] = answers[sample]
                 changed += 1
-        if touched:
-            tables.append((query, delimiter, [header, *(record for _, record in records)]))
+        tables[query] = (delimiter, header, rows, changed > before)
+    for query, (delimiter, header, rows, touched) in tables.items():
+        # What is not asked any more may have been annotated meanwhile: no answer is dropped.
+        late = [sample for sample in dropped(query.parent) if sample in answers and sample not in known]
+        tables[query] = (
+            delimiter,
+            header,
+            [*rows, *(line_of(header, s, answers[s]) for s in late)],
+            touched or bool(late),
+        )
+        known.update(late)
+        changed += len(late)
     strange = sorted(set(answers) - known)
     if strange:
         raise OracleError(
             f"{annotations}: {short(strange[0])!r} was never asked in {run}; give the run's own annotations"
         )
-    for query, delimiter, rows in tables:
-        write_table(query, rows, delimiter)
+    for query, (delimiter, header, rows, touched) in tables.items():
+        if touched:
+            write_table(query, [header, *rows], delimiter)
     return changed
 
 

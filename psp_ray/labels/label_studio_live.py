@@ -17,8 +17,9 @@ from pydantic import Field
 from psp_ray.core.errors import ConfigError, OracleError
 from psp_ray.core.paths import local_path
 from psp_ray.core.sealed import DamagedFile, Document, read_document, write_sealed
-from psp_ray.core.words import masked, reason_of, short
-from psp_ray.labels.label_studio import interface, open_tasks, take_in
+from psp_ray.core.words import counted, masked, reason_of, short
+from psp_ray.labels.asked_anew import dropped
+from psp_ray.labels.label_studio import interface, open_query, open_tasks, take_in
 
 FILE = "label_studio.json"
 KEY = "LABEL_STUDIO_API_KEY"
@@ -76,10 +77,10 @@ def push(
             client.projects.import_tasks(known.project, request=part)
         known = known.model_copy(update={"tasks": [*known.tasks, *(_id(task) for task in part)]})
         write_sealed(folder / FILE, known.model_dump())
-    told = f"{len(new):,} tasks in {masked(place)}/projects/{known.project}"
+    told = f"{counted(len(new), 'task')} in {masked(place)}/projects/{known.project}"
     if len(new) < len(tasks):
         told += f", {len(tasks) - len(new):,} were there already"
-    return [told, f"when they are annotated: psp-ray tasks pull --run {run}"]
+    return [told, *_not_asked(folder, known), f"when they are annotated: psp-ray tasks pull --run {run}"]
 
 
 def pull(run: str | os.PathLike[str], classes: Sequence[str]) -> list[str]:
@@ -101,6 +102,17 @@ def pull(run: str | os.PathLike[str], classes: Sequence[str]) -> list[str]:
         raise OracleError(f"{where}: its export is no JSON ({short(data[:60].decode(errors='replace'))})") from None
     mine = set(known.tasks)
     return take_in(run, classes, [task for task in content if _id(task) in mine], where)
+
+
+def _not_asked(folder: Path, known: Project) -> list[str]:
+    """Tasks in the project that the open round doesn't ask about any more, in words. Nothing is removed there: somebody
+    may be at work on it."""
+    query = open_query(folder)
+    gone = [sample for sample in dropped(query.parent) if f"{query.parent.name}/{sample}" in set(known.tasks)]
+    if not gone:
+        return []
+    names = ", ".join(short(sample, 40) for sample in gone[:3]) + (", ..." if len(gone) > 3 else "")
+    return [f"{counted(len(gone), 'task')} there no longer asked about, delete what nobody has annotated: {names}"]
 
 
 def _known(folder: Path) -> Project | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +20,8 @@ from psp_ray.labels.query import QUERY, write_table
 
 IMAGES = "images"
 INDEX = "shown.json"
-"""In a round's folder: the file in `images/` that shows each sample asked for, empty where it has no picture. Tables go
-to people and come back; this stays."""
+"""In a round's folder: the file in `images/` that shows each sample ever asked for, empty where it has no picture, or
+is not asked for any more. Tables go to people and come back; this stays."""
 SCORES = "scores.json"
 """In a round's folder: how probable the suggestion for a sample is."""
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -37,13 +37,8 @@ def laid_out(folder: Path) -> dict[str, Path]:
 
 
 def asked_for(folder: Path) -> list[str]:
-    """The samples that the table of a round's folder asks for, by our own record; empty where there is none."""
+    """The samples that the table of a round's folder ever asked for, by our own record; empty where there is none."""
     return list(_index(folder))
-
-
-def also_ask(folder: Path, samples: Sequence[str]) -> None:
-    """Note that the table has lines for more samples. Raises OutputError."""
-    write_json(folder / INDEX, dict.fromkeys(samples, "") | _index(folder))
 
 
 def scores_of(folder: Path) -> dict[str, float]:
@@ -52,6 +47,19 @@ def scores_of(folder: Path) -> dict[str, float]:
         return {str(sample): float(score) for sample, score in read_json(folder / SCORES).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def note_shown(folder: Path, changes: Mapping[str, Path | None]) -> None:
+    """Note which file in `images/` shows each of some samples, None: none. Raises OutputError."""
+    names = {sample: "" if path is None else path.name for sample, path in changes.items()}
+    write_json(folder / INDEX, _index(folder) | names)
+
+
+def note_scores(folder: Path, items: Sequence[Item]) -> None:
+    """Note how probable the suggestions for more samples are. Raises OutputError."""
+    new = {item.sample_id: item.confidence for item in items if item.confidence}
+    if new:
+        write_json(folder / SCORES, scores_of(folder) | new)
 
 
 def _index(folder: Path) -> dict[str, str]:
@@ -76,7 +84,7 @@ class Layout:
         lines, pictures = [], []
         index: dict[str, str] = {}
         for number, item in enumerate(items, 1):
-            link, path = self._show(folder / IMAGES, f"{number:0{width}d}", item.sample_id)
+            link, path = self.show(folder, f"{number:0{width}d}", item.sample_id)
             lines.append([item.sample_id, path, f"{IMAGES}/{link.name}" if link is not None else ""])
             index[item.sample_id] = link.name if link is not None else ""
             if link is not None:
@@ -93,15 +101,20 @@ class Layout:
         """Where the sample's image is; empty where the data set holds its bytes, or it has none."""
         return str(self._pool["path"][self._row(sample_id)].as_py() or "")
 
+    def pictured(self, sample_id: str) -> bool:
+        """Whether there is an image of the sample."""
+        return bool(self.path_of(sample_id)) or self._pool["image"][self._row(sample_id)].is_valid
+
     def _row(self, sample_id: str) -> int:
         row = self._names.position(sample_id)
         if row == ABSENT:
             raise KeyError(sample_id)
         return row
 
-    def _show(self, folder: Path, number: str, sample_id: str) -> tuple[Path | None, str]:
-        """Link the image (or write its bytes) as `NUMBER_name`; returns the new path and the original one."""
-        path = self.path_of(sample_id)
+    def show(self, folder: Path, number: str, sample_id: str) -> tuple[Path | None, str]:
+        """Link the image (or write its bytes) as `images/NUMBER_name` of a round's folder; returns the new path (None:
+        it has no picture) and the original one. Raises OutputError."""
+        folder, path = folder / IMAGES, self.path_of(sample_id)
         data: bytes | None = self._pool["image"][self._row(sample_id)].as_py()
         if data is None and not path:
             return None, ""

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from psp_ray.core.answers import SKIP
 from psp_ray.core.errors import BudgetError
+from psp_ray.core.words import counted
 from psp_ray.labels.claims import stale_claims
 from psp_ray.labels.counts import is_skip
 from psp_ray.labels.orders import Order
@@ -44,15 +45,15 @@ def check_experiment(connection: Connection, order: Order, more: int) -> None:
     Caps count labels used at their price, bought or reused, so that a reused label never changes the course. Raises
     BudgetError.
     """
-    counted = sa.case((is_skip(uses.c.label), 0), else_=1)
+    weight = sa.case((is_skip(uses.c.label), 0), else_=1)
     used, cost = connection.execute(
-        sa.select(sa.func.coalesce(sa.func.sum(counted), 0), sa.func.coalesce(sa.func.sum(uses.c.cost), 0.0)).where(
+        sa.select(sa.func.coalesce(sa.func.sum(weight), 0), sa.func.coalesce(sa.func.sum(uses.c.cost), 0.0)).where(
             uses.c.experiment == order.experiment
         )
     ).one()
     if order.label_cap is not None and used + more > order.label_cap:
         raise BudgetError(
-            f"label_cap {order.label_cap}: experiment {order.experiment!r} has {used} labels and round "
+            f"label_cap {order.label_cap}: experiment {order.experiment!r} has {counted(used, 'label')} and round "
             f"{order.round} needs {more} more; raise label_cap or ask for fewer labels per round"
         )
     total = cost + more * order.cost
@@ -74,14 +75,15 @@ def check_ledger(connection: Connection, order: Order, claimed: int) -> None:
     row = connection.execute(sa.select(limits).with_for_update()).first()
     if row is None or (row.label_cap is None and row.cost_cap is None):
         return
-    counted = sa.or_(labels.c.label.is_(None), labels.c.label != SKIP)
+    counts = sa.or_(labels.c.label.is_(None), labels.c.label != SKIP)
     count, cost = connection.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(labels.c.cost), 0.0)).where(counted, is_own())
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(labels.c.cost), 0.0)).where(counts, is_own())
     ).one()
     if row.label_cap is not None and count > row.label_cap:
         raise BudgetError(
             f"label_cap {row.label_cap} of ledger {order.ledger}: all experiments have bought or claimed "
-            f"{count - claimed} labels and this request needs {claimed} more{_hint(connection)}; raise it with "
+            f"{counted(count - claimed, 'label')} and this request needs {claimed} "
+            f"more{_hint(connection)}; raise it with "
             "`psp-ray oracle start --label-cap` or ask for fewer"
         )
     if row.cost_cap is not None and cost > row.cost_cap * (1 + 1e-12) + 1e-9 * min(order.cost, 1.0):

@@ -36,6 +36,11 @@ def round_folder(folder: Path, number: int) -> Path:
     return folder / f"round_{number:02d}"
 
 
+def number_of(folder: Path) -> int:
+    """Which round's folder it is."""
+    return int(folder.name.removeprefix("round_"))
+
+
 def query_files(folder: Path) -> list[Path]:
     """All rounds' query.csv, oldest first."""
     found = [(re.fullmatch(r"round_(\d+)", file.parent.name), file) for file in folder.glob(f"round_*/{QUERY}")]
@@ -180,3 +185,8 @@ def read_table(file: Path) -> tuple[str, list[str], list[tuple[int, list[str]]]]
 
 def write_table(file: Path, rows: Iterable[Sequence[Any]], delimiter: str = ",") -> None:
     write_text(file, csv_text(rows, delimiter))
+
+
+def line_of(header: Sequence[str], sample_id: str, label: str = "") -> list[str]:
+    """A line of a table of people's that says no more than an answer."""
+    return [{"sample_id": sample_id, "label": label}.get(name, "") for name in header]

@@ -17,6 +17,7 @@ from psp_ray.config.base import Settings
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import OracleError
 from psp_ray.core.records import Int32Array
+from psp_ray.core.words import counted
 from psp_ray.labels.annotators.base import Annotator, Item, RevisingAnnotator
 from psp_ray.labels.desk import Desk, alive
 from psp_ray.labels.ledger import Ledger
@@ -79,7 +80,8 @@ class LabelResponse:
     the request's round, so that a repeated request repeats its whole answer. Skips are in none of these counts.
     `corrected_ids`, `corrected_labels` (k,): what samples of this and earlier rounds are now, whose labels were
     corrected at any time. `left_ids`, `left_labels` (l,): what was answered in this round for other samples, which an
-    earlier query set of it asked for (the pool changed in between).
+    earlier query set of it asked for (the pool changed in between), or nobody; `left_rounds` (l,): the round whose
+    query set had asked for each, 0 where none had.
     """
 
     sample_ids: tuple[str, ...]
@@ -91,6 +93,7 @@ class LabelResponse:
     corrected_labels: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
     left_ids: tuple[str, ...] = ()
     left_labels: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    left_rounds: tuple[int, ...] = ()
 
 
 class Oracle:
@@ -132,6 +135,8 @@ class Oracle:
             order = self.ledger.place(order)
         hints = _hints(request)
         with self._lock:
+            if isinstance(self.annotator, RevisingAnnotator):
+                self.annotator.begin(order.round, order.sample_ids)
             self._revise(order)
             self._take_up(order)
             answer = self._buy(order, hints)
@@ -149,6 +154,7 @@ class Oracle:
             np.array(list(corrected.values()), dtype=np.int32),
             tuple(left),
             np.array(list(left.values()), dtype=np.int32),
+            tuple(self._asked_in(order.round, list(left))),
         )
 
     def restore(self, known: KnownAnswers) -> LedgerRepair:
@@ -245,6 +251,11 @@ class Oracle:
         self.ledger.store(extra, [(digest, label) for digest, label in bought if label is not None])
         self.ledger.advance(extra)
 
+    def _asked_in(self, round: int, samples: Sequence[str]) -> Sequence[int]:
+        if not isinstance(self.annotator, RevisingAnnotator):
+            return [round] * len(samples)
+        return self.annotator.asked_in(round, samples)
+
     def _buy(self, order: Order, hints: Mapping[str, tuple[str, float]]) -> dict[str, int]:
         progress = self.ledger.advance(order)  # refuses before anything is claimed, hence outside the try
         deadline = time.monotonic() + self.settings.wait_seconds
@@ -279,12 +290,8 @@ class Oracle:
 
     def _awaiting(self, missing: int, asked: int) -> AwaitingLabels:
         place = self.annotator.place or self.annotator.name
-        return AwaitingLabels(
-            f"waiting for {missing} of {asked} labels: {place}; answer, then run the same command with --resume",
-            missing,
-            asked,
-            place,
-        )
+        said = f"waiting for {missing} of {counted(asked, 'label')}: {place}; answer"
+        return AwaitingLabels(f"{said}, then run the same command with --resume", missing, asked, place)
 
 
 def _hints(request: LabelRequest) -> dict[str, tuple[str, float]]:

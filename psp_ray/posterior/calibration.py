@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float64Array, Int32Array
+from psp_ray.core.words import counted
 from psp_ray.posterior.audit import Answers
 
 PRIOR_SPREAD = 0.7
@@ -50,7 +51,7 @@ def caution(n: int) -> str:
         return ""
     if not n:
         return "probabilities are not calibrated: no label was at hand that the classifier hadn't seen"
-    labels = "1 label" if n == 1 else f"{n} labels"
+    labels = counted(n, "label")
     return f"probabilities are calibrated by {labels} alone (fewer than {FEWEST}): take them for a guess"
 
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psp_ray.core.words import short
-from psp_ray.report.run_page import UNASKED, WHO, Pick
+from psp_ray.core.words import counted, short
+from psp_ray.report.run_page import NOT_ASKED, UNASKED, WHO, Pick
 
 MOST_NAME = 40
 """Characters of a name in the table."""
 COLUMNS = {
     "image": "",
-    "by": "who picked it",
+    "by": "who picked it, or how it came in",
     "policy": "how many times as much as uniform the policy by itself weighed it",
     "sure": "how sure all evidence together was of its class beforehand",
     "classifier said": "the likeliest class to the classifier that the round began with",
@@ -56,10 +56,14 @@ class Explained:
                 if pick.farther is not None and pick.farther < 0.7:  # else it is said already
                     found.append(f"farther from all labeled images than {100 * pick.farther:.0f} % of {UNASKED}")
             lie = "lies" if around.nearest_to == 1 else "lie"
-            found.append(f"{_count(around.nearest_to)} of the pool {lie} nearer to it than to any other asked by then")
+            found.append(
+                f"{counted(around.nearest_to, 'image')} of the pool {lie} nearer to it than to any other asked by then"
+            )
             if around.reaches is not None:
                 spreads = "spreads" if pick.answer else "would spread"
-                found.append(f"its label is the one that {spreads} most to {_count(around.reaches)} of the pool")
+                found.append(
+                    f"its label is the one that {spreads} most to {counted(around.reaches, 'image')} of the pool"
+                )
         return [*found, self.outcome]
 
     @property
@@ -127,16 +131,21 @@ class Explanation:
         if self.single:
             one = self.picks[0]
             asked = "is being asked about, in" if self.open and not one.pick.answer else "asked in"
-            found = [f"{one.pick.name}: {asked} round {one.pick.round} of {self.rounds} ({self.strategy})"]
+            when = f"{asked} round {one.pick.round} of {self.rounds}"
+            if one.pick.by in NOT_ASKED:
+                when = f"known from round {one.pick.round} of {self.rounds} on, which did not ask about it"
+            found = [f"{one.pick.name}: {when} ({self.strategy})"]
             return [*found, *(f"  - {sentence}" for sentence in one.sentences), *self._left_out()]
-        about = f"{_count(len(self.picks))}{self._asked_now()}"
+        about = f"{counted(len(self.picks), 'image')}{self._asked_now()}"
         found = [f"{self.run}: round {self.round} of {self.rounds}, {about} ({self.strategy})"]
         return [*found, "", *self._table(), *self._left_out(), *self._hint()]
 
     def _asked_now(self) -> str:
-        """How many of an open round's images nobody has answered yet, in words."""
+        """How many of an open round's images nobody has answered yet, and how many of one that is done the query set
+        did not ask for, in words."""
         if not self.open:
-            return ""
+            came = sum(one.pick.by in NOT_ASKED for one in self.picks)
+            return f", {came:,} of which {'was' if came == 1 else 'were'} not asked about" if came else ""
         left = sum(not one.pick.answer for one in self.picks)
         if left == len(self.picks):
             return " that are being asked about now"
@@ -179,7 +188,3 @@ def _row(one: Explained) -> dict[str, str]:
         "nearest to": "" if around is None else f"{around.nearest_to:,}",
         "reaches": "" if around is None or around.reaches is None else f"{around.reaches:,}",
     }
-
-
-def _count(number: int) -> str:
-    return "1 image" if number == 1 else f"{number:,} images"

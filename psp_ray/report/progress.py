@@ -12,7 +12,7 @@ from rich.status import Status
 from rich.table import Table
 
 from psp_ray.core.records import Evaluation
-from psp_ray.core.words import printable
+from psp_ray.core.words import counted, printable
 from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.report.round_report import Next, RoundReport
 
@@ -52,7 +52,7 @@ class Reporter:
             return
         usual = self._usual.get("learn" if name.startswith("judge") else name, 0.0)
         hint = f" (about {duration(usual)})" if usual >= LONG else ""
-        self._live(f"round {round}/{self.rounds}: {_shown(name)}{hint} …")
+        self._live(f"{self._name(round)}: {_shown(name)}{hint} …")
 
     def featurizing(self, done: int, total: int, rate: float, eta: float) -> None:
         """Featurizing progress: images done and in all, images per second, seconds left."""
@@ -66,7 +66,7 @@ class Reporter:
 
     def views(self, round: int, done: int, total: int, seconds: float) -> None:
         """How many images have their views on demand, in how long."""
-        self.images(f"round {round}/{self.rounds}: views on demand", done, total, seconds)
+        self.images(f"{self._name(round)}: views on demand", done, total, seconds)
 
     def _progress(self, what: str, unit: str, done: int, total: int, rate: float, eta: float) -> None:
         left = f", {duration(eta)} left" if math.isfinite(eta) and done < total else ""
@@ -82,13 +82,13 @@ class Reporter:
         """Accuracy of the templates before the first round, where there are images to evaluate on."""
         self.stop()
         if evaluation is not None:
-            self.note(f"zero-shot accuracy: {percent(evaluation.accuracy)} on {evaluation.n:,} images")
+            self.note(f"zero-shot accuracy: {percent(evaluation.accuracy)} on {counted(evaluation.n, 'image')}")
 
     def initial(self, count: int, evaluation: Evaluation | None) -> None:
         """Prompts were learned from labels known beforehand."""
         self.stop()
         reached = "" if evaluation is None else f": {percent(evaluation.accuracy)}"
-        self.note(f"learned from {count:,} initial labels{reached}")
+        self.note(f"learned from {counted(count, 'initial label')}{reached}")
 
     def restored(self, reports: Sequence[RoundReport], zero_shot: Evaluation | None) -> None:
         """A run goes on after the rounds in its checkpoint."""
@@ -111,7 +111,7 @@ class Reporter:
         dropped = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
         reached = "" if report.test_accuracy is None else f" -> {percent(report.test_accuracy)}"
         self.note(
-            f"round {report.round}/{self.rounds}: {report.labels_total:,} labels{dropped and f' ({dropped})'}{pseudo}"
+            f"{self._name(report.round)}: {counted(report.labels_total, 'label')}{dropped and f' ({dropped})'}{pseudo}"
             f"{reached}   [{stages} s]"
         )
         if warning:
@@ -141,6 +141,10 @@ class Reporter:
         self.stop()
         self.console.print()
         self.console.print(rounds_table(reports, split), width=None if self.console.is_terminal else 100)
+
+    def _name(self, round: int) -> str:
+        """A round of how many; people may add some."""
+        return f"round {round}/{max(round, self.rounds)}"
 
     def _live(self, text: str) -> None:
         if not self.console.is_terminal:

@@ -56,6 +56,9 @@ class RoundReport:
     """Counts from 1."""
     labels_new: int
     """Images of the query set that were given a class."""
+    labels_unasked: int | None
+    """Images that were given a class in this round though its query set doesn't ask about them: ahead of being asked,
+    in `corrections.csv`, or by an earlier query set. None: an older psp-ray wrote the round."""
     labels_total: int
     """Images with a class after the round, initial labels included."""
     skipped: int
@@ -111,6 +114,7 @@ class RoundReport:
         """
         estimate = stored.get("pool_accuracy_estimate")
         values = {
+            "labels_unasked": None,
             **stored,
             "pool_accuracy_estimate": None if estimate is None else estimate_from_json(estimate),
             "seconds": StageSeconds(**stored.get("seconds", {})),

@@ -41,15 +41,20 @@ WHO = {
     "policy": "drawn by the policy; no plan had named it",
     "chance": "drawn by plain chance, to judge the classifier",
     "strategy": "chosen by the strategy",
+    "ahead": "answered ahead of being asked",
+    "unasked": "given unasked (corrections.csv)",
+    "earlier": "asked for by an earlier query set of a round, which another one took the place of",
 }
 """Who picked an image, and that in words."""
+NOT_ASKED = ("ahead", "unasked", "earlier")
+"""Those of `WHO` that are no pick of the query set."""
 UNASKED = "the images not asked about before"
 """The images that a picked one is compared with."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """An image that was asked about, or (without an `answer`) is now.
+    """An image that was asked about, or (without an `answer`) is now, or that came in unasked.
 
     `odds`: how many times as probable as under plain chance its draw was; `guess`, `second`: the likeliest classes to
     the classifier of the time, with their probabilities; `farther`: the share of the images that nobody had asked about

@@ -45,7 +45,8 @@ class AnsweredAhead(Ahead):
             content_hashes=names.hashed(positions),
         )
         response = run.components.oracle.label(request).result()
-        return state.with_volunteered(positions, response.labels, run.logits(state, positions), response.labels_paid)
+        logits, came = run.logits(state, positions), ["ahead"] * len(positions)
+        return state.with_volunteered(positions, response.labels, logits, response.labels_paid, came)
 
     def _positions(self, run: RunContext, state: RunState, until: int) -> Int64Array:
         """Positions (k,) of what had been answered at event `until`, in the order answered; one is left to be asked."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from psp_ray.core.tables import csv_text
+from psp_ray.core.words import counted
+from psp_ray.labels.contact_sheet import SHEET
 from psp_ray.labels.desk_files import Cells, cells_of, tables_of, take_up, typed
-from psp_ray.labels.query import CORRECTIONS
+from psp_ray.labels.query import CORRECTIONS, read_table
 from psp_ray.storage.remote import Storage
 
 
@@ -55,8 +57,14 @@ class AnswerDesk:
                 done += take_up(self.out, table, changes, bases, f"{self.storage.uri}/{self.place}/{table}")
         return done
 
-    def publish(self, files: Mapping[str, Path], known: Mapping[str, Mapping[str, str]]) -> dict[str, Cells]:
-        """Lay out the query sets that are not there yet; returns what is known of their tables now.
+    def publish(
+        self,
+        files: Mapping[str, Path],
+        known: Mapping[str, Mapping[str, str]],
+        told: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Cells]:
+        """Lay out the query sets that are not there yet; returns what is known of their tables now. `told` hears of
+        open lines there that are not asked about any more: they stay, since somebody may have the table open.
 
         Raises:
             OutputError: the storage fails.
@@ -72,10 +80,15 @@ class AnswerDesk:
             fresh: Cells = {}
             if new:
                 for name, path in files.items():
-                    if name.startswith(f"{folder}/") and not name.endswith(".csv") and name not in present:
+                    shown = name not in present or Path(name).name.startswith(SHEET)  # a sheet shows what is asked now
+                    if name.startswith(f"{folder}/") and not name.endswith(".csv") and shown:
                         self.storage.push(path, f"{self.place}/{name}")
                 fresh = self._lay_out(table, cells, new, sum(name.startswith(f"{folder}/query") for name in present))
             said[table] = {**known.get(table, {}), **fresh}
+            left = sum(not text and sample not in cells for sample, text in said[table].items())
+            if left:
+                lines = counted(left, "open line is", "open lines are")
+                told(f"{self.storage.uri}/{self.place}/{table}: {lines} not asked about any more; leave them empty")
         return said
 
     def _lay_out(self, table: str, cells: Mapping[str, str], new: Sequence[str], count: int) -> Cells:
@@ -83,6 +96,11 @@ class AnswerDesk:
         if not count:
             done = self.storage.create(f"{self.place}/{table}", (self.out / table).read_bytes())
             return {name: cells[name] for name in new} if done else {}
-        text = csv_text([["sample_id", "label"], *([name, ""] for name in new)])
+        _, header, records = read_table(self.out / table)
+        place = header.index("sample_id")
+        rows = [record for _, record in records if place < len(record) and record[place] in new]
+        text = csv_text(
+            [header, *(["" if at == header.index("label") else cell for at, cell in enumerate(row)] for row in rows)]
+        )
         name = f"{table.removesuffix('.csv')}-{count + 1}.csv"
         return dict.fromkeys(new, "") if self.storage.create(f"{self.place}/{name}", text.encode()) else {}

@@ -12,6 +12,7 @@ from rich.console import Console
 from psp_ray.acquisition.wrappers.audit import with_audit
 from psp_ray.config.config import Config
 from psp_ray.core.records import Float32Array, Int64Array, TextState
+from psp_ray.core.words import counted
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.cache import EncoderSpec, FeatureCache
@@ -175,7 +176,7 @@ def _sizes(dataset: Dataset, hashes: Hashes) -> Iterator[str]:
             tiny.append(f"{ids[row]} ({width} x {height})")
         if max(width, height) > STRIP * min(width, height):
             odd.append(f"{ids[row]} ({width} x {height})")
-    looked = f"{len(rows):,} images opened" + ("" if len(rows) == len(ids) else f" of {len(ids):,}")
+    looked = f"{counted(len(rows), 'image')} opened" + ("" if len(rows) == len(ids) else f" of {len(ids):,}")
     if sides:
         low, high = min(sides), max(sides)
         reach = f"{low} px" if low == high else f"{low} to {high} px, median {int(np.median(sides))}"
@@ -242,7 +243,7 @@ def _cost(config: Config, dataset: Dataset, plan: Plan, cache: FeatureCache) -> 
             f"({plan.bytes_free / 2**30:.1f} GiB free in {cache.folder})"
         )
     else:
-        yield f"featurizing: nothing to do, all {plan.n_images:,} images are in {cache.folder}"
+        yield f"featurizing: nothing to do, {counted(plan.n_images, 'image is', 'images are')} in {cache.folder}"
     yield from _price(config, dataset)
 
 
@@ -252,7 +253,8 @@ def _price(config: Config, dataset: Dataset) -> Iterator[str]:
     per_round = n if config.labels.labels_per_round == "pool" else int(config.labels.labels_per_round or classes)
     labels = min(n, config.labels.rounds * per_round)
     yield (
-        f"cost: {per_round:,} labels a round, {config.labels.rounds} rounds: {labels:,} labels; at 5 s a label "
+        f"cost: {counted(per_round, 'label')} a round, {counted(config.labels.rounds, 'round')}: "
+        f"{counted(labels, 'label')}; at 5 s a label "
         f"{duration(5 * per_round)} of work a round"
     )
     if not dataset.test.num_rows:
@@ -273,7 +275,8 @@ def _judged(config: Config, labels: int) -> str:
     points = 100 * min(0.5, 1.96 * math.sqrt(0.25 / max(draws, 1.0)))
     more = "" if by_chance else f" (--audit-fraction {config.policy.audit_share:g})"
     return (
-        f"accuracy: about {draws:.0f} of the {labels:,} labels are drawn by chance alone{more}, which tells it to "
+        f"accuracy: about {draws:.0f} of the {counted(labels, 'label')} are drawn by chance "
+        f"alone{more}, which tells it to "
         f"about ±{points:.0f} points; --test tells it sharply"
     )
 
@@ -287,5 +290,7 @@ def suggested(n: int, classes: int, rounds: int) -> str:
     wanted, room = max(classes, WORTH_A_SESSION), max(1, n // max(rounds, 1))
     reason = f"as many as classes, at least {WORTH_A_SESSION}: fewer are not worth a session"
     if room < wanted:
-        reason = f"{n:,} images in {rounds} rounds allow no more; fewer rounds make them worth a session"
+        reason = (
+            f"{counted(n, 'image')} in {counted(rounds, 'round')} allow no more; fewer rounds make them worth a session"
+        )
     return f"suggested: --labels-per-round {min(wanted, room)} ({reason})"

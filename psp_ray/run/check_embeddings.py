@@ -16,6 +16,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.names import Looked as LookedUp
 from psp_ray.core.names import Names, halves
 from psp_ray.core.records import Float32Array, Int64Array, TextState
+from psp_ray.core.words import counted
 from psp_ray.data.dataset import PARTS, Dataset
 from psp_ray.features.embedded import BLOCK_ROWS, half_rows
 from psp_ray.learn.evaluate import predict_proba
@@ -111,7 +112,7 @@ def describe(dataset: Dataset, looked: Looked) -> Iterator[str]:
     """Lines of what was found."""
     source = dataset.embeddings
     assert source is not None
-    views = f", {source.n_views} views a row" if source.n_views else ", no views"
+    views = f", {counted(source.n_views, 'view')} a row" if source.n_views else ", no views"
     low, high = looked.lengths
     alike = max(abs(low - 1), abs(high - 1)) < UNIT
     kind = "of length one" if alike else f"of length {low:.3g} to {high:.3g}, which are scaled to one"
@@ -119,7 +120,7 @@ def describe(dataset: Dataset, looked: Looked) -> Iterator[str]:
     if looked.refused:
         yield f"warning: a run would refuse this: {looked.refused}"
     if looked.bad:
-        rows = "1 row" if looked.bad == 1 else f"{looked.bad:,} rows"
+        rows = counted(looked.bad, "row")
         shown = "; ".join(looked.shown) + ("; ..." if looked.bad > len(looked.shown) else "")
         yield f"warning: {rows} that a run would refuse; repair or leave out: {shown}"
     if not looked.copies:

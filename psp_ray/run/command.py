@@ -15,6 +15,7 @@ from psp_ray.core.errors import Interrupted
 from psp_ray.core.files import alone
 from psp_ray.core.records import Proposal
 from psp_ray.core.threads import limit_threads
+from psp_ray.core.words import counted
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.own import initial_labels, readable
 from psp_ray.features.featurize import FeaturizedDataset, write_broken
@@ -43,10 +44,11 @@ from psp_ray.run.folder import (
 )
 from psp_ray.run.folder import KEPT as CHECKPOINTS
 from psp_ray.run.given import check_named
+from psp_ray.run.left_out import tell_left_out, tell_left_out_before
 from psp_ray.run.local import LocalLabelSource
 from psp_ray.run.logbook import logbook
 from psp_ray.run.loop import Experiment, InitialLabels
-from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye, where_text
+from psp_ray.run.messages import accuracy_text, ask_people, say_goodbye, title_of, where_text
 from psp_ray.run.mirror import RunMirror, mirror_of
 from psp_ray.run.output import write_labels, write_policy, write_rounds, write_summary
 from psp_ray.run.people import People, hand_classes
@@ -99,10 +101,7 @@ def run(
         check_named(config)
     mirror = mirror_of(config.output.storage, out, events.note)
     config = with_size_of_run(config, out)
-    title = (
-        f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, {config.labels.rounds} rounds, "
-        f"seed {config.runtime.seed} -> {out}"
-    )
+    title = title_of(config, out)
     events.note(title)
     events.note(where_text(config))
     dataset, classes = (None, None) if loaded is None else loaded
@@ -118,6 +117,7 @@ def run(
         finished = finished_summary(out, events.warn)
         if finished is not None and not taken_up_again(config, prepared.dataset, out, experiment_id, events):
             events.note(f"already finished: {accuracy_text(finished, config)}; see {out / SUMMARY}")
+            tell_left_out_before(events, config, out, experiment_id)
             return finished
         unseal_finished(out)
         try:
@@ -195,7 +195,7 @@ def _featurize(prepared: Prepared, runtime: Runtime, out: Path, events: Events) 
     data = featurize_prepared(prepared, runtime, events)
     if data.broken:
         write_broken(out / BROKEN, data.broken)
-        what = "1 image" if len(data.broken) == 1 else f"{len(data.broken):,} images"
+        what = counted(len(data.broken), "image")
         events.warn(f"left out {what} that can't be read; see {out / BROKEN}")
         begun = latest_round(out / CHECKPOINTS) > 0
         check_budget(prepared.config, data.dataset, begun, prepared.dataset)
@@ -208,7 +208,7 @@ def _initial_labels(config: Config, dataset: Dataset, left: Dataset, events: Eve
         return InitialLabels.none()
     initial, gone = readable(initial_labels(dataset, config.data.initial_labels), dataset, left)
     if gone:
-        what = "1 initial label: its image" if len(gone) == 1 else f"{len(gone):,} initial labels: their images"
+        what = counted(len(gone), "initial label: its image", "initial labels: their images")
         events.warn(f"left out {what} can't be read ({gone[0]}{', ...' if len(gone) > 1 else ''})")
     return InitialLabels(*initial)
 
@@ -332,7 +332,14 @@ class Rounds:
         self._copy()
         left = self.context.n_pool - len(state.asked)
         say_goodbye(self.events, config, summary, state, out, left, images=self.data.dataset.embeddings is None)
+        self.tell_left_out()
         return summary
+
+    def tell_left_out(self) -> None:
+        """How many answers the result doesn't hold."""
+        state = self.experiment.state
+        assert state is not None
+        tell_left_out(self.events, self.config, self.data.dataset, self.out, self.experiment_id, state, self.names)
 
     def _saved(self, state: RunState) -> None:
         self._write_round(state)

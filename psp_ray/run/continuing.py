@@ -17,6 +17,7 @@ from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.files import write_json
 from psp_ray.core.sealed import DamagedFile
+from psp_ray.core.words import counted
 from psp_ray.data.dataset import Dataset
 from psp_ray.run.checkpoint import latest_round, newest
 from psp_ray.run.classes import RunClasses, are_noted, classes_of, told
@@ -80,7 +81,10 @@ def continued(out: Path, changes: Mapping[str, Any]) -> Config:
             )
     done = latest_round(out / CHECKPOINTS)
     if config.labels.rounds < done:
-        raise ConfigError(f"--rounds {config.labels.rounds}: {done} rounds are done already; give at least as many")
+        raise ConfigError(
+            f"--rounds {config.labels.rounds}: {counted(done, 'round is', 'rounds are')} done already; "
+            "give at least as many"
+        )
     if old["labels_per_round"] != new["labels_per_round"]:
         _refuse_open_query(out, config, done)
     return config
@@ -105,11 +109,15 @@ def check_left(out: Path, config: Config, dataset: Dataset) -> None:
     if rounds > max(before.rounds, most):
         raise ConfigError(f"--rounds {rounds}: rounds done so far: {done}; {_left_over(left, size, most)}")
     if left < size != before.labels_per_round and rounds > done:
-        raise ConfigError(f"--labels-per-round {size}: {left:,} images of the pool are left; give at most as many")
+        raise ConfigError(
+            f"--labels-per-round {size}: "
+            f"{counted(left, 'image of the pool is', 'images of the pool are')} left; give at most as many"
+        )
     asked = pc.sum(pc.greater(answered["round"], 0)).as_py() or 0
     if cap is not None and asked + (rounds - done) * size > cap:
         raise ConfigError(
-            f"--label-cap {cap}: {asked:,} labels so far, and {size:,} in each of {rounds - done} more rounds, are "
+            f"--label-cap {cap}: {counted(asked, 'label')} so far, and {size:,} in each of "
+            f"{counted(rounds - done, 'more round')}, are "
             f"{asked + (rounds - done) * size:,}; raise it, or lower --rounds"
         )
 
@@ -117,7 +125,10 @@ def check_left(out: Path, config: Config, dataset: Dataset) -> None:
 def _left_over(left: int, size: int, most: int) -> str:
     if not left:
         return "every image of the pool was asked about; leave it out, or add images to the pool"
-    return f"{left:,} images of the pool are left to ask about, {size:,} a round; give at most --rounds {most}"
+    return (
+        f"{counted(left, 'image of the pool is', 'images of the pool are')} left to ask about, "
+        f"{size:,} a round; give at most --rounds {most}"
+    )
 
 
 def _refuse_open_query(out: Path, config: Config, done: int) -> None:
@@ -126,8 +137,10 @@ def _refuse_open_query(out: Path, config: Config, done: int) -> None:
     waits = summary.get("awaiting") or {}
     if summary.get("status") == "awaiting_labels" and waits.get("round") == done + 1:
         raise ConfigError(
-            f"--labels-per-round {config.labels.labels_per_round}: the {waits['asked']:,} images of round {done + 1} "
-            "are asked for already; label them first, then change it for the rounds after"
+            f"--labels-per-round {config.labels.labels_per_round}: the {counted(waits['asked'], 'image')} of round "
+            f"{done + 1} {'is' if waits['asked'] == 1 else 'are'} asked for already; label first, "
+            "then change it for the "
+            "rounds after"
         )
 
 

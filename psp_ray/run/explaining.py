@@ -14,6 +14,7 @@ from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.neighbors.graph import class_masses, knn_graph
 from psp_ray.report.explanation import Around, Explained, Explanation
 from psp_ray.report.looking import nearest_cosine, share_nearer
+from psp_ray.report.run_page import NOT_ASKED
 from psp_ray.run.looked_at import LookedAt, look_at
 from psp_ray.run.page_parts import sample_of
 from psp_ray.run.picked import pick_of
@@ -72,9 +73,10 @@ def _missing(run: LookedAt, told: ToldRound, picks: list[Explained], rounds: Tol
     found = [f"anything of round {rounds.next} ({rounds.lost})"] if rounds.lost else []
     if told.silent:
         found.append(f"which images are answered already ({told.silent})")
-    if any(not one.pick.by for one in picks):
+    asked = [one for one in picks if one.pick.by not in NOT_ASKED]
+    if any(not one.pick.by for one in asked):
         found.append("whether plan or policy picked an image, which an older psp-ray did not write down")
-    if all(one.pick.doubt is None for one in picks):
+    if asked and all(one.pick.doubt is None for one in asked):
         reason = "before the first label there is no posterior" if told.number == 1 else "this run has no posterior"
         found.append(f"how sure all evidence together was ({reason})")
     if run.data is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psp_ray.config.config import Config
 from psp_ray.core.records import TextState
+from psp_ray.core.words import counted
 from psp_ray.data.dataset import Dataset
 from psp_ray.features.export import check_export, write_class_embeddings, write_features
 from psp_ray.features.featurize import FeaturizedDataset
@@ -31,7 +32,7 @@ def export_features(
         named = config.data.class_embeddings if data.dataset.embeddings is not None else None
         about = {"model": named or config.model.model, "dataset": data.dataset.name}
         count = write_features(data, features, about)
-        events.note(f"{count:,} rows in {features}; read them with --dataset {features}")
+        events.note(f"{counted(count, 'row')} in {features}; read them with --dataset {features}")
     if classes is not None:
         write_class_embeddings(data.dataset.classes, zero_shot_of(config, data.dataset), classes)
         events.note(f"{len(data.dataset.classes):,} classes in {classes}; read them with --class-embeddings {classes}")

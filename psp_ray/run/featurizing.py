@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psp_ray.config.config import Config
 from psp_ray.core.threads import limit_threads
+from psp_ray.core.words import counted
 from psp_ray.features.cache import FeatureCache
 from psp_ray.features.embedded import import_embeddings
 from psp_ray.features.featurize import FeaturizedDataset, Progress, featurize, plan_featurize
@@ -52,7 +53,8 @@ def featurize_prepared(prepared: Prepared, runtime: Featurizer, events: Events) 
     if plan.n_missing:
         copies = "" if not plan.n_copies else f"; {plan.n_copies:,} more {_are_copies(plan.n_copies)}"
         events.note(
-            f"featurizing {plan.n_missing:,} images ({plan.n_encodings:,} encodings with views) once, "
+            f"featurizing {counted(plan.n_missing, 'image')} "
+            f"({counted(plan.n_encodings, 'encoding')} with views) once, "
             f"{plan.bytes_needed / 2**20:.1f} MiB into {cache.folder}{copies}"
         )
 

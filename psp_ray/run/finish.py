@@ -10,6 +10,7 @@ import numpy as np
 from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE
 from psp_ray.core.probability import softmax
+from psp_ray.core.words import counted
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.features.tower import backbone_spec
 from psp_ray.posterior.accuracy import share_of_none
@@ -87,7 +88,9 @@ def _draw_calibration(
     if table.num_rows:
         tested = reliability(table["confidence"].to_numpy(), table["correct"].to_numpy())
         curves[f"{config.data.evaluate_on}, calibrated"] = tested
-    title = f"{Path(config.data.dataset).name} · T = {calibration.temperature:.2f} from {calibration.n} labels"
+    title = (
+        f"{Path(config.data.dataset).name} · T = {calibration.temperature:.2f} from {counted(calibration.n, 'label')}"
+    )
     title += " (a guess)" if caution(calibration.n) else ""
     plot_calibration(out / "calibration.png", curves, title)
 

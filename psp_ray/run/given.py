@@ -10,6 +10,7 @@ from psp_ray.config.base import option_name
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError
 from psp_ray.core.paths import exists
+from psp_ray.core.words import counted
 from psp_ray.data.load import find_dataset
 from psp_ray.features.tower import backbone_spec
 from psp_ray.run.asking import check_annotators
@@ -65,7 +66,7 @@ def _check_cap(config: Config) -> None:
         return  # of rounds that are done other sizes may have been asked
     wanted = config.labels.rounds * size
     if wanted > cap:
-        raise ConfigError(f"--label-cap {cap} is below the {wanted} labels that the rounds buy")
+        raise ConfigError(f"--label-cap {cap} is below the {counted(wanted, 'label')} that the rounds buy")
 
 
 def _check_files(config: Config) -> None:

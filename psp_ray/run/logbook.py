@@ -23,7 +23,8 @@ LOG = "run.log"
 
 
 class Stamped:
-    """A text file that begins each line with the time. A disk that is full costs the log, not the run."""
+    """A text file that begins each line with the time. A disk that is full costs the log, not the run; nor does what is
+    said after its end, when the file is closed."""
 
     def __init__(self, file: TextIO):
         self._file, self._rest, self._broken = file, "", False
@@ -38,7 +39,7 @@ class Stamped:
         """Every line is written at once."""
 
     def _put(self, text: str) -> None:
-        if self._broken or not text:
+        if self._broken or not text or self._file.closed:
             return
         try:
             self._file.write(text)

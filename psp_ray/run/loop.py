@@ -12,6 +12,7 @@ import numpy as np
 from psp_ray.config.config import Config
 from psp_ray.core import interrupts
 from psp_ray.core.records import Int32Array, Int64Array, LearnRequest, PseudoLabels
+from psp_ray.core.words import counted
 from psp_ray.labels.restore import KnownAnswers
 from psp_ray.report.round_report import Next
 from psp_ray.run.ahead import Ahead
@@ -212,12 +213,13 @@ class Experiment:
         repair = self.context.components.oracle.restore(known).result()
         if repair.restored:
             self.context.events.warn(
-                f"ledger {repair.ledger}: lacked {repair.restored:,} answers that the checkpoints know (is it another "
-                f"one, older, or emptied?); they are in it again, {repair.paid:,} of them as paid by this run"
+                f"ledger {repair.ledger}: lacked {counted(repair.restored, 'answer')} that the checkpoints know (is it "
+                f"another one, older, or emptied?); now in it again, {repair.paid:,} as paid by this run"
             )
         if repair.differing:
             self.context.events.warn(
-                f"ledger {repair.ledger}: says otherwise than the checkpoints of {len(repair.differing):,} samples, "
+                f"ledger {repair.ledger}: says otherwise than the checkpoints of "
+                f"{counted(len(repair.differing), 'sample')}, "
                 f"without a correction ({repair.differing[0]}); the run keeps what it was told, see `psp-ray oracle "
                 "check`"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.answers import IGNORE, SKIP, AwaitingLabels, answer_name
+from psp_ray.core.words import counted, short
 from psp_ray.labels.annotators.people import PLACE
 from psp_ray.labels.layout import IMAGES
+from psp_ray.labels.query import CORRECTIONS
 from psp_ray.posterior.accuracy import telling
 from psp_ray.report.progress import duration, interval, percent
 from psp_ray.report.round_report import estimate_from_json
@@ -25,6 +28,14 @@ MORE_ROUNDS = 2
 """Rounds that the last lines of a run suggest to go on with."""
 MOST_SHOWN = 5
 """Corrections that are named."""
+
+
+def title_of(config: Config, out: Path) -> str:
+    """What is run, and where to."""
+    return (
+        f"psp-ray: {config.policy.shown_strategy} on {config.data.dataset}, "
+        f"{counted(config.labels.rounds, 'round')}, seed {config.runtime.seed} -> {out}"
+    )
 
 
 def where_text(config: Config) -> str:
@@ -41,7 +52,10 @@ def where_text(config: Config) -> str:
 def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels, elsewhere: bool = False) -> None:
     """Where people are to label round `number`, and how the run goes on; `elsewhere`: on the ledger's page."""
     if error.place == PLACE:
-        events.note(f"round {number}: {error.missing:,} of {error.asked:,} images are not labeled yet")
+        events.note(
+            f"round {number}: {error.missing:,} of {counted(error.asked, 'image')} "
+            f"{'is' if error.missing == 1 else 'are'} not labeled yet"
+        )
         if elsewhere:
             events.note("the page goes on asking for them; wait again with the same command and --resume")
             return
@@ -53,10 +67,12 @@ def ask_people(events: Events, out: Path, number: int, error: AwaitingLabels, el
     folder = file.parent
     if error.missing < error.asked:
         answered = error.asked - error.missing
-        events.note(f"round {number}: {answered:,} of {error.asked:,} answers taken up, {error.missing:,} missing")
+        events.note(
+            f"round {number}: {answered:,} of {counted(error.asked, 'answer')} taken up, {error.missing:,} missing"
+        )
     events.note(
-        f"round {number}: please label {error.missing:,} images: write a class, skip (can't tell) or ignore (none of "
-        f"the classes) into the column 'label' of\n  {file}"
+        f"round {number}: please label {counted(error.missing, 'image')}: write a class, skip (can't "
+        f"tell) or ignore (none of the classes) into the column 'label' of\n  {file}"
     )
     events.note(f"  {shown_in(folder)}")
     events.note(f"then: psp-ray continue {out}")
@@ -83,8 +99,19 @@ def tell_corrections(events: Events, before: RunState, after: RunState, names: P
         for row in changed[:MOST_SHOWN]
     ]
     more = f" and {len(changed) - MOST_SHOWN:,} more" if len(changed) > MOST_SHOWN else ""
-    labels = "1 corrected label" if len(changed) == 1 else f"{len(changed):,} corrected labels"
-    events.note(f"took up {labels} of earlier rounds: {'; '.join(shown)}{more}")
+    events.note(f"took up {counted(len(changed), 'corrected label')} of earlier rounds: {'; '.join(shown)}{more}")
+
+
+def tell_unasked(events: Events, samples: Sequence[str], rounds: Sequence[int]) -> None:
+    """Which answers to `samples` (k,) are taken as known though the query set doesn't ask for them; `rounds` (k,):
+    whose query sets once did, 0: none."""
+    for number in sorted(set(rounds)):
+        named = [sample for sample, asked in zip(samples, rounds, strict=True) if asked == number]
+        where = f"to an earlier query set of round {number}" if number else f"that nobody asked for ({CORRECTIONS})"
+        more = f" and {len(named) - MOST_SHOWN:,} more" if len(named) > MOST_SHOWN else ""
+        verb = "is" if len(named) == 1 else "are"
+        shown = f"{', '.join(short(sample, 40) for sample in named[:MOST_SHOWN])}{more}"
+        events.note(f"{counted(len(named), 'answer')} {where} {verb} taken as known: {shown}")
 
 
 def rounds_to_suggest(config: Config, state: RunState, left: int) -> int:
@@ -103,7 +130,7 @@ def say_goodbye(
     asked about; `images`: the pool is of images."""
     events.finished(state.reports, config.data.evaluate_on)
     events.note(
-        f"\n{accuracy_text(summary, config)} with {len(state.labeled):,} labels ({labels_text(state)}), "
+        f"\n{accuracy_text(summary, config)} with {counted(len(state.labeled), 'label')} ({labels_text(state)}), "
         f"{duration(summary['wall_seconds'])}"
     )
     if summary["stopped"]:
@@ -130,7 +157,7 @@ def labels_text(state: RunState) -> str:
     initial = int(((state.asked_in == 0) & state.has_class).sum())
     bought = {"ignored": int((state.answers == IGNORE).sum()), "skipped": int((state.answers == SKIP).sum())}
     parts = [f"{initial:,} known beforehand"] if initial else []
-    parts += [f"{state.labels_paid:,} answers paid in this run"]
+    parts += [f"{counted(state.labels_paid, 'answer')} paid in this run"]
     return ", ".join([*parts, *(f"{count:,} {word}" for word, count in bought.items() if count)])
 
 

@@ -30,6 +30,7 @@ from pydantic import Field
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import LOCK, files_under, make_folder, remove_tree, sync_folder
 from psp_ray.core.sealed import DamagedFile, Document, file_digest, fitting, parse_object, read_document, write_sealed
+from psp_ray.core.words import counted
 from psp_ray.core.writing import writing
 from psp_ray.labels.desk_files import cells_of, tables_of, take_up, typed
 from psp_ray.labels.ledger import Ledger
@@ -131,7 +132,7 @@ class RunMirror:
         if now != state.desk:
             write_sealed(self.out / STATE, {**state.model_dump(), "desk": {**state.desk, **now}})
         if changed:
-            self.told(f"took up {changed:,} answers that were typed in {self.storage.uri}")
+            self.told(f"took up {counted(changed, 'answer')} typed in {self.storage.uri}")
 
     def save(self) -> None:
         """Write the folder as the next generation, and query sets for people that are not there yet.
@@ -145,7 +146,7 @@ class RunMirror:
         base = newest if newest is not None and newest.number == state.number else None
         self.storage.mark()
         with self._to_push() as files:
-            desk = {**state.desk, **self._desk(experiment).publish(files, state.desk)}
+            desk = {**state.desk, **self._desk(experiment).publish(files, state.desk, self.told)}
             if base is None or _differs(base, files, desk):
                 made = generations.commit(base if base or not state.number else _gone(state), files, desk)
                 self._remember(self.out, experiment, made, desk)

@@ -10,6 +10,7 @@ import numpy as np
 
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Int64Array, PseudoLabels
+from psp_ray.core.words import counted
 from psp_ray.run.state import PoolNames, RunState
 
 GONE = -1
@@ -69,7 +70,8 @@ def moved(state: RunState, known: Remembered, pseudo: Remembered, names: PoolNam
     keep = place != GONE
     if len(keep) and not keep.any():
         raise OutputError(
-            f"{out}: none of the {len(keep):,} images that were labeled is in the pool any more; restore the data, or "
+            f"{out}: nothing that was labeled ({counted(len(keep), 'image')}) is in the pool any "
+            "more; restore the data, or "
             "start in a new --out folder"
         )
     old = names.places(pseudo.sample_ids)
@@ -92,6 +94,7 @@ def moved(state: RunState, known: Remembered, pseudo: Remembered, names: PoolNam
         pseudo=PseudoLabels(still[order], given.labels[order], given.confidence[order], given.uncertainty[order]),
     )
     gone = int((~keep).sum())
-    parts = [f"{gone:,} labeled images are gone (their labels stay in the ledger)"] if gone else []
-    parts += [f"{renamed:,} labeled images were renamed"] if renamed else []
+    left = "gone (the ledger keeps what was said)"
+    parts = [f"{counted(gone, 'labeled image is', 'labeled images are')} {left}"] if gone else []
+    parts += [f"{counted(renamed, 'labeled image was', 'labeled images were')} renamed"] if renamed else []
     return changed, "; ".join(parts)

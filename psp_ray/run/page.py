@@ -13,6 +13,7 @@ from psp_ray.config.base import option_name
 from psp_ray.config.config import Config, default_of
 from psp_ray.core.answers import IGNORE, SKIP
 from psp_ray.core.files import write_text
+from psp_ray.core.words import counted
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.posterior.accuracy import Estimate, limits, telling
 from psp_ray.posterior.calibration import caution
@@ -124,13 +125,16 @@ def answer(run: LookedAt) -> str:
     """The one sentence that the page begins with."""
     state, status = run.state, run.summary.get("status")
     awaiting = run.summary.get("awaiting") or {}
-    waits = f"{awaiting['missing']:,} labels of round {awaiting['round']} are waited for" if awaiting else ""
+    waits = ""
+    if awaiting:
+        verb = "is" if awaiting["missing"] == 1 else "are"
+        waits = f"{counted(awaiting['missing'], 'label')} of round {awaiting['round']} {verb} waited for"
     if state is None and run.summary.get("zero_shot_accuracy") is not None and status == "finished":
         told = percent(run.summary["zero_shot_accuracy"])
         return f"Zero-shot gets {told} of the {run.config.data.evaluate_on} images right; no label was bought."
     if state is None or not state.reports:
         return f"Nothing has been learned yet{f': {waits}' if waits and status == 'awaiting_labels' else ''}."
-    text = f"{reached(state, run.config)} with {len(state.labeled):,} labels"
+    text = f"{reached(state, run.config)} with {counted(len(state.labeled), 'label')}"
     if state.zero_shot is not None:
         text += f" (without any: {percent(state.zero_shot.accuracy)})"
     if status == "finished":

@@ -12,6 +12,7 @@ from PIL import Image
 from psp_ray.core import noise
 from psp_ray.core.probability import softmax
 from psp_ray.core.records import Float16Array, Float32Array, Int32Array, Int64Array
+from psp_ray.core.words import counted
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.features.featurize import FeaturizedDataset
 from psp_ray.learn.evaluate import similarities
@@ -165,12 +166,15 @@ def confusion_of(run: LookedAt, names: list[str], seen: Seen | None) -> Confusio
     if state is None or not state.reports:
         return None
     if seen is not None and len(seen.truth):
-        source = f"On the {len(seen.truth):,} {run.config.data.evaluate_on} images."
+        source = f"On {counted(len(seen.truth), f'{run.config.data.evaluate_on} image')}."
         return Confusion(names, confusion(seen.truth, seen.tested.argmax(axis=1), len(names)), source)
     rows = np.flatnonzero((state.asked_in > 0) & state.has_class)
     if not len(rows):
         return None
-    source = f"On the {len(rows):,} labels, by the classifier of the time, which had not seen them: it was worse then."
+    source = (
+        f"On {counted(len(rows), 'label')}, by the classifier of the time, which had not seen "
+        "the answers: it was worse then."
+    )
     return Confusion(names, confusion(state.answers[rows], state.logits[rows].argmax(axis=1), len(names)), source)
 
 

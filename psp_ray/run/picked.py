@@ -71,6 +71,8 @@ def pick_of(run: LookedAt, told: Mapping[str, Any], far: float | None, anchor: s
 
 def by_whom(told: Mapping[str, Any], strategy: str) -> str:
     """Who picked an image, of `report.run_page.WHO`; empty where its run doesn't say."""
+    if told.get("unasked") is not None:
+        return str(told["unasked"])
     if told["by_chance"]:
         return "chance"
     if told.get("plan") is not None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from psp_ray.core.answers import answer_name
 from psp_ray.core.files import write_parquet
 from psp_ray.core.probability import softmax
-from psp_ray.core.records import NOBODY, Float64Array, Int32Array
+from psp_ray.core.records import CAME, NOBODY, Float64Array, Int32Array
 from psp_ray.core.sealed import DamagedFile
 from psp_ray.run.folder import PICKS
 from psp_ray.run.state import PoolNames, RunState
@@ -37,6 +37,11 @@ def plan_word(behind: float) -> str | None:
     if math.isnan(behind):
         return None
     return "none" if math.isinf(behind) else "reserve" if behind > 1e-9 else "first"
+
+
+def unasked_word(came: float) -> str | None:
+    """How an answer came that the query set didn't ask for, of `CAME`; None: it did, or an older psp-ray wrote it."""
+    return None if math.isnan(came) or came == 0 else CAME[int(came)]
 
 
 def read_picks(path: Path) -> pa.Table | None:
@@ -99,6 +104,7 @@ def picks_of(
         "plan": plan,
         "policy_weight": pa.array(state.grounds.policy_weight[rows], from_pandas=True),
         "doubt": pa.array(state.grounds.doubt[rows], from_pandas=True),
+        "unasked": pa.array([unasked_word(came) for came in state.grounds.came[rows].tolist()], pa.string()),
     }
     return pa.table(columns)
 

@@ -15,7 +15,7 @@ from psp_ray.config.acquisition import automatic_audit
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, DatasetError, OutputError
 from psp_ray.core.records import TextState
-from psp_ray.core.words import normalize_name
+from psp_ray.core.words import counted, normalize_name
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.descriptions import load_descriptions, match_descriptions
 from psp_ray.data.embedded.classes import ClassEmbeddings, read_class_embeddings
@@ -266,13 +266,15 @@ def _check_labels(config: Config, dataset: Dataset, whole: Dataset) -> None:
     per_round = size if isinstance(size, int) else n
     wanted = config.labels.rounds * per_round
     if per_round > n or (wanted > n and answers_from_truth(config.labels)):
-        has = f"the pool has {n} images" + (f" beside the {known} of --initial-labels" if known else "")
+        has = f"the pool has {counted(n, 'image')}" + (f" beside the {known} of --initial-labels" if known else "")
         raise ConfigError(
-            f"--rounds {config.labels.rounds} x --labels-per-round {size} = {wanted} labels, but "
+            f"--rounds {config.labels.rounds} x --labels-per-round {size} = {counted(wanted, 'label')}, but "
             f"{has}; lower one of them"
         )
     if config.labels.label_cap is not None and wanted > config.labels.label_cap:
-        raise ConfigError(f"--label-cap {config.labels.label_cap} is below the {wanted} labels that the rounds buy")
+        raise ConfigError(
+            f"--label-cap {config.labels.label_cap} is below the {counted(wanted, 'label')} that the rounds buy"
+        )
 
 
 def require_labels(config: Config, dataset: Dataset) -> None:
@@ -282,7 +284,7 @@ def require_labels(config: Config, dataset: Dataset) -> None:
     unknown = int((dataset.known_labels("pool") < 0).sum())
     if unknown:
         raise DatasetError(
-            f"{dataset.name}: {unknown:,} of {dataset.pool.num_rows:,} pool images have no label; "
+            f"{dataset.name}: {unknown:,} of {counted(dataset.pool.num_rows, 'pool image')} without a label; "
             "add --oracle file to label images by hand, or complete the labels"
         )
 

@@ -18,6 +18,7 @@ from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import ConfigError, OutputError
 from psp_ray.core.paths import exists, is_file, is_folder
 from psp_ray.core.sealed import DamagedFile
+from psp_ray.core.words import counted
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.run.folder import CONFIG, FINISHED, KEPT, PROMPTS, RUN_FILE, SUMMARY, has_run, read_run, read_summary
 
@@ -38,7 +39,7 @@ def nothing_there(folder: Path, kinds: str) -> OutputError:
     """
     below = sorted(path.parent for pattern in BELOW for path in folder.glob(f"{pattern}/{RUN_FILE}"))
     if below:
-        runs = "1 run" if len(below) == 1 else f"{len(below):,} runs"
+        runs = counted(len(below), "run")
         return OutputError(f"{folder}: no {kinds} by itself, but {runs} below it; give one of them, such as {below[0]}")
     reason = f"no {kinds} of psp-ray there" if is_folder(folder) else "no such folder"
     if exists(folder) and not is_folder(folder):
@@ -74,7 +75,8 @@ def settings_in(out: Path) -> dict[str, Any]:
     done = latest_round(out / KEPT)
     raise OutputError(
         f"{out}: {CONFIG} and {RUN_FILE} are gone, which say how the run was started; put one of them back, or say its "
-        f"settings again: psp-ray run --out {out} --resume --dataset ... ({done} rounds and all labels are there)"
+        f"settings again: psp-ray run --out {out} --resume --dataset ... ({counted(done, 'round')} "
+        "and all labels are there)"
     )
 
 
@@ -110,7 +112,7 @@ def written_by(out: Path, name: str) -> Path:
     done, waits = latest_round(out / KEPT), summary.get("awaiting") or {}
     stands = f"round {done} of {settings.get('rounds')} is done" if done else "no round is done yet"
     if waits.get("round") == done + 1:
-        stands = f"it waits for {waits['missing']:,} labels of round {waits['round']}"
+        stands = f"it waits for {counted(waits['missing'], 'label')} of round {waits['round']}"
     raise OutputError(f"{out}: no {name} yet, since the run has not finished ({stands}); go on with: {again}")
 
 

@@ -41,7 +41,7 @@ from psp_ray.run.judging import estimate_after, estimate_before, judge
 from psp_ray.run.learner import Agreement
 from psp_ray.run.learning import learn, learn_request
 from psp_ray.run.local import Done
-from psp_ray.run.messages import tell_corrections
+from psp_ray.run.messages import tell_corrections, tell_unasked
 from psp_ray.run.state import RunState
 from psp_ray.run.stop import reason_to_stop
 from psp_ray.run.stopping import WINDOW, Expectation, expected_gain
@@ -65,6 +65,12 @@ class Answered:
     def rows(self) -> Int64Array:
         """Which of the query set were given a class."""
         return np.flatnonzero(self.new >= 0)
+
+    @property
+    def unasked(self) -> int:
+        """How many others were given a class in the round."""
+        rounds = self.state.asked_in[self.state.has_class]
+        return int((rounds == self.state.round + 1).sum()) - len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ class Round:
         response = labeling.result()
         self._took(label=labeling.seconds)
         logits = np.float32(state.text.logit_scale) * cosines
-        after = _with_left(run, state, self.number, response).with_answers(proposal, logits, response, run.names)
+        after = _with_left(run, state, response).with_answers(proposal, logits, response, run.names)
         tell_corrections(run.events, state, after, run.names)
         pseudo, soft = PseudoLabels.empty(), None
         if training is not None:
@@ -262,6 +268,7 @@ class Round:
         return RoundReport(
             round=self.number,
             labels_new=len(answered.rows),
+            labels_unasked=answered.unasked,
             labels_total=len(answered.state.labeled),
             skipped=int((answered.new == SKIP).sum()),
             ignored=int((answered.new == IGNORE).sum()),
@@ -338,11 +345,12 @@ def _updates_table(number: int, observation: Observation) -> pa.Table:
     return pa.table({**columns, **observation.updates})
 
 
-def _with_left(run: RunContext, state: RunState, number: int, response: LabelResponse) -> RunState:
-    """The state with what was answered to an earlier query set of the round: known, but drawn by no plan."""
+def _with_left(run: RunContext, state: RunState, response: LabelResponse) -> RunState:
+    """The state with what was answered unasked, or to an earlier query set: known, but drawn by no plan."""
     state = state.with_known_corrected(response, run.names)
-    positions, labels = state.left_of(response, run.names)
+    positions, labels, rounds = state.left_of(response, run.names)
     if not len(positions):
         return state
-    run.events.note(f"{len(positions):,} answers to an earlier query set of round {number} are taken as known")
-    return state.with_volunteered(positions, labels, run.logits(state, positions), response.labels_paid)
+    tell_unasked(run.events, run.names.named(positions), rounds.tolist())
+    came = ["earlier" if asked else "unasked" for asked in rounds.tolist()]
+    return state.with_volunteered(positions, labels, run.logits(state, positions), response.labels_paid, came)

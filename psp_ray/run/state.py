@@ -17,6 +17,7 @@ from psp_ray.core.answers import SKIP
 from psp_ray.core.names import ABSENT, Digests, Names
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import (
+    CAME,
     NOBODY,
     Evaluation,
     Float32Array,
@@ -199,27 +200,28 @@ class RunState:
             asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
             by_chance=np.concatenate([self.by_chance, np.arange(count) < proposal.n_audit]),
             logits=np.concatenate([self.logits, logits]),
-            grounds=self.grounds.then(self._with_pseudo(proposal.positions, proposal.grounds)),
+            grounds=self.grounds.then(self._grounds_of(proposal.positions, np.zeros(count), proposal.grounds)),
             labels_paid=response.labels_paid,
         )
 
-    def _with_pseudo(self, positions: Int64Array, grounds: Grounds | None = None) -> Grounds:
-        """The grounds of samples at `positions` (k,), with what self-training takes them for."""
+    def _grounds_of(self, positions: Int64Array, came: Float64Array, grounds: Grounds | None = None) -> Grounds:
+        """The grounds of samples at `positions` (k,), with what self-training takes them for and how they came."""
         pseudo = self.pseudo
         rows = np.searchsorted(pseudo.positions, positions).clip(max=max(len(pseudo.positions) - 1, 0))
         has = np.zeros(len(positions), bool) if not len(pseudo.positions) else pseudo.positions[rows] == positions
         label, sure = np.full(len(positions), float(NOBODY)), np.full(len(positions), np.nan)
         label[has], sure[has] = pseudo.labels[rows[has]], pseudo.confidence[rows[has]]
-        return replace(grounds or Grounds.unknown(len(positions)), pseudo_class=label, pseudo_confidence=sure)
+        known = grounds or Grounds.unknown(len(positions))
+        return replace(known, pseudo_class=label, pseudo_confidence=sure, came=came)
 
-    def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array]:
-        """Positions (k,) and answers (k,) of the round to what its query set doesn't ask for, if they are news."""
+    def left_of(self, response: LabelResponse, names: PoolNames) -> tuple[Int64Array, Int32Array, Int64Array]:
+        """Positions (k,) and answers (k,) of the round to what its query set doesn't ask for, if they are news, and in
+        which rounds query sets had asked for these (k,); 0: none had."""
         here = names.places(response.left_ids) if response.left_ids else {}
         known = set(self.asked.tolist())
-        pairs = zip(response.left_ids, response.left_labels.tolist(), strict=True)
-        left = [(here[name], label) for name, label in pairs if name in here and here[name] not in known]
-        positions, labels = [place for place, _ in left], [label for _, label in left]
-        return np.array(positions, np.int64), np.array(labels, np.int32)
+        rows = [row for row, name in enumerate(response.left_ids) if name in here and here[name] not in known]
+        positions = np.array([here[response.left_ids[row]] for row in rows], np.int64)
+        return positions, response.left_labels[rows].astype(np.int32), np.array(response.left_rounds, np.int64)[rows]
 
     def with_known_corrected(self, response: LabelResponse, names: PoolNames) -> RunState:
         """What was known beforehand replaced by what people answered in this round."""
@@ -231,10 +233,11 @@ class RunState:
         return replace(self, answers=np.array(now, np.int32), labels_paid=response.labels_paid) if said else self
 
     def with_volunteered(
-        self, positions: Int64Array, labels: Int32Array, logits: Float32Array, labels_paid: int
+        self, positions: Int64Array, labels: Int32Array, logits: Float32Array, labels_paid: int, came: Sequence[str]
     ) -> RunState:
-        """Answers (k,) that nobody asked for added to the round to come: known, but drawn by no plan."""
-        count = len(positions)
+        """Answers (k,) that the query set doesn't ask for added to the round to come: known, but drawn by no plan.
+        `came`: of `CAME`, for each."""
+        count, numbers = len(positions), np.array([CAME.index(word) for word in came], np.float64)
         return replace(
             self,
             asked=np.concatenate([self.asked, positions]),
@@ -243,7 +246,7 @@ class RunState:
             asked_in=np.concatenate([self.asked_in, np.full(count, self.round + 1, np.int32)]),
             by_chance=np.concatenate([self.by_chance, np.zeros(count, bool)]),
             logits=np.concatenate([self.logits, logits]),
-            grounds=self.grounds.then(self._with_pseudo(positions)),
+            grounds=self.grounds.then(self._grounds_of(positions, numbers)),
             labels_paid=labels_paid,
         )
 

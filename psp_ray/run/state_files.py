@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Evaluation, Grounds, PseudoLabels, StateDict, TextState
 from psp_ray.core.sealed import Document
+from psp_ray.core.words import counted
 from psp_ray.report.round_report import RoundReport, estimate_from_json
 from psp_ray.run.checkpoint import Checkpoint
 from psp_ray.run.crossfitted import CrossFitted
@@ -134,7 +135,7 @@ def from_checkpoint(checkpoint: Checkpoint, names: PoolNames, out: Path) -> Rest
     known = Remembered(labels["sample_id"].to_pylist(), labels["content_hash"].to_pylist())
     state, change = moved(state, known, Remembered(pseudo["sample_id"].to_pylist(), ()), names, out)
     grown = len(names.sample_ids) - record.n_pool
-    size = f"{abs(grown):,} images {'more' if grown > 0 else 'fewer'}" if grown else "other images"
+    size = f"{counted(abs(grown), 'image')} {'more' if grown > 0 else 'fewer'}" if grown else "other images"
     return Restored(state, True, "; ".join(part for part in (size, change) if part), more)
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from psp_ray.core import noise
 from psp_ray.core.records import Int64Array, UInt64Array
+from psp_ray.core.words import counted
 
 WINDOW = 3
 """Rounds that a rule looks at."""
@@ -150,4 +151,6 @@ def outlook(expectation: Expectation | None, changed: float, more: int, measure:
         return f"more of the same will not help: {rest}, but {against}{moved}" if against else f"enough: {rest}{moved}"
     low, high = (100 * end for end in likely_range(expectation, measure))
     what = f"{measure.split if measure.tested else 'pool'} accuracy"
-    return f"next round: {low:+.1f} to {high:+.1f} points of {what} in 8 of 10 cases, for {more:,} labels{moved}"
+    return (
+        f"next round: {low:+.1f} to {high:+.1f} points of {what} in 8 of 10 cases, for {counted(more, 'label')}{moved}"
+    )

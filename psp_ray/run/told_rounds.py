@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from psp_ray.core.answers import answer_name
 from psp_ray.core.errors import OutputError
 from psp_ray.core.records import Int64Array
 from psp_ray.core.sealed import DamagedFile
@@ -124,10 +125,22 @@ class ToldRounds:
         if self.lost:
             raise OutputError(f"{where}: in no round that can be told of, but {self.lost}")
         listed = f"psp-ray explain {run.out} --round N lists those of a round ({self.shown()})"
-        if run.data is not None and pool_names(run.data).places([sample_id]):
+        place = {} if run.data is None else pool_names(run.data).places([sample_id])
+        known = self._known_before(place.get(sample_id))
+        if known:
+            raise OutputError(f"{where}: was known before the first round ({known}), so that nobody was asked about it")
+        if place:
             raise OutputError(f"{where}: in the pool of {run.out}, but never asked about; {listed}")
         hint = did_you_mean(sample_id, [row["sample_id"] for one in rounds for row in one.rows])
         raise OutputError(f"{where}: {run.out} asked about no such image{hint or f'; {listed}'}")
+
+    def _known_before(self, position: int | None) -> str:
+        """What the image at `position` was known to be by the initial labels, or an empty text."""
+        state = self.run.state
+        if position is None or state is None:
+            return ""
+        rows = np.flatnonzero((state.asked == position) & (state.asked_in == 0))
+        return answer_name(int(state.answers[rows[0]]), self.run.classes) if len(rows) else ""
 
     def shown(self) -> str:
         """Which rounds there are, in words."""

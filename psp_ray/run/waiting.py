@@ -16,6 +16,7 @@ import numpy as np
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import LedgerError
 from psp_ray.core.records import PoolReader
+from psp_ray.core.words import counted
 from psp_ray.data.dataset import Dataset
 from psp_ray.data.thumbnails import SIZES, jpeg
 from psp_ray.labels.answer_book import Event, decide, standing
@@ -75,7 +76,7 @@ class WaitingLabelSource:
             missing, asked = error.missing, error.asked
         self._post(request)
         self.events.note(
-            f"round {request.round}: waiting for {missing:,} of {asked:,} labels by people, for at most "
+            f"round {request.round}: waiting for {missing:,} of {counted(asked, 'label')} by people, for at most "
             f"{duration(self.seconds)}; `psp-ray oracle page` is where they label"
         )
         while True:

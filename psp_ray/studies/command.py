@@ -15,6 +15,7 @@ from psp_ray.core.errors import ConfigError, Interrupted
 from psp_ray.core.files import alone, write_text
 from psp_ray.core.ours import mark
 from psp_ray.core.threads import limit_threads
+from psp_ray.core.words import counted
 from psp_ray.report.progress import Reporter
 from psp_ray.report.tracking import TRACKERS
 from psp_ray.run.folder import finished_summary
@@ -138,7 +139,7 @@ def _run(plan: Plan, where: Config, parallel: int | None, console: Console, trac
     cells = plan.to_do()
     finished = len(plan.cells) - len(cells)
     already = f", {finished} of them finished earlier" if finished else ""
-    runs = "1 run" if len(plan.cells) == 1 else f"{len(plan.cells)} runs"
+    runs = counted(len(plan.cells), "run")
     console.print(f"psp-ray: {runs}{already} -> {plan.out}", markup=False)
     if not cells:
         return 0

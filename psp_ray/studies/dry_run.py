@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from psp_ray.core.words import counted
 from psp_ray.run.checkpoint import latest_round
 from psp_ray.studies.plan import Cell, Plan, check_study_out, is_finished
 
@@ -32,14 +33,14 @@ class DryRun:
             state = (
                 ", finished" if cell.id in self._finished
                 else ", other settings: to be run again" if cell.id in self._changed
-                else f", {rounds} of {labels.rounds} rounds done" if rounds
+                else f", {rounds} of {counted(labels.rounds, 'round')} done" if rounds
                 else ""
             )  # fmt: skip
             yield f"{cell.id}: {bought}, evaluated on {cell.config.data.evaluate_on}{state}"
 
     def sums(self) -> str:
         """How many runs there are, how many of them have finished, and the labels that the others buy."""
-        runs = "1 run" if len(self._cells) == 1 else f"{len(self._cells)} runs"
+        runs = counted(len(self._cells), "run")
         finished = f", {len(self._finished)} of them finished" if self._finished else ""
         ahead = sum(self._ahead(cell) for cell in self._cells if cell.id not in self._finished)
         labels = f"at most {ahead:,} label{'' if ahead == 1 else 's'} to buy" if ahead else "no label to buy"

@@ -14,6 +14,7 @@ from psp_ray.config.presets import ZERO_SHOT
 from psp_ray.core.errors import OthersError, UserError
 from psp_ray.core.files import make_folder, write_text
 from psp_ray.core.others import fault_of
+from psp_ray.core.words import counted
 from psp_ray.features.encoder import ChunkResult, ChunkTask
 from psp_ray.report.progress import Reporter
 from psp_ray.report.round_report import Next, RoundReport
@@ -96,7 +97,7 @@ def encode_features(features: list[Prepared], runner: str, reporter: Reporter) -
         data = featurize_prepared(replace(prepared, config=config), _WhenNeeded(config), reporter)
         if data.broken:
             reporter.warn(
-                f"{config.data.dataset}: {len(data.broken)} images can't be read and are left out of all runs"
+                f"{config.data.dataset}: {counted(len(data.broken), 'image')} can't be read, left out of all runs"
             )
             check_budget(config, data.dataset, whole=prepared.dataset)
 

@@ -12,6 +12,7 @@ import pandas as pd
 from psp_ray.config.base import read_yaml
 from psp_ray.core.errors import OutputError
 from psp_ray.core.files import write_text
+from psp_ray.core.words import counted
 from psp_ray.report.document import Part, document_page, picture_part, text_part
 from psp_ray.run.folder import has_run
 from psp_ray.run.page import PAGE, write_page
@@ -55,7 +56,7 @@ def write_comparison_page(folder: Path) -> Path:
     study: Mapping[str, Any] = read_yaml(folder / STUDY_FILE, "--out") or {}
     against = study.get("against") or ("random:none",)
     title = f"psp-ray · {study.get('title') or 'comparison'} · {folder.name}"
-    state = f"{len(done)} of {len(results)} runs finished"
+    state = f"{len(done)} of {counted(len(results), 'run')} finished"
     more = len(unlisted(folder, ())) - len(done)
     state += f", {more:,} more in the folder that the command doesn't list" if more > 0 else ""
     state += f" · {folder}"
@@ -96,7 +97,7 @@ def answer(results: pd.DataFrame, curves: pd.DataFrame) -> str:
     best, *others = sorted(means, key=lambda key: -means[key])
     text = f"{_named(best, means)} ends highest, at {100 * means[best]:.1f} %"
     if len(datasets) > 1:
-        text += f" on average over {len(datasets)} data sets"
+        text += f" on average over {counted(len(datasets), 'data set')}"
     if times[1:]:
         text += f", with {tables.labels_title(times[-1])} per class and round"
     random = next((key for key in others if key[0] == "random" and key[1] == "none"), None)
@@ -108,7 +109,7 @@ def answer(results: pd.DataFrame, curves: pd.DataFrame) -> str:
         return f"{text}; no seed has finished for both it and {_named(other, means)} yet."
     ahead = f"{100 * gap.mean:.1f} points more than {_named(other, means)}"
     if gap.low is None or gap.high is None:
-        seeds = "1 seed" if gap.n == 1 else f"{gap.n} seeds"
+        seeds = counted(gap.n, "seed")
         return f"{text}, {ahead} ({seeds}: too few to tell that from chance)."
     verdict = "" if gap.low > 0 else ", so it may be chance"
     return f"{text}, {ahead} (95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, {gap.n} seeds{verdict})."

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from psp_ray.config.presets import REFERENCES
+from psp_ray.core.words import counted
 from psp_ray.studies.statistics import (
     FEWEST_PAIRS,
     Difference,
@@ -144,7 +145,7 @@ def against_key(text: str, row: Key, known: Iterable[Key]) -> Key | None:
 
 
 def labels_title(count: int | None) -> str:
-    return "1 label" if count == 1 else f"{count} labels"
+    return "labels" if count is None else counted(count, "label")
 
 
 def shown_spread(value: Spread | None) -> str:
@@ -268,7 +269,7 @@ def body(
     parts: list[str] = []
     groups: list[tuple[str, list[str]]] = [(name, [name]) for name in datasets]
     if len(datasets) > 1:
-        groups.insert(0, (f"Average over {len(datasets)} data sets", datasets))
+        groups.insert(0, (f"Average over {counted(len(datasets), 'data set')}", datasets))
     for heading, names in groups:
         parts.append(f"{'#' * level} {heading}")
         for count in times:

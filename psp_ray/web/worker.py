@@ -176,7 +176,8 @@ class Worker(threading.Thread):
             return
         self.desk.status.state = "choosing"
         queries = session.propose()
-        ahead = session.ahead(self._ahead) if self._ahead else None
+        # What is answered ahead comes in with the next query set: before the last round ends there is none to come.
+        ahead = session.ahead(self._ahead) if self._ahead and board.round < board.rounds else None
         known = self.people().bought(queries.content_hashes)
         tasks = tasks_of(queries, session.alike(queries))
         more = [] if ahead is None else tasks_of(ahead, [len(tasks) + i for i in session.alike(ahead)], ahead=True)

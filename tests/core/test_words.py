@@ -4,7 +4,7 @@ import pytest
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, OracleError
-from psp_ray.core.words import masked, printable
+from psp_ray.core.words import counted, masked, printable
 from psp_ray.labels.database import resolve_ledger_url, shown
 from psp_ray.studies.settings import Study, StudySettings
 from psp_ray.studies.sweep.request import SweepRequest, make_plan
@@ -70,3 +70,17 @@ def test_ledgers_are_named_without_passwords():
         assert SECRET not in shown(resolve_ledger_url(address))
     with pytest.raises(OracleError, match="its password was left out where this was written down"):
         resolve_ledger_url(masked(ADDRESSES[0]))
+
+
+@pytest.mark.parametrize(
+    ("number", "given", "said"),
+    [
+        (0, ("label",), "0 labels"),
+        (1, ("label",), "1 label"),
+        (2000, ("pool image",), "2,000 pool images"),
+        (1, ("image is", "images are"), "1 image is"),
+        (3, ("image is", "images are"), "3 images are"),
+    ],
+)
+def test_one_is_no_many(number, given, said):
+    assert counted(number, *given) == said

@@ -140,7 +140,7 @@ def test_imported_labels_fill_claims_and_count_against_no_cap(used, tmp_path):
         set_limits(ledger, 1, 1.0)
         oracle = Oracle(ledger, GroundTruthAnnotator(truth()), CLASSES)
         assert oracle.label(request("g1", "g", 1, [2, 20])).newly_paid == 1
-        with pytest.raises(BudgetError, match="bought or claimed 1 labels"):
+        with pytest.raises(BudgetError, match="bought or claimed 1 label "):
             oracle.label(request("g2", "g", 2, [21]))
 
 

@@ -214,7 +214,7 @@ def test_names_and_formulas_come_back(asked, tmp_path):
     told = import_annotations(asked, CLASSES, write(tmp_path / "e.json", content))
     assert told == [
         f"2 annotations, 2 labels written; go on with: psp-ray continue {asked}",
-        "1 annotations chose nothing, and were passed over",
+        "1 annotation passed over, where nothing was chosen",
     ]
     assert list(labels(asked).values()) == ["", "cat", "dog"]
 
@@ -224,7 +224,7 @@ def test_classes_called_skip_and_ignore(asked, tmp_path):
     assert interface(classes).count("<Choice ") == 2
     content = [task(choice("Skip"), sample="a.png"), task(was_cancelled=True, sample="=b.png")]
     told = import_annotations(asked, classes, write(tmp_path / "e.json", content))
-    assert "1 tasks were skipped, but a class is called skip: they stay open" in told
+    assert "1 task was skipped, but a class is called skip: it stays open" in told
     assert list(labels(asked).values()) == ["Skip", "", ""]
     assert interface(CLASSES).count("<Choice ") == 4
 
@@ -235,7 +235,7 @@ def test_classes_called_skip_and_ignore(asked, tmp_path):
         ([task(sample="a.png"), task(BOX, sample="a.png")], "2 annotations, but none chose a class"),
         ([task(choice("cow"), sample="a.png")], "task 3: 'cow' is no class"),
         ([task(choice("cat"), sample="z\x1b[2J.png")], "never asked"),
-        ({"a": 1}, "1 annotations, but none chose a class"),
+        ({"a": 1}, "1 annotation, but none chose a class"),
     ],
     ids=str,
 )

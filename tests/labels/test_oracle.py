@@ -328,7 +328,7 @@ def test_an_annotator_of_ones_own_may_answer_with_names(ledger_url):
         oracle = Oracle(ledger, names, CLASSES)
         assert oracle.label(request("r1", "e", 1, [0, 1])).labels.tolist() == [2, SKIP]
         assert ledger.cost_paid("e") == 0.25
-        with pytest.raises(AwaitingLabels, match="waiting for 1 of 1 labels: names"):
+        with pytest.raises(AwaitingLabels, match="waiting for 1 of 1 label: names"):
             oracle.label(request("r2", "e", 2, [2]))
         with pytest.raises(OracleError, match=r"'names': sample 's3': 'cow' is no class \(did you mean 'owl'\?\)"):
             oracle.label(request("r3", "e", 2, [3]))

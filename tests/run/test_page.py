@@ -178,7 +178,7 @@ def test_a_damaged_summary_is_a_line(finished, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(finished, folder)
     (folder / "summary.json").write_text("{")
-    with pytest.raises(DamagedFile, match="--resume"):
+    with pytest.raises(DamagedFile, match="psp-ray continue"):
         look_at(folder)
 
 

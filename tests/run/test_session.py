@@ -21,7 +21,9 @@ from psp_ray.core.errors import ConfigError, OutputError, UserError
 from psp_ray.labels.ledger import Ledger
 from psp_ray.report.progress import Reporter
 from psp_ray.run.command import run
+from psp_ray.run.continuing import continued
 from psp_ray.run.events import Silent
+from psp_ray.run.explaining import explain
 from psp_ray.run.resolve import resolve
 
 ROUNDS = 3
@@ -205,11 +207,51 @@ def test_answers_ahead_come_in_with_the_next_round_also_after_a_kill(session, ti
         volunteered = np.isnan(again.state.log_prob) & ~again.state.by_chance
         assert sorted(names[i] for i in again.state.asked[volunteered]) == sorted(ahead.ids)
         assert again.state.labels_used == 4 + 3 + 4
+        assert (again.reports[-1].labels_new, again.reports[-1].labels_unasked) == (4, 3)
+        told = {one.pick.name: one.pick.by for one in explain(again.out, 2).picks}
+        assert {name for name, by in told.items() if by == "ahead"} == set(ahead.ids)
         assert again.state.labels_paid == 11
         again.propose()
         answer(again)
         again.learn()
         assert names.index(late) in again.state.asked.tolist()
+
+
+class Hearing(Silent):
+    """Keeps what a run says."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def note(self, text):
+        self.heard.append(text)
+
+
+def test_answers_that_the_result_does_not_hold_are_told_and_come_in_with_another_round(tmp_path, tiny_folder, settings):
+    events, out = Hearing(), tmp_path / "run"
+    given = {**settings, "rounds": 1}
+    with psp_ray.Session(tiny_folder, out=out, events=events, **given) as session:
+        answer(session)
+        late = session.ahead(2).ids
+        session.label({name: truth(name) for name in late})
+        session.learn()
+        told = f"2 answers are not in this result; psp-ray label {out} --rounds 2 takes them in, with one more round"
+        assert events.heard[-1] == told
+    log = [line[20:] for line in (out / "run.log").read_text().splitlines()]
+    assert log[0].startswith(f"psp-ray: psp on {tiny_folder}, 1 round, seed 0 -> {out} (version")
+    assert [line.startswith("round 1/1: 4 labels") for line in log].count(True) == 1
+    assert log[-1] == told, "the log of a session is that of any run"
+    events.heard.clear()
+    assert run(continued(out, {}), events, continuing=True)["status"] == "finished"
+    assert events.heard[-1] == told
+    with psp_ray.Session.load(out, events=events, rounds=2) as again:
+        answer(again)
+        events.heard.clear()
+        again.learn()
+        ids = again.rounds.names.sample_ids
+        assert set(late) <= {ids[i] for i in again.state.asked}
+    assert not [text for text in events.heard if "not in this result" in text]
 
 
 def test_predictions(by_hand, tiny_folder):

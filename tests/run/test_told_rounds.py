@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from psp_ray.cli.explain import explain as explain_command
 from psp_ray.core.errors import OutputError
 from psp_ray.labels.answer_book import AnswerBook, Said
+from psp_ray.labels.layout import note_shown
 from psp_ray.labels.ledger import Ledger
 from psp_ray.run.asked import read_asked
 from psp_ray.run.command import run
@@ -18,6 +19,7 @@ from psp_ray.run.continuing import continued
 from psp_ray.run.events import Silent
 from psp_ray.run.explaining import explain
 from psp_ray.run.folder import read_run
+from psp_ray.run.looked_at import look_at
 from psp_ray.run.resolve import resolve
 
 
@@ -77,6 +79,62 @@ def test_answers_are_told_as_they_come_in(copied):
     (copied / "ledger.sqlite").unlink()
     assert "which images are answered already (ledger" in said(copied, "--round", "3")
     assert not (copied / "ledger.sqlite").exists()
+
+
+class Hearing(Silent):
+    """Keeps what a run says."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def note(self, text):
+        self.heard.append(text)
+
+
+def test_what_the_query_set_did_not_ask_for_is_told_as_what_it_is(copied):
+    """An answer in corrections.csv, and one to an image that the round had asked for before it was chosen anew."""
+    asked = set(fill_in(copied, 3, 4))
+    told = {row["sample_id"] for number in (1, 2) for row in rows_of(copied / f"round_{number:02d}" / "query.csv")}
+    left = sorted(set(look_at(copied).data.sample_ids) - asked - told)
+    table = copied / "round_03" / "query.csv"
+    table.write_text(table.read_text() + f"{left[0]},,,red\n")
+    note_shown(table.parent, {left[0]: None})
+    (copied / "corrections.csv").write_text(f"sample_id,label\n{left[1]},red\n{left[2]},skip\n")
+    events = Hearing()
+    run(continued(copied, {}), events, continuing=True)
+    assert f"1 answer to an earlier query set of round 3 is taken as known: {left[0]}" in events.heard
+    many = f"2 answers that nobody asked for (corrections.csv) are taken as known: {left[1]}, {left[2]}"
+    assert many in events.heard
+    shown = said(copied, "--round", "3")
+    assert shown.startswith(f"{copied}: round 3 of 4, 7 images, 3 of which were not asked about")
+    assert "Not said" not in shown.replace("Not said: how sure all evidence together was (this run has no", "")
+    by = {one["sample_id"]: one["by"] for one in explain(copied, 3).as_json()["picks"]}
+    assert by == dict.fromkeys(asked, "chance") | {left[0]: "earlier", left[1]: "unasked", left[2]: "unasked"}
+    one = said(copied, "--sample-id", left[1])
+    assert one.startswith(
+        f"{left[1]}: known from round 3 of 4 on, which did not ask about it (random)\n  - given unasked"
+    )
+    assert "Not said" not in one
+    rows = [{key: int(row[key]) for key in ADDING_UP} for row in rows_of(copied / "rounds.csv")]
+    assert rows == [dict(zip(ADDING_UP, numbers, strict=True)) for numbers in ((4, 0, 4), (4, 0, 8), (4, 2, 14))]
+
+
+ADDING_UP = ("labels_new", "labels_unasked", "labels_total")
+
+
+def rows_of(file):
+    with file.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_an_initial_label_was_known_before(two_rounds, tmp_path):
+    (tmp_path / "known.csv").write_text("sample_id,label\nred/03.png,red\n")
+    given = {**two_rounds, "rounds": 1, "strategy": "random", "self_training": "none"}
+    out = tmp_path / "run"
+    run(resolve({**given, "initial_labels": str(tmp_path / "known.csv"), "out": str(out)}), Silent())
+    with pytest.raises(OutputError, match=r"red/03\.png: was known before the first round \(red\), so that nobody"):
+        explain(out, sample_id="red/03.png")
 
 
 @pytest.mark.parametrize(("content", "wrong"), [(None, "is missing"), (b"", "is damaged"), (b"PAR1", "is damaged")])

@@ -3,7 +3,7 @@
 import pytest
 
 from psp_ray.core.errors import OracleError
-from psp_ray.labels.layout import also_ask
+from psp_ray.labels.layout import note_shown
 from psp_ray.run.classes import RunClasses
 from psp_ray.run.folder import open_out
 from psp_ray.run.resolve import resolve
@@ -49,7 +49,7 @@ def test_a_name_that_nobody_asked_for_is_told_before_anything_is_changed(typed, 
 
 def test_an_image_that_left_the_pool_after_it_was_asked_is_no_typo(typed, tmp_path):
     config = typed(["cat", "hound", ""])
-    also_ask(tmp_path / "run" / "round_01", ["0.png", "1.png", "2.png"])
+    note_shown(tmp_path / "run" / "round_01", dict.fromkeys(["0.png", "1.png", "2.png"]))
     (tmp_path / "photos" / "1.png").unlink()
     dataset, _ = look_at_typed(config)
     assert dataset.pool["sample_id"].to_pylist() == ["0.png", "2.png"]

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from psp_ray.core.errors import OutputError
+from psp_ray.core.files import files_under
 from psp_ray.core.noise import sample_keys
 from psp_ray.features.cache import FeatureStore
 from psp_ray.features.pool import CachedPool
+from psp_ray.run.answer_desk import AnswerDesk
 from psp_ray.run.checkpoint import Checkpoint, load_latest, save_checkpoint
 from psp_ray.run.folder import check_out
 from psp_ray.run.mirror import RunMirror
@@ -245,6 +247,28 @@ def test_a_machine_that_was_overtaken_writes_nothing(storage, tmp_path):
     here.save()
     there.take_up()
     assert load_latest(there.out / "checkpoints").state == {"round": 3}
+
+
+def test_a_query_set_that_is_chosen_anew_is_on_storage_with_its_pictures(tmp_path):
+    """The table there is people's: lines that came later are a table beside it, and open ones that went are told of."""
+    place, told = Storage(str(tmp_path / "storage")), []
+    desk = AnswerDesk(place, "answers", tmp_path / "run")
+    folder = tmp_path / "run" / "round_01"
+    (folder / "images").mkdir(parents=True)
+    known = {}
+    for samples in ("ab", "bc"):
+        lines = [f"{sample},images/{sample}.png,\n" for sample in samples]
+        (folder / "query.csv").write_text("sample_id,image,label\n" + "".join(lines))
+        (folder / "contact_sheet.png").write_text(samples)
+        for sample in samples:
+            (folder / "images" / f"{sample}.png").write_text(sample)
+        known = desk.publish(files_under(tmp_path / "run"), known, told.append)
+    names = {f"round_01/{name}" for name in ("query.csv", "query-2.csv", "contact_sheet.png")}
+    assert set(place.list("answers")) == names | {f"round_01/images/{sample}.png" for sample in "abc"}
+    assert place.read("answers/round_01/contact_sheet.png") == b"bc"
+    assert place.read("answers/round_01/query-2.csv").split() == [b"sample_id,image,label", b"c,images/c.png,"]
+    assert known == {"round_01/query.csv": {"a": "", "b": "", "c": ""}}
+    assert [text.rsplit(": ", 1)[1] for text in told] == ["1 open line is not asked about any more; leave them empty"]
 
 
 def test_runs_of_one_name_keep_apart(storage, tmp_path):

@@ -88,6 +88,7 @@ def test_a_whole_run(tiny_folder, tmp_path, settings):
     answer(you, ahead)
     one = you.get("/api/work?n=1").json()["items"]
     answer(you, one)
+    assert not any(item["ahead"] for item in ann.get("/api/work?n=60").json()["items"]), "of no query set to come"
     you.post("/api/learn", json={}, headers=WRITE)
     state = until(you, lambda state: state["over"])
     assert state["state"] == "over"

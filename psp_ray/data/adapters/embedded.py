@@ -18,6 +18,7 @@ from psp_ray.core.errors import DatasetError
 from psp_ray.core.names import CHUNK, Names
 from psp_ray.core.paths import exists, local_text
 from psp_ray.core.records import Int32Array
+from psp_ray.core.words import counted
 from psp_ray.data.columns import PART_OF, class_label_names, locate
 from psp_ray.data.dataset import GROUND_TRUTH_SCHEMA, MANIFEST_SCHEMA, TEST_PREFIX, Dataset, check_classes
 from psp_ray.data.embedded.layouts import find_tables, has_embeddings
@@ -162,7 +163,7 @@ def scan_embeddings(name: str) -> tuple[EmbeddingSource, dict[str, pa.Array]]:
 
 
 def _shape_text(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} numbers" + (f" and {shape[1]} views" if shape[1] else " and no views")
+    return f"{shape[0]} numbers" + (f" and {counted(shape[1], 'view')}" if shape[1] else " and no views")
 
 
 def _cells(table: TableFile, columns: Columns) -> dict[str, pa.Array]:

@@ -99,6 +99,12 @@ class Annotator(ABC):
 class RevisingAnnotator(Annotator):
     """An annotator that may change its mind: asked before each request about what it answered in earlier ones."""
 
+    def begin(self, round: int, asked: Sequence[str]) -> None:
+        """A request for all of `asked` begins, known or not: what else is open in the round is not asked any more.
+
+        Raises OracleError or OutputError where that can't be shown.
+        """
+
     @abstractmethod
     def revisions(self, told: Mapping[str, int]) -> Mapping[str, int]:
         """Given {sample_id: answer} of all earlier requests: the answers that are different now."""
@@ -109,6 +115,11 @@ class RevisingAnnotator(Annotator):
         Raises OracleError for an answer to what is no sample of the pool.
         """
         return []
+
+    def asked_in(self, round: int, samples: Sequence[str]) -> Sequence[int]:
+        """The rounds (k,) whose query sets had asked for `samples`, which were answered in `round` beside what it asks
+        for; 0: none had, somebody said it unasked."""
+        return [round] * len(samples)
 
     def waiting(self, told: Mapping[str, int]) -> int:
         """How many samples have an answer that was never `told`, counted without their contents. Raises OracleError as

@@ -15,7 +15,7 @@ nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -25,17 +25,17 @@ from psp_ray.core.errors import OracleError
 from psp_ray.core.files import read_json, write_json
 from psp_ray.core.names import Names
 from psp_ray.labels.annotators.base import ANNOTATORS, AnnotatorInput, Item, RevisingAnnotator
-from psp_ray.labels.layout import Layout, also_ask, asked_for
+from psp_ray.labels.asked_anew import ask_also, keep_to
+from psp_ray.labels.layout import Layout, asked_for
 from psp_ray.labels.query import (
     CORRECTIONS,
     QUERY,
     Line,
     SampleNames,
+    number_of,
     query_files,
     read_answers,
-    read_table,
     round_folder,
-    write_table,
 )
 
 TAKEN = "answers_taken.json"
@@ -72,12 +72,20 @@ class FileAnnotator(RevisingAnnotator):
         self._pool = Names.of(manifest["sample_id"])
         self._names = SampleNames(self._pool)
         self._revised: dict[str, int | None] = {}
+        self._asked: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, given: AnnotatorInput) -> Self:
         if given.pool is None:
             raise OracleError("--oracle file: the pool's images are not known here; start a run")
         return cls(given.folder, given.classes, given.pool, content_hashes=given.content_hashes, former=given.former)
+
+    def begin(self, round: int, asked: Sequence[str]) -> None:
+        """Empty lines of what the round doesn't ask about any more go."""
+        self._asked = frozenset(asked)
+        file = round_folder(self._folder, round) / QUERY
+        if file.exists():
+            self._keep_to(file, self._asked)
 
     def answer(self, items: Sequence[Item]) -> list[int | None]:
         """Answers that are filled in; lays the query set out where that has not been done.
@@ -88,15 +96,18 @@ class FileAnnotator(RevisingAnnotator):
         folder = round_folder(self._folder, number)
         file = folder / QUERY
         self.place = str(file)
-        if not file.exists():
-            self._layout.write(folder, items)
-        given = {line.sample_id: line.label for line in self._read(file, self._names)}
-        lost = [item for item in items if item.sample_id not in given]
-        if lost:
-            self._restore_lines(file, lost)
         # An older table may hold the answer, or `corrections.csv` another word.
         said = {sample: line.label for sample, line in self._said().items()}
-        if any(said.get(item.sample_id) is None for item in items):
+        left = [item for item in items if said.get(item.sample_id) is None]
+        for later in query_files(self._folder) if left else ():
+            if number_of(later.parent) > number:  # of rounds that were lost with their checkpoints
+                self._keep_to(later, ())
+        if left and not file.exists():
+            self._layout.write(folder, left)
+        elif left:
+            asked = self._asked or {item.sample_id for item in items}
+            ask_also(folder, asked, left, self._layout, self._meant(file, self._names))
+        if left:
             self._refuse_spreadsheets(folder, file)
         answers = [said.get(item.sample_id) for item in items]
         self._take({item.sample_id: answer for item, answer in zip(items, answers, strict=True) if answer is not None})
@@ -144,9 +155,14 @@ class FileAnnotator(RevisingAnnotator):
             content = self._hashes.get(line.sample_id)
             if content is None:
                 raise self._gone(line)
-            number = int(line.file.parent.name.removeprefix("round_")) if line.file.name == QUERY else 0
+            number = number_of(line.file.parent) if line.file.name == QUERY else 0
             found.append((Item(line.sample_id, content, number), line.label))
         return found
+
+    def asked_in(self, round: int, samples: Sequence[str]) -> list[int]:
+        """By the tables of all rounds, the newest one that asked. Raises OracleError."""
+        found = {name: number_of(file.parent) for file in query_files(self._folder) for name in self._asked_by(file)}
+        return [found.get(sample, 0) for sample in samples]
 
     def waiting(self, told: Mapping[str, int]) -> int:
         lines = [line for line in self._said(told).values() if line.sample_id not in told]
@@ -177,8 +193,19 @@ class FileAnnotator(RevisingAnnotator):
 
     def _read(self, file: Path, names: SampleNames) -> list[Line]:
         """Answers in a file, for what its table asks, else for samples of `names`."""
-        asked = SampleNames(asked_for(file.parent), names) if file.name == QUERY else names
-        return read_answers(file, self._classes, asked, self._former)
+        return read_answers(file, self._classes, self._meant(file, names), self._former)
+
+    def _asked_by(self, file: Path) -> list[str]:
+        """What a table ever asked for; where we have no record of it, what it holds now."""
+        return asked_for(file.parent) or [line.sample_id for line in self._read(file, self._names)]
+
+    def _keep_to(self, file: Path, asked: Collection[str]) -> None:
+        keep_to(file.parent, asked, self._meant(file, self._names))
+
+    @staticmethod
+    def _meant(file: Path, names: SampleNames) -> SampleNames:
+        """What a cell of the file may mean."""
+        return SampleNames(asked_for(file.parent), names) if file.name == QUERY else names
 
     def _refuse_spreadsheets(self, folder: Path, file: Path) -> None:
         """Answers saved beside the table, in a spreadsheet's own form, would be waited for for ever."""
@@ -203,17 +230,3 @@ class FileAnnotator(RevisingAnnotator):
         if kept == taken:
             return
         write_json(self._folder / TAKEN, kept)
-
-    def _restore_lines(self, file: Path, lost: Sequence[Item]) -> None:
-        """Put lines back that somebody deleted, or they could never be answered."""
-        delimiter, header, records = read_table(file)
-        width = len(header)
-        place = header.index("sample_id")
-        for item in lost:
-            line = [""] * width
-            line[place] = item.sample_id
-            if "path" in header:
-                line[header.index("path")] = self._layout.path_of(item.sample_id)
-            records.append((0, line))
-        also_ask(file.parent, [item.sample_id for item in lost])
-        write_table(file, [header, *(record for _, record in records)], delimiter)

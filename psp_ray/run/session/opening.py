@@ -18,7 +18,8 @@ from psp_ray.run.continuing import check_left, continued, with_size_of_run
 from psp_ray.run.events import Events
 from psp_ray.run.folder import check_out, default_out, has_run
 from psp_ray.run.given import check_named
-from psp_ray.run.messages import where_text
+from psp_ray.run.logbook import logbook
+from psp_ray.run.messages import title_of, where_text
 from psp_ray.run.mirror import mirror_of
 from psp_ray.run.prepare import prepare, require_labels, settled
 from psp_ray.run.resolve import resolve
@@ -53,12 +54,16 @@ def open_rounds(
     prepared = settled(prepared)
     with ExitStack() as stack:
         experiment_id = stack.enter_context(entered(prepared, out, mirror, events, continuing=begun))
+        title = title_of(prepared.config, out)
         with withdrawn(out, begun):
+            heard = stack.enter_context(logbook(out, title, events, prepared.config.labels.rounds))
             runtime = stack.enter_context(open_runtime(prepared.config))
-            rounds = made_ready(prepared, runtime, out, experiment_id, events, started, by_hand=True, watchers=watchers)
+            rounds = made_ready(prepared, runtime, out, experiment_id, heard, started, by_hand=True, watchers=watchers)
         if rounds.people is not None:
             stack.callback(rounds.people.close)
         rounds.experiment.begin()
+        if rounds.experiment.over:
+            rounds.tell_left_out()
         return rounds, stack.pop_all()
 
 

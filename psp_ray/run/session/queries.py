@@ -10,6 +10,7 @@ import numpy as np
 from psp_ray.core.answers import AwaitingLabels
 from psp_ray.core.errors import UserError
 from psp_ray.core.records import Int64Array, Proposal
+from psp_ray.core.words import counted
 from psp_ray.posterior.audit import BoolArray
 from psp_ray.run.command import Rounds
 from psp_ray.run.round import Round, part_of
@@ -44,7 +45,8 @@ class Queries:
         asked, missing = len(answered), int((~answered).sum())
         if missing and (not part or missing == asked):
             raise AwaitingLabels(
-                f"{missing} of {asked} images of round {turn.number} are not labeled yet; label them first",
+                f"{missing} of {counted(asked, 'image')} of round {turn.number} "
+                f"{'is' if missing == 1 else 'are'} not labeled yet; label the open ones first",
                 missing,
                 asked,
             )

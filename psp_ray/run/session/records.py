@@ -12,6 +12,7 @@ import numpy as np
 
 from psp_ray.core.answers import answer_name
 from psp_ray.core.records import Float32Array, Int32Array, Int64Array
+from psp_ray.core.words import counted
 from psp_ray.data.images import ImageError, decode, read_file
 from psp_ray.posterior.accuracy import Estimate, telling
 from psp_ray.report.round_report import RoundReport
@@ -85,7 +86,7 @@ class QuerySet:
             )
         more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
         return (
-            f"<p>Round {self.round}: {len(self)} images, {len(self.open)} to label</p>"
+            f"<p>Round {self.round}: {counted(len(self), 'image')}, {len(self.open)} to label</p>"
             f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>{more}'
         )
 

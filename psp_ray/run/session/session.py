@@ -12,6 +12,7 @@ import numpy as np
 
 from psp_ray.config.config import Config
 from psp_ray.core.errors import ConfigError, UserError
+from psp_ray.core.words import counted
 from psp_ray.report.round_report import RoundReport
 from psp_ray.run.command import Rounds
 from psp_ray.run.continuing import note_changes
@@ -174,7 +175,7 @@ class Session(Telling, Renaming):
         self._open_still()
         rounds, left = whole("rounds", rounds, 1), len(self.rounds.names.sample_ids) - len(self.state.asked)
         if rounds > left:
-            raise ConfigError(f"rounds {rounds}: there are {left} images left to ask about; give at most as many")
+            raise ConfigError(f"rounds {rounds}: {counted(left, 'image')} left to ask about; give at most as many")
         changes: dict[str, Any] = {"rounds": max(self.rounds.config.labels.rounds, self.round) + rounds}
         if self.state.stopped:
             changes["stop"] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from psp_ray.core.words import counted
 from psp_ray.studies.sweep.plan import (
     DONE,
     Plan,
@@ -29,7 +30,8 @@ def planned(plan: Plan, out: Path, resume: bool, num_samples: int) -> Iterator[s
     done = {trial.name for trial in load_trials(out) if trial.status in DONE}
     if plan.searcher == "optuna":
         budgets = ",".join(map(str, plan.labels_per_class))
-        yield f"{num_samples} trials that Optuna chooses one after the other, judged on val; nothing was started"
+        trials = counted(num_samples, "trial")
+        yield f"{trials} that Optuna chooses one after the other, judged on val; nothing was started"
         yield f"varied: {varied(plan)} {BUDGET}={budgets}"
         return
     ahead = 0
@@ -37,7 +39,7 @@ def planned(plan: Plan, out: Path, resume: bool, num_samples: int) -> Iterator[s
         name = trial_name(number, point)
         ahead += name not in done
         yield f"{name}: {told(point)}: {_labels(plan, point)}{', done' if name in done else ''}"
-    yield f"{'1 trial' if ahead == 1 else f'{ahead} trials'}, judged on val; nothing was started"
+    yield f"{counted(ahead, 'trial')}, judged on val; nothing was started"
 
 
 def _labels(plan: Plan, point: Point) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from psp_ray.core.files import write_text
+from psp_ray.core.words import counted
 from psp_ray.report.document import Part, document_page, picture_part, text_part
 from psp_ray.run.page import PAGE
 from psp_ray.studies.sweep.analysis import Analysis
@@ -30,7 +31,7 @@ def write_sweep_page(folder: Path) -> Path:
         parts += [text_part("\n".join(piece)), picture_part(folder / picture, PICTURES[picture])]
         piece = []
     parts.append(text_part("\n".join(piece)))
-    counts = f"{len(analysis.full_length)} of {len(analysis.trials)} trials finished · {folder}"
+    counts = f"{len(analysis.full_length)} of {counted(len(analysis.trials), 'trial')} finished · {folder}"
     names = ", ".join(analysis.plan.datasets)
     write_text(folder / PAGE, document_page(f"psp-ray · sweep · {names}", answer(analysis), counts, parts))
     return folder / PAGE
@@ -42,5 +43,6 @@ def answer(analysis: Analysis) -> str:
     assert best is not None
     reached = ", ".join(f"{100 * analysis.accuracy(best, name):.1f} % on {name}" for name in analysis.plan.datasets)
     return (
-        f"Best of {len(analysis.full_length)} trials: {analysis.describe(best)}, with {reached}; {analysis.matters()}."
+        f"Best of {counted(len(analysis.full_length), 'trial')}: {analysis.describe(best)}, with "
+        f"{reached}; {analysis.matters()}."
     )

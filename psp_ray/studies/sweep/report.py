@@ -10,6 +10,7 @@ from typing import Any
 
 from psp_ray.core.files import write_text
 from psp_ray.core.tables import csv_text
+from psp_ray.core.words import counted
 from psp_ray.studies.sweep.analysis import CORE, Analysis
 from psp_ray.studies.sweep.pictures import draw_pareto, draw_sensitivity
 from psp_ray.studies.sweep.plan import DONE
@@ -59,7 +60,8 @@ def _head(analysis: Analysis) -> Iterator[str]:
     by_status = ", ".join(f"{counts.count(s)} {s}" for s in (*DONE, "failed", "running") if s in counts)
     yield from ("# Sweep", "", "```text", *analysis.best_lines(), "```", *analysis.tie_lines(), "")
     yield (
-        f"Trials: {by_status}; {plan.rounds} rounds each; searcher {plan.searcher}, scheduler {plan.scheduler}, "
+        f"Trials: {by_status}; {counted(plan.rounds, 'round')} each; searcher {plan.searcher}, "
+        f"scheduler {plan.scheduler}, "
         f"seed {plan.seed}. Accuracies are on the validation part; a score is the mean over the data sets of the "
         "accuracy on the scale 0 = random, 1 = full (where that is above random). The best of many trials is a lucky "
         "one too: confirm it with other seeds before you rely on it."

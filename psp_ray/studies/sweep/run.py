@@ -17,6 +17,7 @@ from rich.console import Console
 from psp_ray.actors.cluster import start_ray
 from psp_ray.actors.opening import open_runtime
 from psp_ray.core.errors import UserError
+from psp_ray.core.words import counted
 from psp_ray.report.progress import Reporter, duration
 from psp_ray.run.featurizing import featurize_only
 from psp_ray.studies.sweep.halving import HalvingByBudget
@@ -64,7 +65,7 @@ def run_sweep(
         kept = sum(trial.status in DONE for trial in earlier)
         together = min(concurrent or room, room, max(pending, 1))
         click.echo(
-            f"sweep of {', '.join(plan.datasets)} in {out}: {pending} trials to run, {kept} done before, "
+            f"sweep of {', '.join(plan.datasets)} in {out}: {counted(pending, 'trial')} to run, {kept} done before, "
             f"{together} at a time ({_needs(bundles)} each); varied: {varied(plan)}"
         )
         if pending:
@@ -176,7 +177,7 @@ def _say_results(out: Path) -> int:
     failed = [trial for trial in trials if trial.status == "failed"]
     early = sum(trial.status == "stopped" for trial in done)
     click.echo(
-        f"{len(done)} trials done ({early} stopped early), {len(failed)} failed, "
+        f"{counted(len(done), 'trial')} done ({early} stopped early), {len(failed)} failed, "
         f"{duration(sum(trial.seconds for trial in trials))} of trial time"
     )
     for trial in failed:
