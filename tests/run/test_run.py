@@ -192,7 +192,7 @@ def test_a_pool_may_change_after_a_checkpoint(copied, tmp_path):
     reporter.warn = said.append
     summary = run(resolve({**options, "out": str(out), "resume": True}), reporter)
     assert summary["status"] == "finished"
-    assert any("1 labeled images are gone" in line and "1 labeled images were renamed" in line for line in said)
+    assert any("1 labeled image is gone" in line and "1 labeled image was renamed" in line for line in said)
     table = pq.read_table(out / "labels.parquet").to_pylist()
     assert {row["sample_id"]: row["label"] for row in table} == {
         row["sample_id"]: row["sample_id"].split("/")[0] for row in table
