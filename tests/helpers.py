@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from psp_ray.core.noise import sample_keys
 from psp_ray.core.records import BLOCK_SIZE, FeatureBlock
 from psp_ray.report.round_report import RoundReport, StageSeconds
+from psp_ray.run.events import Silent
 
 
 class ArrayPool:
@@ -141,3 +142,14 @@ def write_embeddings(folder, names, labels, vectors, text, tested):
         "out": str(folder / "run"),
         "runner": "inline",
     }
+
+
+class Hearing(Silent):
+    """Keeps what a run says."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def note(self, text):
+        self.heard.append(text)

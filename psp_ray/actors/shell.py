@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from psp_ray.actors.transport import Packet, pack, unpack
 from psp_ray.core.errors import ResourceError, UserError
 from psp_ray.core.light import spare_pandas
-from psp_ray.core.others import fault_of
+from psp_ray.core.others import named_faults
 from psp_ray.core.threads import limit_threads
 
 C = TypeVar("C")
@@ -35,13 +35,10 @@ class ComponentActor:
         self._component: Any = None
         self._failure: UserError | None = None
         try:
-            self._component = getattr(import_module(module), name)(*unpack(packet), *(extra or []))
+            with named_faults():
+                self._component = getattr(import_module(module), name)(*unpack(packet), *(extra or []))
         except UserError as error:  # told at the first call: of a failed constructor Ray keeps only the text
             self._failure = error
-        except Exception as error:
-            self._failure = fault_of(error)
-            if self._failure is None:
-                raise
         warm_up = getattr(self._component, "warm_up", None)
         if warm_up is not None:  # while the other actors start
             threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
@@ -51,15 +48,8 @@ class ComponentActor:
         if self._failure is not None:
             raise self._failure
         start = time.perf_counter()
-        try:
+        with named_faults():
             value = getattr(self._component, method)(*unpack(packet))
-        except UserError:
-            raise
-        except Exception as error:
-            found = fault_of(error)
-            if found is None:
-                raise
-            raise found from None
         return pack(value), time.perf_counter() - start
 
     def ping(self) -> int:

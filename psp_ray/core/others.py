@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
-from psp_ray.core.errors import OthersError
+from psp_ray.core.errors import OthersError, UserError
 
 _OURS = __name__.partition(".")[0]
 _NAMED: dict[str, dict[str, str]] = defaultdict(dict)
@@ -41,6 +42,20 @@ def fault_of(error: BaseException) -> OthersError | None:
     for note in getattr(error, "__notes__", ()):
         found.add_note(note)
     return found
+
+
+@contextmanager
+def named_faults() -> Iterator[None]:
+    """What fails in another package comes out as an `OthersError` that names the place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found = fault_of(error)
+        if found is None:
+            raise
+        raise found from None
 
 
 def _what(frames: Sequence[FrameType]) -> str:

@@ -38,6 +38,7 @@ from psp_ray.posterior.opinions import (
     graph_opinion,
     graph_weight,
     mean_probability,
+    sureness,
     teacher_logits,
     teacher_strength,
     unheard_odds,
@@ -302,9 +303,8 @@ class Evidence:
         free = np.ones(len(odds), bool)
         free[rows] = False
         said = [part.argmax(axis=1) for part in (logits, means)]
-        sure = float(np.exp(odds.max(axis=1)).mean())
-        heard = odds.argmax(axis=1)[free]
-        return graph_doubt([(part[free], part[rows]) for part in said], heard, bought.labels, bought.rounds, sure)
+        teachers, heard = [(part[free], part[rows]) for part in said], odds.argmax(axis=1)[free]
+        return graph_doubt(teachers, heard, bought.labels, bought.rounds, sureness(odds))
 
     def _settle(
         self, members: Members, odds: Float32Array, on_graph: float, taught: Taught, bought: Bought

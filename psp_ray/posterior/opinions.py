@@ -128,8 +128,12 @@ def graph_weight(odds: Float32Array, strength: float, n_labels: int) -> float:
     graph is compared with the `strength` of the teacher. Both forms were read off the weights that would have been best
     on 10 pools (0.25 to 1 at one label a class, 1 to 2 at eight).
     """
-    sure = float(np.exp(odds.max(axis=1)).mean())
-    return graph_weight_of(sure, strength, n_labels / max(odds.shape[1], 1))
+    return graph_weight_of(sureness(odds), strength, n_labels / max(odds.shape[1], 1))
+
+
+def sureness(odds: Float32Array) -> float:
+    """How sure the graph is on average of the class it names, by its log shares (n, C)."""
+    return float(np.exp(odds.max(axis=1)).mean())
 
 
 def graph_weight_of(sure: float, strength: float, a_class: float) -> float:

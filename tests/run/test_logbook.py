@@ -9,19 +9,11 @@ import pytest
 from psp_ray.core.errors import OracleError
 from psp_ray.run.events import Silent
 from psp_ray.run.logbook import LOG, logbook
-from tests.helpers import report_of
+from tests.helpers import Hearing, report_of
 
 
 def test_what_was_said_stands_with_its_time(tmp_path):
-    class Heard(Silent):
-        def __init__(self):
-            super().__init__()
-            self.lines = []
-
-        def note(self, text):
-            self.lines.append(text)
-
-    heard = Heard()
+    heard = Hearing()
     with logbook(tmp_path, "psp on photos", heard, rounds=2) as events:
         events.note("first\nsecond")
         events.round(report_of(round=1, labels_total=7), warning="slow")
@@ -45,7 +37,7 @@ def test_what_was_said_stands_with_its_time(tmp_path):
         "warning: odd",
         "ended by OracleError: query.csv:3: no such class",
     ]
-    assert heard.lines == ["first\nsecond"]
+    assert heard.heard == ["first\nsecond"]
 
 
 def test_a_folder_that_takes_no_log_costs_no_run(tmp_path):

@@ -25,6 +25,7 @@ from psp_ray.run.continuing import continued
 from psp_ray.run.events import Silent
 from psp_ray.run.explaining import explain
 from psp_ray.run.resolve import resolve
+from tests.helpers import Hearing
 
 ROUNDS = 3
 
@@ -215,17 +216,6 @@ def test_answers_ahead_come_in_with_the_next_round_also_after_a_kill(session, ti
         answer(again)
         again.learn()
         assert names.index(late) in again.state.asked.tolist()
-
-
-class Hearing(Silent):
-    """Keeps what a run says."""
-
-    def __init__(self):
-        super().__init__()
-        self.heard = []
-
-    def note(self, text):
-        self.heard.append(text)
 
 
 def test_answers_that_the_result_does_not_hold_are_told_and_come_in_with_another_round(tmp_path, tiny_folder, settings):

@@ -21,6 +21,7 @@ from psp_ray.run.explaining import explain
 from psp_ray.run.folder import read_run
 from psp_ray.run.looked_at import look_at
 from psp_ray.run.resolve import resolve
+from tests.helpers import Hearing
 
 
 def fill_in(out, number, count):
@@ -79,17 +80,6 @@ def test_answers_are_told_as_they_come_in(copied):
     (copied / "ledger.sqlite").unlink()
     assert "which images are answered already (ledger" in said(copied, "--round", "3")
     assert not (copied / "ledger.sqlite").exists()
-
-
-class Hearing(Silent):
-    """Keeps what a run says."""
-
-    def __init__(self):
-        super().__init__()
-        self.heard = []
-
-    def note(self, text):
-        self.heard.append(text)
 
 
 def test_what_the_query_set_did_not_ask_for_is_told_as_what_it_is(copied):
